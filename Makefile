@@ -1,0 +1,77 @@
+# Every target does its own set-up; `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PROTO_VENV := .venv-proto
+PROTOS := $(wildcard proto/odradek/v1/*.proto)
+SEEDS ?= 2000
+
+.PHONY: help setup demo test unit sim lint format proto proto-check bench lock clean check
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}'
+
+$(VENV)/.ready: requirements/dev.lock pyproject.toml
+	@echo "setup: creating $(VENV) from requirements/dev.lock (once, about a minute)"
+	@$(PYTHON) -c 'import sys; sys.exit("Odradek needs Python 3.11 or newer; try: make PYTHON=python3.11 " if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(PROTO_VENV)/.ready: requirements/proto.lock
+	@$(PYTHON) -m venv --clear $(PROTO_VENV)
+	@$(PROTO_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/proto.lock
+	@touch $@
+
+setup: $(VENV)/.ready ## Create the virtual environment from the lock file
+
+demo: setup ## Carry 57,960 GPS points through a three-node cluster to two consumer groups
+	@$(BIN)/python examples/demo.py
+
+test: setup ## Run every test (unit, simulation, real processes); under 8 minutes
+	@$(BIN)/python -m pytest -q
+
+unit: setup ## Run the tests that start no process; seconds
+	@$(BIN)/python -m pytest -q -m "not cluster"
+
+sim: setup ## Run the simulator over many seeds: make sim SEEDS=10000, or one: make sim SEED=7
+	@$(BIN)/python -m tests.simulation.run $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+
+lint: setup proto-check ## Check format, style, types, import contracts and the contract's schema
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/buf lint proto
+
+format: setup ## Format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix-only .
+
+proto: $(PROTO_VENV)/.ready ## Generate the protobuf code beside its .proto files
+	@$(PROTO_VENV)/bin/python -m grpc_tools.protoc -I proto \
+		--plugin=protoc-gen-mypy=$(PROTO_VENV)/bin/protoc-gen-mypy \
+		--plugin=protoc-gen-mypy_grpc=$(PROTO_VENV)/bin/protoc-gen-mypy_grpc \
+		--python_out=proto --grpc_python_out=proto --mypy_out=quiet:proto --mypy_grpc_out=quiet:proto \
+		$(PROTOS)
+
+proto-check: proto
+	@git diff --exit-code --stat -- proto/odradek/v1 || { echo "generated code differs: commit the result of 'make proto'"; exit 1; }
+
+bench: setup ## Measure throughput and latency on this machine; JSON and a table
+	@$(BIN)/python -m bench
+
+lock: ## Re-resolve requirements/*.lock (needs uv)
+	@uv pip compile -q --upgrade pyproject.toml --extra server --extra cli --group dev --generate-hashes \
+		--no-header --no-emit-index-url --no-annotate --python-version 3.11 -o requirements/dev.lock
+	@uv pip compile -q --upgrade requirements/proto.in --generate-hashes \
+		--no-header --no-emit-index-url --no-annotate --python-version 3.11 -o requirements/proto.lock
+
+check: lint test ## What CI runs
+
+clean: ## Remove what the targets made
+	rm -rf $(VENV) $(PROTO_VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis bench/results
