@@ -1,0 +1,1 @@
+"""What the contract's schema cannot say: identifiers, errors, batches, names, hashing. Pure."""

@@ -1,0 +1,1 @@
+"""How programs speak gRPC: channels, servers, TLS, backoff. The only builder of either end."""
