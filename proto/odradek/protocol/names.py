@@ -1,0 +1,84 @@
+"""What a legal topic, group, member or client name is, and which known names lie near an unknown one.
+
+Source: Apache Kafka's rule for topics (249 characters so that a name fits a file name with a suffix).
+"""
+
+import difflib
+import re
+from collections.abc import Iterable
+
+from odradek.protocol.errors import InvalidGroupIdError, InvalidRequestError, InvalidTopicError
+from odradek.protocol.types import GroupId, TopicName
+
+TOPIC_NAME_LENGTH_MAX = 249
+GROUP_ID_LENGTH_MAX = 255
+IDENTIFIER_LENGTH_MAX = 255
+
+CONSUMER_OFFSETS = TopicName("__consumer_offsets")
+TRANSACTION_STATE = TopicName("__transaction_state")
+INTERNAL_TOPICS = frozenset({CONSUMER_OFFSETS, TRANSACTION_STATE})
+
+_TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]+")
+_SUGGESTIONS_MAX = 3
+
+
+def check_topic_name(name: str, *, field: str = "topic") -> TopicName:
+    """Return a legal topic name, internal ones included.
+
+    Raises:
+        InvalidTopicError: Empty, too long, `.` or `..`, or with a character outside [a-zA-Z0-9._-].
+    """
+    if len(name) > TOPIC_NAME_LENGTH_MAX:
+        raise InvalidTopicError(
+            f"topic name of {len(name)} characters; at most {TOPIC_NAME_LENGTH_MAX} are allowed",
+            field=field,
+            value=name[:64] + "...",
+            limit=TOPIC_NAME_LENGTH_MAX,
+        )
+    if name in {"", ".", ".."} or not _TOPIC_NAME.fullmatch(name):
+        raise InvalidTopicError(
+            f"topic name {name!r} is illegal: use letters, digits, '.', '_' and '-'",
+            field=field,
+            value=name,
+            limit="[a-zA-Z0-9._-]{1,249}, not '.' or '..'",
+        )
+    return TopicName(name)
+
+
+def check_group_id(group: str, *, field: str = "group") -> GroupId:
+    """Return a legal group name.
+
+    Raises:
+        InvalidGroupIdError: Empty, too long, or with a control character.
+    """
+    if not group or len(group) > GROUP_ID_LENGTH_MAX or not group.isprintable():
+        raise InvalidGroupIdError(
+            f"group name {group[:64]!r} is illegal: use 1 to {GROUP_ID_LENGTH_MAX}"
+            " printable characters",
+            field=field,
+            value=group[:64],
+            limit=GROUP_ID_LENGTH_MAX,
+        )
+    return GroupId(group)
+
+
+def check_identifier(value: str, *, field: str) -> str:
+    """Return a member, instance, client or rack name; may be empty.
+
+    Raises:
+        InvalidRequestError: Too long, or with a control character.
+    """
+    if len(value) > IDENTIFIER_LENGTH_MAX or not (value.isprintable() or not value):
+        raise InvalidRequestError(
+            f"{field} {value[:64]!r} is illegal: use at most {IDENTIFIER_LENGTH_MAX}"
+            " printable characters",
+            field=field,
+            value=value[:64],
+            limit=IDENTIFIER_LENGTH_MAX,
+        )
+    return value
+
+
+def near_names(name: str, known: Iterable[str]) -> tuple[str, ...]:
+    """Return the known names that a person who typed `name` may have meant, best first."""
+    return tuple(difflib.get_close_matches(name, known, n=_SUGGESTIONS_MAX, cutoff=0.6))
