@@ -1,6 +1,6 @@
-"""What a legal topic, group, member or client name is, and which known names lie near an unknown one.
+"""What a legal topic, group, member or client name is, and which known names lie near a wrong one.
 
-Source: Apache Kafka's rule for topics (249 characters so that a name fits a file name with a suffix).
+Source: Apache Kafka's rule for topics (249 characters: with a suffix it still fits a file name).
 """
 
 import difflib

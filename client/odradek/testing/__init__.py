@@ -1,0 +1,1 @@
+"""A real small cluster for the tests of a service: see `plugin`."""
