@@ -30,7 +30,6 @@ SOLE_IMPORTERS = {
     "pysyncobj": "controller/odradek/controller/raft/",
     "aiokafka": "proto/odradek/protocol/record_batch",
     "cramjam": "proto/odradek/protocol/record_batch",
-    "crc32c": "proto/odradek/protocol/record_batch",
 }
 
 
