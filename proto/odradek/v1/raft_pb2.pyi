@@ -51,7 +51,7 @@ class ExchangeRequest(_message.Message):
 
     HELLO_FIELD_NUMBER: _builtins.int
     REQUEST_VOTE_FIELD_NUMBER: _builtins.int
-    VOTE_GRANTED_FIELD_NUMBER: _builtins.int
+    VOTE_ANSWER_FIELD_NUMBER: _builtins.int
     APPEND_ENTRIES_FIELD_NUMBER: _builtins.int
     APPEND_ANSWER_FIELD_NUMBER: _builtins.int
     INSTALL_SNAPSHOT_FIELD_NUMBER: _builtins.int
@@ -65,8 +65,8 @@ class ExchangeRequest(_message.Message):
         """A candidate asks for a vote."""
 
     @_builtins.property
-    def vote_granted(self) -> Global___VoteGranted:
-        """A vote is granted."""
+    def vote_answer(self) -> Global___VoteAnswer:
+        """The answer to request_vote."""
 
     @_builtins.property
     def append_entries(self) -> Global___AppendEntries:
@@ -89,17 +89,17 @@ class ExchangeRequest(_message.Message):
         *,
         hello: Global___RaftHello | None = ...,
         request_vote: Global___RequestVote | None = ...,
-        vote_granted: Global___VoteGranted | None = ...,
+        vote_answer: Global___VoteAnswer | None = ...,
         append_entries: Global___AppendEntries | None = ...,
         append_answer: Global___AppendAnswer | None = ...,
         install_snapshot: Global___InstallSnapshot | None = ...,
         snapshot_answer: Global___SnapshotAnswer | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["append_answer", b"append_answer", "append_entries", b"append_entries", "frame", b"frame", "hello", b"hello", "install_snapshot", b"install_snapshot", "request_vote", b"request_vote", "snapshot_answer", b"snapshot_answer", "vote_granted", b"vote_granted"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["append_answer", b"append_answer", "append_entries", b"append_entries", "frame", b"frame", "hello", b"hello", "install_snapshot", b"install_snapshot", "request_vote", b"request_vote", "snapshot_answer", b"snapshot_answer", "vote_answer", b"vote_answer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["append_answer", b"append_answer", "append_entries", b"append_entries", "frame", b"frame", "hello", b"hello", "install_snapshot", b"install_snapshot", "request_vote", b"request_vote", "snapshot_answer", b"snapshot_answer", "vote_granted", b"vote_granted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["append_answer", b"append_answer", "append_entries", b"append_entries", "frame", b"frame", "hello", b"hello", "install_snapshot", b"install_snapshot", "request_vote", b"request_vote", "snapshot_answer", b"snapshot_answer", "vote_answer", b"vote_answer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["hello", "request_vote", "vote_granted", "append_entries", "append_answer", "install_snapshot", "snapshot_answer"]  # noqa: Y015
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["hello", "request_vote", "vote_answer", "append_entries", "append_answer", "install_snapshot", "snapshot_answer"]  # noqa: Y015
     _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
 
@@ -202,30 +202,34 @@ class RequestVote(_message.Message):
 Global___RequestVote: _TypeAlias = RequestVote  # noqa: Y015
 
 @_typing.final
-class VoteGranted(_message.Message):
-    """Grants a vote or a pre-vote. Refusals are not sent."""
+class VoteAnswer(_message.Message):
+    """Answers a vote or a pre-vote. Refusals are sent only to tell a newer term."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TERM_FIELD_NUMBER: _builtins.int
+    GRANTED_FIELD_NUMBER: _builtins.int
     PRE_VOTE_FIELD_NUMBER: _builtins.int
     term: _builtins.int
-    """The term of the request."""
+    """Of a granted vote, the term of the request; else the voter's, which is newer."""
+    granted: _builtins.bool
+    """Whether the vote is granted."""
     pre_vote: _builtins.bool
     """Whether the request was a pre-vote."""
     def __init__(
         self,
         *,
         term: _builtins.int = ...,
+        granted: _builtins.bool = ...,
         pre_vote: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pre_vote", b"pre_vote", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["granted", b"granted", "pre_vote", b"pre_vote", "term", b"term"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___VoteGranted: _TypeAlias = VoteGranted  # noqa: Y015
+Global___VoteAnswer: _TypeAlias = VoteAnswer  # noqa: Y015
 
 @_typing.final
 class RaftEntry(_message.Message):
