@@ -1,0 +1,1 @@
+"""The command `odradek`: everything a person does to a cluster from a terminal."""

@@ -1,0 +1,74 @@
+"""What the exit status of `odradek` means, and which status an error gets. Pure."""
+
+from enum import IntEnum
+
+from odradek.protocol import errors
+from odradek.protocol.errors import OdradekError
+
+
+class ExitCode(IntEnum):
+    """The exit statuses of every command."""
+
+    OK = 0
+    FAILURE = 1
+    USAGE = 2
+    NOT_FOUND = 3
+    UNAVAILABLE = 4
+    INTERRUPTED = 130
+
+
+EXIT_CODES_HELP = (
+    "Exit status: 0 done; 1 failed; 2 wrong usage or an illegal value; 3 no such topic, partition"
+    " or group; 4 the cluster cannot be reached or cannot answer now, try again; 130 interrupted"
+    " by Ctrl-C, after what was begun had been finished."
+)
+
+_NOT_FOUND = (
+    errors.UnknownTopicOrPartitionError,
+    errors.UnknownTopicIdError,
+    errors.GroupIdNotFoundError,
+)
+_USAGE = (
+    errors.InvalidTopicError,
+    errors.InvalidGroupIdError,
+    errors.InvalidPartitionsError,
+    errors.InvalidReplicationFactorError,
+    errors.InvalidConfigError,
+    errors.InvalidRequestError,
+    errors.UnsupportedCompressionTypeError,
+)
+
+
+def exit_code(error: OdradekError) -> ExitCode:
+    """Return the status that tells a script what kind of failure it was."""
+    if isinstance(error, _NOT_FOUND):
+        return ExitCode.NOT_FOUND
+    if isinstance(error, _USAGE):
+        return ExitCode.USAGE
+    return ExitCode.UNAVAILABLE if error.retriable else ExitCode.FAILURE
+
+
+def advice(error: OdradekError, *, bootstrap: str) -> str:
+    """Return one line on what to do next; empty when the message says it all."""
+    if error.suggestions:
+        return f"Did you mean {' or '.join(error.suggestions)}?"
+    match error:
+        case errors.UnknownTopicOrPartitionError() | errors.UnknownTopicIdError():
+            return "List the topics with: odradek topics list"
+        case errors.GroupIdNotFoundError():
+            return "List the groups with: odradek groups list"
+        case errors.TopicAlreadyExistsError():
+            return "To accept that, add --if-not-exists"
+        case errors.NonEmptyGroupError():
+            return "Stop its consumers first; odradek groups describe shows who they are"
+        case errors.BrokerError() if error.limit and str(error.limit) not in error.message:
+            return f"Allowed: {error.limit}"
+        case errors.BrokerError():
+            return ""
+        case _ if error.retriable:
+            return (
+                f"Is a cluster running at {bootstrap}? Start one here with: odradek dev;"
+                " or name another with --bootstrap or ODRADEK_BOOTSTRAP"
+            )
+        case _:
+            return ""
