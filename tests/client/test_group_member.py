@@ -180,7 +180,7 @@ def test_a_changed_subscription_is_sent_at_once() -> None:
     assert machine.on_subscribed(("a", "b"), 1.0) == [Send(Heartbeat(1, ("a", "b"), None))]
 
 
-EVENTS = st.one_of(
+EVENTS: st.SearchStrategy[tuple[str, frozenset[int]]] = st.one_of(
     st.tuples(st.just("assign"), st.frozensets(st.integers(0, 5))),
     st.tuples(
         st.sampled_from(["reconciled", "connected", "cut", "fenced", "told", "tick"]),
