@@ -30,7 +30,7 @@ def _show_version(wanted: bool) -> None:  # noqa: FBT001  (typer's callback sign
 @app.callback()
 def top(
     *,
-    version: Annotated[  # noqa: ARG001  (its callback does the work)
+    version: Annotated[
         bool,
         typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
     ] = False,

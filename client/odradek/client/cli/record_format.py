@@ -9,28 +9,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
 
+from odradek.client.record import Record
 from odradek.protocol.errors import OdradekError
 
-
-class RecordLike(Protocol):
-    """What is shown of a record."""
-
-    @property
-    def topic(self) -> str: ...  # noqa: D102
-    @property
-    def partition(self) -> int: ...  # noqa: D102
-    @property
-    def offset(self) -> int: ...  # noqa: D102
-    @property
-    def timestamp_ms(self) -> int: ...  # noqa: D102
-    @property
-    def key(self) -> bytes | None: ...  # noqa: D102
-    @property
-    def value(self) -> bytes | None: ...  # noqa: D102
-    @property
-    def headers(self) -> Sequence[tuple[str, bytes]]: ...  # noqa: D102
+BytesRecord = Record[bytes, bytes]
+"""A record as it came over the wire, without serdes."""
 
 
 class FormatError(OdradekError):
@@ -86,7 +70,7 @@ def parse_headers(texts: Sequence[str]) -> dict[str, bytes]:
     return headers
 
 
-Render = Callable[[RecordLike], bytes]
+Render = Callable[[BytesRecord], bytes]
 _ESCAPES = {"n": "\n", "t": "\t", "0": "\0", "\\": "\\"}
 _FIELDS: Mapping[str, Render] = {
     "topic": lambda record: record.topic.encode(),
@@ -97,7 +81,7 @@ _FIELDS: Mapping[str, Render] = {
     "key": lambda record: record.key or b"",
     "value": lambda record: record.value or b"",
     "headers": lambda record: b",".join(
-        name.encode() + b"=" + value for name, value in record.headers
+        name.encode() + b"=" + (value or b"") for name, value in record.headers
     ),
 }
 
@@ -134,7 +118,7 @@ def _part(text: str) -> Render:
     return field
 
 
-def as_json(record: RecordLike) -> dict[str, object]:
+def as_json(record: BytesRecord) -> dict[str, object]:
     """Return a record as JSON values; bytes that are not UTF-8 go under `..._base64`."""
     return {
         "topic": record.topic,
