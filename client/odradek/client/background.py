@@ -1,0 +1,59 @@
+"""A task group that may be entered in one task and left in another.
+
+Problem: `asyncio.TaskGroup` belongs to the task that entered it, and cancels that one when a child
+fails; a client is often opened in a test fixture or a framework's start-up hook and closed
+elsewhere. Idea: one task of our own holds the group; children are spawned into it.
+
+Invariants: `close` returns only when no child is left; a child's failure ends its siblings and is
+raised by `check` and `close`, so it is never lost.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+
+class Background:
+    """Owns the tasks of a client, producer or consumer."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._holder: asyncio.Task[None] | None = None
+        self._group: asyncio.TaskGroup | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = asyncio.Event()
+
+    async def start(self) -> None:
+        """Open the group."""
+        assert self._holder is None, "started once"
+        ready = asyncio.Event()
+        self._holder = asyncio.create_task(self._hold(ready), name=self._name)
+        await ready.wait()
+
+    async def _hold(self, ready: asyncio.Event) -> None:
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            ready.set()
+            await self._closing.wait()
+            for task in self._tasks.copy():
+                task.cancel()
+
+    def spawn(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
+        """Run work until it ends or the group is closed."""
+        assert self._group is not None, "started"
+        task = self._group.create_task(work, name=f"{self._name}/{name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def check(self) -> None:
+        """Raise what made a task fail, if one did."""
+        if self._holder is not None and self._holder.done() and not self._closing.is_set():
+            self._holder.result()
+
+    async def close(self) -> None:
+        """Cancel every task and wait for all of them; raise what made one fail, if one did."""
+        if self._holder is None:
+            return
+        self._closing.set()
+        await self._holder
