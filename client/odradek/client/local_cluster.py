@@ -36,8 +36,6 @@ class ServerNotInstalledError(LocalProcessError):
     """A local cluster needs the server programs: pip install 'odradek[server]'."""
 
 
-
-
 class LocalCluster:
     """Controllers and nodes as processes of this machine, started and stopped together.
 
@@ -102,8 +100,8 @@ class LocalCluster:
         """Start every process and wait until every node serves.
 
         Raises:
-            LocalProcessError: One did not start; holds the tail of its log.
-            OSError: The port asked for is taken, or the directory cannot be written.
+            LocalProcessError: The port is taken, or one did not start; holds the tail of its log.
+            OSError: The directory cannot be written.
         """
         async with AsyncExitStack() as undo:
             await self._start(undo)
@@ -205,7 +203,10 @@ class LocalCluster:
         """Hold a port until the cluster ends and return it."""
         held = undo.enter_context(socket.socket())
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        held.bind((_HOST, port))
+        try:
+            held.bind((_HOST, port))
+        except OSError as error:
+            raise LocalProcessError(f"port {port} of {_HOST} is taken; choose another") from error
         number: int = held.getsockname()[1]
         return number
 

@@ -113,11 +113,11 @@ class LocalProcess:
             )
             if ended.done():
                 raise LocalProcessError(
-                    f"{self.name} ended with exit status {ended.result()}. {self._log_tail()}"
+                    f"{self.name} ended with exit status {ended.result()}. {self.log_tail()}"
                 )
             if not serving.done():
                 raise LocalProcessError(
-                    f"{self.name} was not ready within {timeout_s:g} s. {self._log_tail()}"
+                    f"{self.name} was not ready within {timeout_s:g} s. {self.log_tail()}"
                 )
             await serving
         finally:
@@ -153,15 +153,16 @@ class LocalProcess:
         """Let a paused process go on (SIGCONT)."""
         self._running().send_signal(signal.SIGCONT)
 
+    def log_tail(self) -> str:
+        """Return the last lines it wrote, with the path of the whole."""
+        with self.log_path.open(errors="replace") as log:
+            tail = "".join(deque(log, _LOG_TAIL_LINES)).strip()
+        return f"The end of its log, {self.log_path}:\n{tail or '(empty)'}"
+
     def _running(self) -> asyncio.subprocess.Process:
         if self._process is None or self._process.returncode is not None:
             raise LocalProcessError(f"{self.name} is not running")
         return self._process
-
-    def _log_tail(self) -> str:
-        with self.log_path.open(errors="replace") as log:
-            tail = "".join(deque(log, _LOG_TAIL_LINES)).strip()
-        return f"The end of its log, {self.log_path}:\n{tail or '(empty)'}"
 
 
 async def _serving(address: str) -> None:

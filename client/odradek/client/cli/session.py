@@ -1,0 +1,138 @@
+"""How every command meets the cluster: options, one client, errors to exit statuses, Ctrl-C.
+
+Invariant: this is the one place where an error becomes a message and a status; commands let errors
+pass through.
+"""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from odradek.client import Client
+from odradek.client.cli import output
+from odradek.client.cli.exits import EXIT_CODES_HELP, ExitCode, advice, exit_code
+from odradek.protocol.errors import OdradekError
+
+T = TypeVar("T")
+
+Bootstrap = Annotated[
+    str,
+    typer.Option(
+        "--bootstrap",
+        "-b",
+        envvar="ODRADEK_BOOTSTRAP",
+        metavar="HOST:PORT",
+        help="Some nodes of the cluster, separated by commas; the others are learnt from them.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of a table.")]
+DEFAULT_BOOTSTRAP = "localhost:7070"
+
+# A person waits for the answer: give up sooner than a service would.
+_OPERATION_TIMEOUT_S = 10.0
+_REQUEST_TIMEOUT_S = 5.0
+
+
+def new_app(**settings: Any) -> typer.Typer:
+    """Return a subcommand's `Typer` with the settings all of them share."""
+    return typer.Typer(
+        epilog=EXIT_CODES_HELP,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        **settings,
+    )
+
+
+def with_client(bootstrap: str, action: Callable[[Client], Awaitable[T]]) -> T:
+    """Run an action with a client of its own and return its result.
+
+    Raises:
+        typer.Exit: An error, reported on standard error, or Ctrl-C.
+    """
+
+    async def connected() -> T:
+        async with Client(
+            bootstrap,
+            client_id="odradek-cli",
+            operation_timeout_s=_OPERATION_TIMEOUT_S,
+            request_timeout_s=_REQUEST_TIMEOUT_S,
+        ) as client:
+            return await action(client)
+
+    return run(connected(), bootstrap=bootstrap)
+
+
+def run(work: Coroutine[Any, Any, T], *, bootstrap: str = DEFAULT_BOOTSTRAP) -> T:
+    """Run work in an event loop and return its result.
+
+    Raises:
+        typer.Exit: An error, reported on standard error, or Ctrl-C.
+    """
+    try:
+        return asyncio.run(work)
+    except OdradekError as error:
+        output.failure(str(error), advice=advice(error, bootstrap=bootstrap))
+        raise typer.Exit(exit_code(error)) from error
+    except BrokenPipeError as error:
+        output.silence()
+        raise typer.Exit(ExitCode.OK) from error
+    except OSError as error:
+        output.failure(str(error))
+        raise typer.Exit(ExitCode.FAILURE) from error
+    except KeyboardInterrupt as error:
+        raise typer.Exit(ExitCode.INTERRUPTED) from error
+
+
+class Interruption:
+    """Whether Ctrl-C, or a request to end, was heard."""
+
+    def __init__(self) -> None:
+        self._heard = asyncio.Event()
+
+    @property
+    def is_heard(self) -> bool:
+        """True from the first Ctrl-C on."""
+        return self._heard.is_set()
+
+    async def wait(self) -> None:
+        """Return once it is heard."""
+        await self._heard.wait()
+
+    def hear(self) -> None:
+        """Note the signal; the next one of its kind ends the process the hard way."""
+        self._heard.set()
+        for signal_number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().remove_signal_handler(signal_number)
+
+
+@asynccontextmanager
+async def interruption() -> AsyncIterator[Interruption]:
+    """Turn the first Ctrl-C (or SIGTERM) into a wish to drain; the second one ends at once."""
+    loop = asyncio.get_running_loop()
+    heard = Interruption()
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signal_number, heard.hear)
+    try:
+        yield heard
+    finally:
+        for signal_number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(signal_number)
+
+
+async def unless_interrupted(heard: Interruption, work: Coroutine[Any, Any, T]) -> T | None:
+    """Return the result of work, or None, the work cancelled, when the interruption comes first."""
+    task = asyncio.ensure_future(work)
+    interrupted = asyncio.ensure_future(heard.wait())
+    try:
+        await asyncio.wait({task, interrupted}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        return None
+    finally:
+        task.cancel()
+        interrupted.cancel()
+        await asyncio.gather(task, interrupted, return_exceptions=True)
