@@ -1,0 +1,236 @@
+"""The requests the active controller decides, and which rule decides each. Pure.
+
+`decide(draft, request)` records what changes and returns the reply; it raises a `BrokerError`
+before it records anything, or not at all. A submission (a request of a node's incarnation, with a
+sequence) is decided once: its answer is recorded beside its effect.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import assert_never
+
+from odradek.controller.state import nodes, partitions, producer_ids, topics
+from odradek.controller.state.group_changes import change_groups
+from odradek.controller.state.groups import GroupChanges
+from odradek.controller.state.image import Draft
+from odradek.controller.state.nodes import FenceNode, RegisterNode, Registration, UnfenceNode
+from odradek.controller.state.partitions import IsrOutcome, IsrProposal
+from odradek.controller.state.producer_ids import ProducerIdBlock
+from odradek.controller.state.records import ControllerChanged, RequestAnswered
+from odradek.controller.state.topics import (
+    ConfigChange,
+    NewPartitions,
+    NewTopic,
+    TopicOutcome,
+    TopicRef,
+)
+from odradek.protocol.errors import BrokerError
+from odradek.protocol.types import ControllerId, Incarnation, LeaderEpoch, NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class BecomeController:
+    """This controller is active from now on; `cluster_id` names a cluster that has no id yet."""
+
+    controller_id: ControllerId
+    cluster_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class CreateTopics:
+    """Create topics."""
+
+    topics: tuple[NewTopic, ...]
+    validate_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CreateInternalTopic:
+    """Create an internal topic unless it exists."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteTopics:
+    """Delete topics."""
+
+    topics: tuple[TopicRef, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CreatePartitions:
+    """Add partitions."""
+
+    topics: tuple[NewPartitions, ...]
+    validate_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AlterTopicConfigs:
+    """Change settings."""
+
+    changes: tuple[ConfigChange, ...]
+    validate_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AllocateProducerIds:
+    """Grant a block of producer ids."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeGroups:
+    """Changes of groups, told by their coordinator under a leader epoch."""
+
+    leader_epoch: LeaderEpoch
+    changes: GroupChanges
+
+
+@dataclass(frozen=True, slots=True)
+class AlterPartitions:
+    """ISR changes proposed by leaders on the asking node."""
+
+    proposals: tuple[IsrProposal, ...]
+
+
+NodeRequest = (
+    CreateTopics
+    | CreateInternalTopic
+    | DeleteTopics
+    | CreatePartitions
+    | AlterTopicConfigs
+    | AllocateProducerIds
+    | ChangeGroups
+    | AlterPartitions
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TopicsReply:
+    """To requests about topics: one outcome a topic, in the request's order."""
+
+    outcomes: tuple[TopicOutcome, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupsReply:
+    """To `ChangeGroups`: one entry a change, in order; None means done."""
+
+    errors: tuple[BrokerError | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionsReply:
+    """To `AlterPartitions`: one outcome a proposal, in order."""
+
+    outcomes: tuple[IsrOutcome, ...]
+
+
+NodeReply = TopicsReply | ProducerIdBlock | GroupsReply | PartitionsReply
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A request of one incarnation of a node; a retry repeats its sequence."""
+
+    node_id: NodeId
+    incarnation: Incarnation
+    sequence: int
+    request: NodeRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An encoded reply; `version` is None when the records of this decision hold the result."""
+
+    encoded: bytes
+    version: int | None
+
+
+Request = BecomeController | RegisterNode | FenceNode | UnfenceNode | Submission
+Reply = Registration | Answer | None
+EncodeReply = Callable[[NodeRequest, NodeReply], bytes]
+
+
+def decide(draft: Draft, request: Request, chance: Random, encode: EncodeReply) -> Reply:
+    """Decide one request on a draft.
+
+    Args:
+        draft: Gets the records.
+        request: What to decide.
+        chance: Topic ids come from here, and the choice between equal nodes.
+        encode: Makes the bytes of an answer to a submission.
+
+    Raises:
+        BrokerError: The request as a whole is refused; nothing was recorded.
+    """
+    match request:
+        case BecomeController():
+            draft.record(ControllerChanged(request.controller_id, request.cluster_id))
+            partitions.settle(draft)
+            return None
+        case RegisterNode():
+            return nodes.register(draft, request)
+        case FenceNode():
+            nodes.fence(draft, request)
+            return None
+        case UnfenceNode():
+            nodes.unfence(draft, request)
+            return None
+        case Submission():
+            return _decide_once(draft, request, chance, encode)
+        case _:
+            assert_never(request)
+
+
+def _decide_once(
+    draft: Draft, submission: Submission, chance: Random, encode: EncodeReply
+) -> Answer:
+    node_id, incarnation = submission.node_id, submission.incarnation
+    nodes.check_incarnation(draft.image, node_id, incarnation)
+    known = draft.image.answers.find(node_id, submission.sequence)
+    if known is not None:
+        return Answer(known.answer, known.version)
+    recorded = draft.record_count
+    reply = _decide_for_node(draft, node_id, submission.request, chance)
+    answer = encode(submission.request, reply)
+    if draft.record_count == recorded:
+        return Answer(answer, draft.image.version)
+    draft.record(RequestAnswered(node_id, incarnation, submission.sequence, answer))
+    return Answer(answer, None)
+
+
+def _decide_for_node(
+    draft: Draft, node_id: NodeId, request: NodeRequest, chance: Random
+) -> NodeReply:
+    match request:
+        case CreateTopics():
+            return TopicsReply(
+                topics.create_topics(
+                    draft, request.topics, chance, validate_only=request.validate_only
+                )
+            )
+        case CreateInternalTopic():
+            return TopicsReply((topics.create_internal_topic(draft, request.name, chance),))
+        case DeleteTopics():
+            return TopicsReply(topics.delete_topics(draft, request.topics))
+        case CreatePartitions():
+            return TopicsReply(
+                topics.create_partitions(
+                    draft, request.topics, chance, validate_only=request.validate_only
+                )
+            )
+        case AlterTopicConfigs():
+            return TopicsReply(
+                topics.alter_configs(draft, request.changes, validate_only=request.validate_only)
+            )
+        case AllocateProducerIds():
+            return producer_ids.allocate(draft)
+        case ChangeGroups():
+            return GroupsReply(change_groups(draft, node_id, request.leader_epoch, request.changes))
+        case AlterPartitions():
+            return PartitionsReply(partitions.propose_isr(draft, node_id, request.proposals))
+        case _:
+            assert_never(request)

@@ -1,0 +1,151 @@
+"""Which nodes live, as one controller hears it. Soft state: never replicated. Pure.
+
+Problem: a dead node must lose its leaderships at once, a slow one must not. Idea: every node keeps
+a heartbeat stream to every controller. A stream that breaks means that the process died: a short
+grace for a reconnect, then the node is fenced. Silence on a standing stream may be a pause or a
+network: a whole session. Passive controllers listen too, so that whoever becomes active knows.
+
+Invariants: only a node of the incarnation in force is fenced for what that incarnation did; a
+controller that becomes active, or was itself paused, takes nobody's silence before that for death.
+
+Source: Apache Kafka's BrokerHeartbeatManager; the broken stream is ours.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from odradek.controller.state.nodes import FenceNode, UnfenceNode
+from odradek.controller.state.records import Node
+from odradek.protocol.types import Incarnation, NodeId
+
+# A tick that comes later than this was held up by a pause of this process, not of the nodes.
+_PAUSE_S = 1.0
+_UNREGISTERED = Incarnation(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """A sign of life.
+
+    Attributes:
+        incarnation: The node's registration; 0 before the first.
+        version: The metadata version it has applied.
+        wants_shutdown: It wishes to stop.
+    """
+
+    node_id: NodeId
+    incarnation: Incarnation
+    version: int
+    wants_shutdown: bool = False
+
+
+@dataclass(slots=True)
+class _Pulse:
+    """What was heard of one node."""
+
+    streams: int = 0
+    incarnation: Incarnation = _UNREGISTERED
+    version: int = 0
+    wants_shutdown: bool = False
+    heard_at_s: float = 0.0
+    # When the last stream broke; None while one stands.
+    broken_at_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeartbeatPolicy:
+    """How long to wait.
+
+    Attributes:
+        session_timeout_s: How long a silent node is kept.
+        grace_s: How long a node is kept whose stream broke.
+    """
+
+    session_timeout_s: float = 6.0
+    grace_s: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.grace_s <= self.session_timeout_s:
+            raise ValueError("grace_s must be above 0 and at most session_timeout_s")
+
+
+class Heartbeats:
+    """The pulses of all nodes, and what is due because of them."""
+
+    def __init__(self, policy: HeartbeatPolicy) -> None:
+        """Begin passive, having heard nobody."""
+        self._policy = policy
+        self._pulses: dict[NodeId, _Pulse] = {}
+        self._active_since_s: float | None = None
+        self._ticked_at_s: float | None = None
+
+    def on_active(self, now_s: float) -> None:
+        """This controller is active from now on: silence counts from here."""
+        self._active_since_s = self._ticked_at_s = now_s
+
+    def on_passive(self) -> None:
+        """Another controller decides."""
+        self._active_since_s = None
+
+    def on_heartbeat(self, heartbeat: Heartbeat, now_s: float, *, first: bool) -> None:
+        """A node spoke; `first` on this stream."""
+        pulse = self._pulses.setdefault(heartbeat.node_id, _Pulse())
+        pulse.streams += first
+        if heartbeat.incarnation < pulse.incarnation:
+            return  # an older process, not gone yet
+        pulse.incarnation = heartbeat.incarnation
+        pulse.version = heartbeat.version
+        pulse.wants_shutdown = heartbeat.wants_shutdown
+        pulse.heard_at_s = now_s
+        pulse.broken_at_s = None
+
+    def on_stream_closed(self, heartbeat: Heartbeat, now_s: float) -> None:
+        """A stream ended whose last heartbeat was this one."""
+        pulse = self._pulses[heartbeat.node_id]
+        pulse.streams -= 1
+        assert pulse.streams >= 0, "each stream closes once"
+        if pulse.streams == 0 and heartbeat.incarnation == pulse.incarnation:
+            pulse.broken_at_s = now_s
+        if pulse.streams == 0 and pulse.incarnation == _UNREGISTERED:
+            del self._pulses[heartbeat.node_id]  # whoever it was, it never registered
+
+    def due(self, nodes: Iterable[Node], now_s: float) -> list[FenceNode | UnfenceNode]:
+        """Return what to decide now, given the registered nodes; nothing while passive."""
+        if self._active_since_s is None:
+            return []
+        self._forgive_pause(now_s)
+        due: list[FenceNode | UnfenceNode] = []
+        for node in nodes:
+            pulse = self._pulses.get(node.node_id)
+            if pulse is None or pulse.incarnation != node.incarnation:
+                # Another process spoke, or none ever did: this incarnation is silent.
+                pulse = _Pulse()
+            if node.fenced:
+                if self._may_lead(node, pulse, now_s):
+                    due.append(UnfenceNode(node.node_id, node.incarnation, pulse.version))
+            elif pulse.wants_shutdown or self._is_dead(pulse, now_s):
+                due.append(FenceNode(node.node_id, node.incarnation))
+        return due
+
+    def _may_lead(self, node: Node, pulse: _Pulse, now_s: float) -> bool:
+        return (
+            pulse.incarnation == node.incarnation
+            and pulse.version >= node.fenced_version
+            and pulse.streams > 0
+            and not pulse.wants_shutdown
+            and not self._is_dead(pulse, now_s)
+        )
+
+    def _is_dead(self, pulse: _Pulse, now_s: float) -> bool:
+        assert self._active_since_s is not None, "only the active controller judges"
+        since_s = max(pulse.heard_at_s, self._active_since_s)
+        if now_s - since_s >= self._policy.session_timeout_s:
+            return True
+        if pulse.broken_at_s is None:
+            return False
+        return now_s - max(pulse.broken_at_s, self._active_since_s) >= self._policy.grace_s
+
+    def _forgive_pause(self, now_s: float) -> None:
+        before_s, self._ticked_at_s = self._ticked_at_s, now_s
+        if before_s is not None and now_s - before_s > _PAUSE_S:
+            self._active_since_s = now_s

@@ -1,0 +1,224 @@
+"""Which nodes there are, and which may lead. Pure.
+
+Problem: a process that died and came back must not be taken for the one it was. Idea: each
+registration begins a new incarnation, fenced, and takes the node out of whatever it led; it is
+unfenced once it has seen its own registration. The data directory, not the process, owns a node id.
+
+Invariants: incarnations are unique in the cluster and grow; a repeated registration of one process
+gets the same one; a fenced node leads nothing.
+
+Source: Apache Kafka's ClusterControlManager and BrokerHeartbeatManager (KIP-631); KIP-858.
+"""
+
+from dataclasses import dataclass
+
+from odradek.controller.state.image import ClusterImage, Draft
+from odradek.controller.state.partitions import depose, promote
+from odradek.controller.state.records import Node, NodeFenced, NodeRegistered, NodeUnfenced
+from odradek.protocol.errors import (
+    DuplicateNodeRegistrationError,
+    InconsistentClusterIdError,
+    InvalidRequestError,
+    NodeIdNotRegisteredError,
+    StaleBrokerEpochError,
+)
+from odradek.protocol.names import check_identifier
+from odradek.protocol.types import Incarnation, NodeId
+
+UUID_BYTES = 16
+_NODE_ID_MAX = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegisterNode:
+    """A process asks for admission.
+
+    Attributes:
+        cluster_id: The cluster its data directory belongs to; empty for a fresh one.
+        lost_data: Synced data is missing. Where another replica is in sync the registration takes
+            the node out of the ISR anyway; where it was the last one, nobody has more than it has.
+        replace: Take the place of a fenced node whose data directory is gone.
+    """
+
+    cluster_id: str
+    node_id: NodeId
+    directory_id: bytes
+    process_id: bytes
+    host: str
+    port: int
+    rack: str = ""
+    lost_data: bool = False
+    replace: bool = False
+    software_version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FenceNode:
+    """The node is dead, silent, or wishes to stop."""
+
+    node_id: NodeId
+    incarnation: Incarnation
+
+
+@dataclass(frozen=True, slots=True)
+class UnfenceNode:
+    """The node has seen its registration and what followed."""
+
+    node_id: NodeId
+    incarnation: Incarnation
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """The admission; `version` is None when the records of this decision hold it."""
+
+    incarnation: Incarnation
+    version: int | None
+
+
+def register(draft: Draft, request: RegisterNode) -> Registration:
+    """Admit a process as its node's next incarnation, fenced.
+
+    Raises:
+        InvalidRequestError: A field out of bounds.
+        InconsistentClusterIdError: The data directory belongs to another cluster.
+        DuplicateNodeRegistrationError: The id belongs to another data directory, or this data
+            directory to another id.
+    """
+    _check_fields(request)
+    image = draft.image
+    if request.cluster_id and request.cluster_id != image.cluster_id:
+        raise InconsistentClusterIdError(
+            f"node {request.node_id} has data of cluster {request.cluster_id[:64]!r}; this is"
+            f" cluster {image.cluster_id!r}",
+            field="cluster_id",
+            value=request.cluster_id[:64],
+            limit=image.cluster_id,
+        )
+    known = image.nodes.get(request.node_id)
+    if (
+        known is not None
+        and known.process_id == request.process_id
+        and known.directory_id == request.directory_id
+    ):
+        return Registration(known.incarnation, known.registered_version)
+    _check_directory(image, known, request)
+    incarnation = image.next_incarnation
+    draft.record(
+        NodeRegistered(
+            Node(
+                node_id=request.node_id,
+                incarnation=incarnation,
+                directory_id=request.directory_id,
+                process_id=request.process_id,
+                host=request.host,
+                port=request.port,
+                rack=request.rack,
+                software_version=request.software_version,
+            )
+        )
+    )
+    depose(draft, request.node_id)
+    return Registration(incarnation, None)
+
+
+def fence(draft: Draft, request: FenceNode) -> None:
+    """Fence an incarnation that is still in force, and elect others where it led."""
+    node = draft.image.nodes.get(request.node_id)
+    if node is None or node.incarnation != request.incarnation or node.fenced:
+        return
+    draft.record(NodeFenced(request.node_id))
+    depose(draft, request.node_id)
+
+
+def unfence(draft: Draft, request: UnfenceNode) -> None:
+    """Unfence an incarnation in force that has caught up, and let it lead where nobody does."""
+    node = draft.image.nodes.get(request.node_id)
+    if (
+        node is None
+        or node.incarnation != request.incarnation
+        or not node.fenced
+        or request.version < node.fenced_version
+    ):
+        return
+    draft.record(NodeUnfenced(request.node_id))
+    promote(draft, request.node_id)
+
+
+def check_incarnation(image: ClusterImage, node_id: NodeId, incarnation: Incarnation) -> Node:
+    """Return the node that speaks.
+
+    Raises:
+        NodeIdNotRegisteredError: There is none of this id.
+        StaleBrokerEpochError: It has registered again since, or never got this incarnation.
+    """
+    node = image.nodes.get(node_id)
+    if node is None:
+        raise NodeIdNotRegisteredError(
+            f"no node is registered under id {node_id}", field="node_id", value=node_id
+        )
+    if node.incarnation != incarnation:
+        raise StaleBrokerEpochError(
+            f"node {node_id} speaks as incarnation {incarnation}; in force is {node.incarnation}",
+            field="incarnation",
+            value=incarnation,
+            limit=node.incarnation,
+        )
+    return node
+
+
+def _check_directory(image: ClusterImage, known: Node | None, request: RegisterNode) -> None:
+    if known is not None and known.directory_id != request.directory_id:
+        if request.replace and known.fenced:
+            return
+        way_out = (
+            "it is still alive"
+            if request.replace
+            else "choose another id, or start with --replace if that directory is gone for good"
+        )
+        raise DuplicateNodeRegistrationError(
+            f"node id {request.node_id} belongs to data directory {known.directory_id.hex()} at"
+            f" {known.host}:{known.port}; {way_out}",
+            field="node_id",
+            value=request.node_id,
+        )
+    for other in image.nodes.values():
+        if other.directory_id == request.directory_id and other.node_id != request.node_id:
+            raise DuplicateNodeRegistrationError(
+                f"data directory {request.directory_id.hex()} belongs to node {other.node_id}, not"
+                f" {request.node_id}",
+                field="directory_id",
+                value=request.directory_id.hex(),
+                limit=other.node_id,
+            )
+
+
+def _check_fields(request: RegisterNode) -> None:
+    if not 0 <= request.node_id <= _NODE_ID_MAX:
+        raise InvalidRequestError(
+            f"node id {request.node_id} is out of bounds",
+            field="node_id",
+            value=request.node_id,
+            limit=f"0..{_NODE_ID_MAX}",
+        )
+    uuids = (("directory_id", request.directory_id), ("process_id", request.process_id))
+    for field, uuid in uuids:
+        if len(uuid) != UUID_BYTES:
+            raise InvalidRequestError(
+                f"{field} has {len(uuid)} bytes; it must have {UUID_BYTES}",
+                field=field,
+                value=uuid[:UUID_BYTES].hex(),
+                limit=UUID_BYTES,
+            )
+    check_identifier(request.host, field="host")
+    check_identifier(request.rack, field="rack")
+    check_identifier(request.software_version, field="software_version")
+    if not request.host or not 0 < request.port <= 65535:
+        raise InvalidRequestError(
+            f"node {request.node_id} advertises {request.host!r}:{request.port}; others could not"
+            " dial it",
+            field="port" if request.host else "host",
+            value=request.port if request.host else request.host,
+            limit="1..65535" if request.host else "1..255 characters",
+        )

@@ -1,0 +1,250 @@
+"""What the cluster consists of, and the records that change it. Pure.
+
+Problem: the state must be the same on every controller, live and on replay. Idea: values are frozen
+and whole; a record carries the new value of one thing, never an instruction to compute it, so that
+a log written by one release means the same to the next.
+
+Invariants: a partition uid, a topic id and an incarnation are never reused; epochs only grow.
+
+Source: Apache Kafka's metadata records (KRaft): RegisterBroker, PartitionChange, and so on.
+"""
+
+from dataclasses import dataclass
+
+from odradek.controller.state.groups.records import GroupRecord
+from odradek.protocol.types import (
+    NO_NODE,
+    ControllerId,
+    Incarnation,
+    LeaderEpoch,
+    NodeId,
+    PartitionEpoch,
+    PartitionIndex,
+    PartitionUid,
+    ProducerId,
+    TopicId,
+    TopicName,
+)
+
+TopicSettings = tuple[tuple[str, str], ...]
+"""Settings that differ from the defaults, as pairs of key and value ordered by key."""
+
+
+FIRST_LEADER_EPOCH = LeaderEpoch(0)
+FIRST_PARTITION_EPOCH = PartitionEpoch(0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A registered node.
+
+    Attributes:
+        directory_id: The UUID of its data directory.
+        process_id: Names the process that registered.
+        rack: Its failure domain; may be empty.
+        fenced: It may not lead.
+        registered_version: The version that holds its registration.
+        fenced_version: The version that holds its registration or its latest fencing: what it must
+            have seen before it may lead again.
+    """
+
+    node_id: NodeId
+    incarnation: Incarnation
+    directory_id: bytes
+    process_id: bytes
+    host: str
+    port: int
+    rack: str = ""
+    software_version: str = ""
+    fenced: bool = True
+    registered_version: int = 0
+    fenced_version: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Partition:
+    """A partition and where it lives. Its index is its place in the topic's list.
+
+    Attributes:
+        leader: NO_NODE when there is none.
+        leader_epoch: Grows with each change of the leader, also to none.
+        partition_epoch: Grows with each change of any field.
+        replicas: Nodes that hold a replica, the preferred leader first.
+        isr: Replicas in sync; never empty: the last one stays, although it may be fenced.
+        elr: Eligible leader replicas (KIP-966).
+        last_known_elr: The ISR of the last leader when nobody was left (KIP-966).
+        adding: Replicas being added by a reassignment.
+        removing: Replicas being removed by a reassignment.
+    """
+
+    uid: PartitionUid
+    leader: NodeId
+    leader_epoch: LeaderEpoch = FIRST_LEADER_EPOCH
+    partition_epoch: PartitionEpoch = FIRST_PARTITION_EPOCH
+    replicas: tuple[NodeId, ...]
+    isr: tuple[NodeId, ...]
+    elr: tuple[NodeId, ...] = ()
+    last_known_elr: tuple[NodeId, ...] = ()
+    adding: tuple[NodeId, ...] = ()
+    removing: tuple[NodeId, ...] = ()
+
+    @property
+    def is_led(self) -> bool:
+        """There is a leader."""
+        return self.leader != NO_NODE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Topic:
+    """A topic.
+
+    Attributes:
+        config: Settings that differ from the defaults.
+        partitions: The uid of each partition, by index.
+    """
+
+    topic_id: TopicId
+    name: TopicName
+    config: TopicSettings = ()
+    partitions: tuple[PartitionUid, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionPlace:
+    """Which partition of which topic a uid names."""
+
+    topic_id: TopicId
+    index: PartitionIndex
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerChanged:
+    """Another controller is active.
+
+    Attributes:
+        cluster_id: Heeded only as long as the cluster has none.
+    """
+
+    controller_id: ControllerId
+    cluster_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRegistered:
+    """A process registered; applied as fenced, with the versions of the log."""
+
+    node: Node
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFenced:
+    """A node may not lead."""
+
+    node_id: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class NodeUnfenced:
+    """A node may lead."""
+
+    node_id: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRemoved:
+    """A node is forgotten."""
+
+    node_id: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class TopicCreated:
+    """A topic exists; `partitions` in the order of `topic.partitions`."""
+
+    topic: Topic
+    partitions: tuple[Partition, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TopicDeleted:
+    """A topic is gone with its partitions."""
+
+    topic_id: TopicId
+
+
+@dataclass(frozen=True, slots=True)
+class TopicConfigChanged:
+    """The settings of a topic, whole."""
+
+    topic_id: TopicId
+    config: TopicSettings
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionsAdded:
+    """A topic has more partitions, after those it had."""
+
+    topic_id: TopicId
+    partitions: tuple[Partition, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionChanged:
+    """A partition, whole."""
+
+    partition: Partition
+
+
+@dataclass(frozen=True, slots=True)
+class ProducerIdsGranted:
+    """Every producer id below this one has been granted."""
+
+    next_producer_id: ProducerId
+
+
+@dataclass(frozen=True, slots=True)
+class RequestAnswered:
+    """A request that changed something was answered.
+
+    Attributes:
+        sequence: The request's number within the incarnation.
+        answer: The encoded answer; opaque here.
+        version: The version that holds the result; given by the log.
+    """
+
+    node_id: NodeId
+    incarnation: Incarnation
+    sequence: int
+    answer: bytes
+    version: int = 0
+
+
+Record = (
+    ControllerChanged
+    | NodeRegistered
+    | NodeFenced
+    | NodeUnfenced
+    | NodeRemoved
+    | TopicCreated
+    | TopicDeleted
+    | TopicConfigChanged
+    | PartitionsAdded
+    | PartitionChanged
+    | ProducerIdsGranted
+    | RequestAnswered
+    | GroupRecord
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What one controller decided, applied as one step.
+
+    Attributes:
+        controller_epoch: The epoch (Raft term) of the controller that decided.
+        sequence: Counts the commands of that epoch; 0 begins it.
+    """
+
+    controller_epoch: int
+    sequence: int
+    records: tuple[Record, ...]
