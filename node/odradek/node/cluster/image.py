@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from odradek.protocol.errors import (
-    BrokerError,
     InconsistentTopicIdError,
     UnknownTopicIdError,
     UnknownTopicOrPartitionError,
@@ -165,7 +164,7 @@ class ClusterImage:
             return found
         found = self.topics.get(TopicId(topic_id))
         if found is None:
-            raise self._unknown_topic_id(topic_id, name)
+            raise self.unknown_topic_id(topic_id, name)
         if name and name != found.name:
             raise InconsistentTopicIdError(
                 f"topic id {topic_id.hex()} belongs to {found.name!r}, not to {name!r}",
@@ -207,9 +206,10 @@ class ClusterImage:
             f"topic {name!r} does not exist{hint}", field="topic", value=name, suggestions=near
         )
 
-    def _unknown_topic_id(self, topic_id: bytes, name: str) -> BrokerError:
+    def unknown_topic_id(self, topic_id: bytes, name: str = "") -> UnknownTopicIdError:
+        """Make the error for an id that was deleted, or is not known here yet."""
         return UnknownTopicIdError(
-            f"no topic has the id {topic_id.hex()} ({name or 'its name was not sent'})",
+            f"no topic has the id {topic_id.hex()}" + (f" (its name was {name!r})" if name else ""),
             field="topic_id",
             value=topic_id.hex(),
         )
