@@ -45,6 +45,7 @@ from odradek.controller.raft.interface import (
     RaftStatus,
     StateMachine,
 )
+from odradek.controller.raft.replicated_log import ReplicatedLog
 
 __all__ = [
     "COMMAND_BYTES_MAX",
@@ -52,5 +53,6 @@ __all__ = [
     "Leadership",
     "RaftOptions",
     "RaftStatus",
+    "ReplicatedLog",
     "StateMachine",
 ]

@@ -185,7 +185,7 @@ def _decode_snapshot(piece: raft_pb2.InstallSnapshot) -> InstallSnapshot:
             value=piece.total_bytes,
             limit=SNAPSHOT_BYTES_MAX,
         )
-    if piece.offset + len(piece.data) > piece.total_bytes:
+    if piece.total_bytes == 0 or piece.offset + len(piece.data) > piece.total_bytes:
         raise InvalidRequestError(
             "a piece of a snapshot reaches beyond its end",
             field="install_snapshot.offset",
