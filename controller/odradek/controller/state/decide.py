@@ -12,7 +12,7 @@ from typing import assert_never
 
 from odradek.controller.state import nodes, partitions, producer_ids, topics
 from odradek.controller.state.group_changes import change_groups
-from odradek.controller.state.groups import GroupChanges
+from odradek.controller.state.groups import GroupChanges, GroupDecision
 from odradek.controller.state.image import Draft
 from odradek.controller.state.nodes import FenceNode, RegisterNode, Registration, UnfenceNode
 from odradek.controller.state.partitions import IsrOutcome, IsrProposal
@@ -25,7 +25,6 @@ from odradek.controller.state.topics import (
     TopicOutcome,
     TopicRef,
 )
-from odradek.protocol.errors import BrokerError
 from odradek.protocol.types import ControllerId, Incarnation, LeaderEpoch, NodeId
 
 
@@ -115,20 +114,13 @@ class TopicsReply:
 
 
 @dataclass(frozen=True, slots=True)
-class GroupsReply:
-    """To `ChangeGroups`: one entry a change, in order; None means done."""
-
-    errors: tuple[BrokerError | None, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class PartitionsReply:
     """To `AlterPartitions`: one outcome a proposal, in order."""
 
     outcomes: tuple[IsrOutcome, ...]
 
 
-NodeReply = TopicsReply | ProducerIdBlock | GroupsReply | PartitionsReply
+NodeReply = TopicsReply | ProducerIdBlock | GroupDecision | PartitionsReply
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +221,7 @@ def _decide_for_node(
         case AllocateProducerIds():
             return producer_ids.allocate(draft)
         case ChangeGroups():
-            return GroupsReply(change_groups(draft, node_id, request.leader_epoch, request.changes))
+            return change_groups(draft, node_id, request.leader_epoch, request.changes)
         case AlterPartitions():
             return PartitionsReply(partitions.propose_isr(draft, node_id, request.proposals))
         case _:

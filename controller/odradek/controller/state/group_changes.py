@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from odradek.controller.state import groups
 from odradek.controller.state.image import ClusterImage, Draft
 from odradek.controller.state.records import Topic
-from odradek.protocol.errors import BrokerError, NotCoordinatorError
+from odradek.protocol.errors import NotCoordinatorError
 from odradek.protocol.names import CONSUMER_OFFSETS, INTERNAL_TOPICS
 from odradek.protocol.types import LeaderEpoch, NodeId, TopicId, TopicName
 
@@ -39,7 +39,7 @@ class TopicsOfImage:
 
 def change_groups(
     draft: Draft, node_id: NodeId, leader_epoch: LeaderEpoch, changes: groups.GroupChanges
-) -> tuple[BrokerError | None, ...]:
+) -> groups.GroupDecision:
     """Decide what a coordinator tells of its groups.
 
     Raises:
@@ -62,7 +62,7 @@ def change_groups(
     decision = groups.decide(image.groups, changes, TopicsOfImage(image))
     for record in decision.records:
         draft.record(record)
-    return tuple(decision.errors)
+    return decision
 
 
 def adapt_groups(draft: Draft, names: frozenset[TopicName]) -> None:

@@ -1,8 +1,8 @@
 """Who leads a partition and who is in sync. Pure.
 
 Problem: two nodes must never append to one partition under one leader epoch, and no replica may be
-elected that lost what it acknowledged. Idea: only the controller changes leader and ISR; each change
-of the leader, also to none, raises the leader epoch; leaders propose ISR changes as a
+elected that lost what it acknowledged. Idea: only the controller changes leader and ISR; each
+change of the leader, also to none, raises the leader epoch; leaders propose ISR changes as a
 compare-and-set on both epochs, naming each member's incarnation.
 
 Invariants: the leader is in the ISR and alive; one leader per (uid, leader epoch); the ISR is never
