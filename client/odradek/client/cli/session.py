@@ -136,3 +136,15 @@ async def unless_interrupted(heard: Interruption, work: Coroutine[Any, Any, T]) 
         task.cancel()
         interrupted.cancel()
         await asyncio.gather(task, interrupted, return_exceptions=True)
+
+
+def checked(parse: Callable[[], T]) -> T:
+    """Return what parsing a person's argument gives.
+
+    Raises:
+        typer.BadParameter: It raised an `OdradekError`; usage is shown with its message.
+    """
+    try:
+        return parse()
+    except OdradekError as error:
+        raise typer.BadParameter(str(error)) from error
