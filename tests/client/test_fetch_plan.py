@@ -62,7 +62,7 @@ def push(plan: FetchPlan, sub_id: int, size: int, end: int, node: NodeId = N1) -
 
 def test_the_first_frame_subscribes_and_grants_everything() -> None:
     plan = plan_reading(0)
-    assert plan.is_urgent(N1, 0.0)
+    assert plan.due_in_s(N1, 0.0) == 0
     frame = plan.frame(N1, 0.0)
     one = subscription(frame)
     assert (one.partition, one.offset, one.leader_epoch) == (P0, 0, 3)
@@ -77,12 +77,13 @@ def test_credit_comes_back_with_the_bytes_that_left_the_buffer() -> None:
     small = push(plan, sub_id, 1000, 5)
     assert not plan.frame(N1, 0.0), "nothing was handed out yet"
     plan.on_released(small)
-    assert not plan.is_urgent(N1, 0.0), "little: it may wait for company"
-    assert plan.is_due(N1)
+    wait_s = plan.due_in_s(N1, 0.0)
+    assert wait_s is not None
+    assert 0 < wait_s < 0.1, "little: it may wait for company"
     assert plan.frame(N1, 0.0) == Frame(credits=((sub_id, 1000),), total_credit_bytes=1000)
     big = push(plan, sub_id, WINDOW // 2, 9)
     plan.on_released(big)
-    assert plan.is_urgent(N1, 0.0)
+    assert plan.due_in_s(N1, 0.0) == 0
 
 
 def test_a_seek_ends_the_old_subscription_and_drops_what_it_still_pushes() -> None:
@@ -122,12 +123,13 @@ def test_a_lost_stream_is_subscribed_anew_after_a_delay_that_grows() -> None:
         plan.on_stream_lost(N1, now_s)
         plan.on_stream_opened(N1)
         assert not plan.frame(N1, now_s).subscribe
-        assert not plan.is_urgent(N1, now_s)
-        wait_s = plan.next_retry_s(N1, now_s)
+        plan.frame(N1, now_s)
+        wait_s = plan.due_in_s(N1, now_s)
         assert wait_s is not None
+        assert wait_s > 0
         waits.append(wait_s)
         now_s += wait_s
-        assert plan.is_urgent(N1, now_s)
+        assert plan.due_in_s(N1, now_s) == 0
         assert plan.frame(N1, now_s).subscribe
     assert waits == sorted(waits)
     assert waits[0] < waits[-1] <= 1.0
@@ -166,6 +168,7 @@ def test_nothing_is_subscribed_while_the_window_is_full_of_earlier_pushes() -> N
     plan.on_stream_lost(N1, 0.0)
     plan.on_stream_opened(N1)
     assert not plan.frame(N1, 9.0).subscribe
+    assert plan.due_in_s(N1, 9.0) is None
     plan.on_released(full)
     assert plan.frame(N1, 9.0).subscribe
 

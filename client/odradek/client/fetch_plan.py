@@ -27,6 +27,7 @@ from odradek.protocol.types import LeaderEpoch, NodeId, Offset, TopicPartition
 
 _WINDOW_BYTES_MIN = 64 * 1024
 _RETURN_FRACTION = 4  # credit is returned by quarters of a window: few frames, never a stall
+_CREDIT_DELAY_S = 0.02  # at most 50 frames a second only to return a little credit
 _RETRY_DELAY_S = 0.05
 _RETRY_DELAY_S_MAX = 1.0
 
@@ -275,34 +276,26 @@ class FetchPlan:
             reading.buffered_bytes -= push.size_bytes
             self._mark(push.partition.name, reading.leader)
 
-    def is_urgent(self, node: NodeId, now_s: float) -> bool:
-        """Whether a frame should leave now; otherwise the next may wait a little for company."""
+    def due_in_s(self, node: NodeId, now_s: float) -> float | None:
+        """Return how soon a node should get its next frame; None when there is nothing to tell.
+
+        Small returns of credit wait a little for company; everything else leaves at once.
+        """
         stream = self._streams.get(node)
         if stream is None:
-            return False
-        if stream.unsubscribe or self._total_due(stream) * _RETURN_FRACTION >= self._total_bytes:
-            return True
+            return None
+        total = self._total_due(stream)
+        if stream.unsubscribe or total * _RETURN_FRACTION >= self._total_bytes:
+            return 0.0
         window = self.window_bytes
-        return any(self._is_urgent(self._readings.get(name), window, now_s) for name in stream.due)
-
-    def is_due(self, node: NodeId) -> bool:
-        """Whether there is anything to tell a node at all."""
-        stream = self._streams.get(node)
-        return stream is not None and bool(
-            stream.unsubscribe or stream.due or self._total_due(stream) > 0
-        )
-
-    def next_retry_s(self, node: NodeId, now_s: float) -> float | None:
-        """Return how long until a delayed subscription of a node is due."""
-        waiting = [
-            reading.retry_at_s - now_s
-            for reading in self._readings.values()
-            if reading.subscription_id is None
-            and reading.leader is not None
-            and reading.leader.node == node
-            and reading.retry_at_s > now_s
+        waits = [
+            wait_s
+            for name in stream.due
+            if (wait_s := self._wait_s(self._readings.get(name), window, now_s)) is not None
         ]
-        return min(waiting, default=None)
+        if total > 0:
+            waits.append(_CREDIT_DELAY_S)
+        return min(waits, default=None)
 
     def frame(self, node: NodeId, now_s: float) -> Frame:
         """Take everything a node must be told; falsy when there is nothing."""
@@ -369,10 +362,12 @@ class FetchPlan:
     def _total_due(self, stream: _Stream) -> int:
         return max(0, self._total_bytes - stream.unused_bytes - stream.held_bytes)
 
-    def _is_urgent(self, reading: _Reading | None, window: int, now_s: float) -> bool:
+    def _wait_s(self, reading: _Reading | None, window: int, now_s: float) -> float | None:
         if reading is None:
-            return False
-        if reading.subscription_id is None:
-            return reading.retry_at_s <= now_s and reading.buffered_bytes < window
+            return None
         missing = window - reading.unused_bytes - reading.buffered_bytes
-        return missing * _RETURN_FRACTION >= window
+        if missing <= 0:
+            return None
+        if reading.subscription_id is None:
+            return max(0.0, reading.retry_at_s - now_s)
+        return 0.0 if missing * _RETURN_FRACTION >= window else _CREDIT_DELAY_S
