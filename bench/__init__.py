@@ -1,0 +1,1 @@
+"""Measurements: `python -m bench`. Not tests: nothing here passes or fails."""

@@ -1,0 +1,101 @@
+"""What was measured, on which machine, against which goal: a table for people, JSON for later."""
+
+import json
+import os
+import platform
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = Path(__file__).parent / "results"
+_LIBRARIES = ("odradek", "grpcio", "rocksdict", "aiokafka", "uvloop", "protobuf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One measured number.
+
+    Attributes:
+        workload: What was done.
+        value: The number.
+        unit: Its unit.
+        goal: What it should reach; None when it only informs.
+        smaller_is_better: True for times and sizes.
+    """
+
+    workload: str
+    value: float
+    unit: str
+    goal: float | None = None
+    smaller_is_better: bool = False
+
+    @property
+    def reaches_goal(self) -> bool:
+        """Whether the goal is reached."""
+        if self.goal is None:
+            return True
+        return self.value <= self.goal if self.smaller_is_better else self.value >= self.goal
+
+
+def show(figures: Iterable[Figure]) -> None:
+    """Print the table."""
+    table = Table("workload", title="Odradek bench")
+    for heading in ("measured", "goal", "unit"):
+        table.add_column(heading, justify="right" if heading != "unit" else "left")
+    for figure in figures:
+        style = "green" if figure.reaches_goal and figure.goal is not None else ""
+        table.add_row(
+            figure.workload,
+            _number(figure.value),
+            "" if figure.goal is None else _goal(figure),
+            figure.unit,
+            style=style if figure.reaches_goal else "yellow",
+        )
+    Console().print(table)
+
+
+def save(figures: Sequence[Figure]) -> Path:
+    """Write the figures with the machine they were measured on; return the file."""
+    RESULTS.mkdir(exist_ok=True)
+    now = datetime.now(UTC)
+    path = RESULTS / f"{now:%Y%m%dT%H%M%SZ}.json"
+    document = {
+        "at": now.isoformat(timespec="seconds"),
+        "machine": machine(),
+        "figures": [asdict(figure) for figure in figures],
+    }
+    path.write_text(json.dumps(document, indent=2) + "\n")
+    return path
+
+
+def machine() -> dict[str, object]:
+    """Describe where the measuring takes place."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "libraries": {name: version(name) for name in _LIBRARIES},
+    }
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _goal(figure: Figure) -> str:
+    assert figure.goal is not None, "asked only when there is one"
+    return f"{'<=' if figure.smaller_is_better else '>='} {_number(figure.goal)}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

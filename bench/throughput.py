@@ -1,0 +1,152 @@
+"""How many bytes and records a second go in and come out."""
+
+import os
+import time
+from collections.abc import AsyncIterator
+
+from bench.report import Figure
+from bench.stage import MEGABYTE, PARTITIONS, Stage
+from odradek.client import Client, Producer, TopicPartition, serdes
+
+KIB = 1024
+_DISTINCT_VALUES = 1_000
+
+
+async def produce_kib_os(stage: Stage) -> AsyncIterator[Figure]:
+    """1 GB of 1 KiB records, acknowledged from the page cache."""
+    yield await _produce_bytes(stage, total_bytes=1_000 * MEGABYTE, flush="os", goal=220)
+
+
+async def produce_kib_commit(stage: Stage) -> AsyncIterator[Figure]:
+    """1 GB of 1 KiB records, acknowledged when fsynced."""
+    yield await _produce_bytes(stage, total_bytes=1_000 * MEGABYTE, flush="commit", goal=220)
+
+
+async def produce_sustained(stage: Stage) -> AsyncIterator[Figure]:
+    """4 GB of 1 KiB records, acknowledged when fsynced."""
+    yield await _produce_bytes(stage, total_bytes=4_000 * MEGABYTE, flush="commit", goal=180)
+
+
+async def produce_100_send_many(stage: Stage) -> AsyncIterator[Figure]:
+    """100 B records, a thousand a call."""
+    for flush in ("os", "commit"):
+        yield await _produce_records(stage, verb="send_many", flush=flush, goal=1_000_000)
+
+
+async def produce_100_send(stage: Stage) -> AsyncIterator[Figure]:
+    """100 B records, one a call."""
+    for flush in ("os", "commit"):
+        yield await _produce_records(stage, verb="send", flush=flush, goal=600_000)
+
+
+async def consume_kib(stage: Stage) -> AsyncIterator[Figure]:
+    """1 GB of 1 KiB records from the start, batch by batch and record by record."""
+    values = _values(KIB)
+    rounds = max(1, int(1_000 * MEGABYTE * stage.scale) // (KIB * len(values)))
+    async with stage.client() as client, stage.topic(client, flush="os") as topic:
+        async with client.producer(key=serdes.raw, value=serdes.raw) as producer:
+            await _send_many(producer, topic, values, rounds)
+        count = rounds * len(values)
+        for how, read, goal in (
+            ("per batch", _read_batches, 550.0),
+            ("per record", _read_records, 380.0),
+        ):
+            elapsed_s = await read(client, topic, count)
+            yield Figure(
+                workload=f"consume 1 KiB {how}",
+                value=count * KIB / MEGABYTE / elapsed_s,
+                unit="MB/s",
+                goal=goal,
+            )
+
+
+async def _produce_bytes(stage: Stage, *, total_bytes: int, flush: str, goal: float) -> Figure:
+    values = _values(KIB)
+    rounds = max(1, int(total_bytes * stage.scale) // (KIB * len(values)))
+    async with (
+        stage.client() as client,
+        stage.topic(client, flush=flush) as topic,
+        client.producer(key=serdes.raw, value=serdes.raw) as producer,
+    ):
+        await _send_many(producer, topic, values, 1)  # connections, producer id
+        elapsed_s = await _send_many(producer, topic, values, rounds)
+    produced = rounds * len(values) * KIB / MEGABYTE
+    return Figure(
+        workload=f"produce 1 KiB send_many flush={flush}, {produced / 1000:.1f} GB",
+        value=produced / elapsed_s,
+        unit="MB/s",
+        goal=goal,
+    )
+
+
+async def _produce_records(stage: Stage, *, verb: str, flush: str, goal: float) -> Figure:
+    values = _values(100)
+    total = int(5_000_000 * stage.scale)
+    rounds = max(1, total // len(values))
+    send = _send_many if verb == "send_many" else _send_each
+    async with (
+        stage.client() as client,
+        stage.topic(client, flush=flush) as topic,
+        client.producer(key=serdes.raw, value=serdes.raw) as producer,
+    ):
+        await _send_many(producer, topic, values, 1)
+        elapsed_s = await send(producer, topic, values, rounds)
+    return Figure(
+        workload=f"produce 100 B {verb} flush={flush}",
+        value=rounds * len(values) / elapsed_s,
+        unit="records/s",
+        goal=goal,
+    )
+
+
+async def _send_many(
+    producer: Producer[bytes, bytes], topic: str, values: list[bytes], rounds: int
+) -> float:
+    """Send the values so many times; return the seconds until all are acknowledged."""
+    started_s = time.perf_counter()
+    for _ in range(rounds):
+        await producer.send_many(topic, values)
+    await producer.flush()
+    return time.perf_counter() - started_s
+
+
+async def _send_each(
+    producer: Producer[bytes, bytes], topic: str, values: list[bytes], rounds: int
+) -> float:
+    started_s = time.perf_counter()
+    enqueue = producer.enqueue
+    for _ in range(rounds):
+        for value in values:
+            await enqueue(topic, value)
+    await producer.flush()
+    return time.perf_counter() - started_s
+
+
+async def _read_batches(client: Client, topic: str, count: int) -> float:
+    """Read so many records from the start; return the seconds."""
+    started_s = time.perf_counter()
+    read = 0
+    async with client.consumer(key=serdes.raw, value=serdes.raw) as consumer:
+        consumer.assign([TopicPartition(topic, index) for index in range(PARTITIONS)])
+        async for batch in consumer.batches():
+            read += len(batch)
+            if read >= count:
+                break
+    return time.perf_counter() - started_s
+
+
+async def _read_records(client: Client, topic: str, count: int) -> float:
+    """Read so many records from the start; return the seconds."""
+    started_s = time.perf_counter()
+    read = 0
+    async with client.consumer(key=serdes.raw, value=serdes.raw) as consumer:
+        consumer.assign([TopicPartition(topic, index) for index in range(PARTITIONS)])
+        async for _ in consumer:
+            read += 1
+            if read >= count:
+                break
+    return time.perf_counter() - started_s
+
+
+def _values(value_bytes: int) -> list[bytes]:
+    return [os.urandom(value_bytes) for _ in range(_DISTINCT_VALUES)]
