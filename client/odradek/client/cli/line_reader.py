@@ -11,7 +11,7 @@ Invariant: at most two blocks wait, so a slow cluster slows the reading.
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 
 _READ_BYTES = 256 * 1024
 _BLOCKS_WAITING_MAX = 2
@@ -19,7 +19,7 @@ _BLOCKS_WAITING_MAX = 2
 Block = list[bytes]
 
 
-async def read_lines(descriptor: int) -> AsyncIterator[Block]:
+async def read_lines(descriptor: int) -> AsyncGenerator[Block, None]:
     """Yield blocks of lines, their line ends taken off, as they become available.
 
     Args:

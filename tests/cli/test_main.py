@@ -1,0 +1,91 @@
+"""The command as a shell meets it: quick, lazy, and plain about what is missing."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+ODRADEK = [sys.executable, "-m", "odradek.client.cli.main"]
+HEAVY = ("grpc", "rocksdict", "pysyncobj", "odradek.node", "odradek.controller")
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*ODRADEK, *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_help_names_every_command_and_every_exit_status() -> None:
+    shown = run("--help", COLUMNS="100")
+    assert shown.returncode == 0
+    for command in (
+        *("dev", "topics", "produce", "consume", "groups", "cluster", "bench"),
+        *("node", "controller"),
+    ):
+        assert f"│ {command} " in shown.stdout
+    assert "130 interrupted" in shown.stdout
+
+
+def test_help_imports_no_program() -> None:
+    listing = (
+        "import sys\n"
+        "from odradek.client.cli.app import app\n"
+        "try: app(['--help'])\n"
+        "except SystemExit: pass\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", listing], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert shown.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_mistyped_command_gets_the_near_one() -> None:
+    refused = run("topcs", "list")
+    assert refused.returncode == 2
+    assert "Did you mean 'topics'?" in refused.stderr
+
+
+def test_without_its_extra_the_command_says_how_to_install_it() -> None:
+    without_typer = (
+        "import sys\n"
+        "sys.modules['typer'] = None\n"
+        "import importlib.util as util\n"
+        "find = util.find_spec\n"
+        "util.find_spec = lambda name: None if name == 'typer' else find(name)\n"
+        "from odradek.client.cli.main import main\n"
+        "main()"
+    )
+    refused = subprocess.run(
+        [sys.executable, "-c", without_typer],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert refused.returncode == 1
+    assert "pip install 'odradek[cli]'" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("produce", "t", "--key-separator", ""),
+        ("produce", "t", "--header", "novalue"),
+        ("dev", "--controllers", "2"),
+        ("consume", "t", "--from", "tomorrow"),
+        ("consume", "t", "--format", "{valeu}"),
+        ("topics", "create"),
+    ],
+)
+def test_wrong_usage_is_told_before_anything_is_dialled(arguments: tuple[str, ...]) -> None:
+    refused = run(*arguments, ODRADEK_BOOTSTRAP="127.0.0.1:1")
+    assert refused.returncode == 2
+    assert "Traceback" not in refused.stderr
