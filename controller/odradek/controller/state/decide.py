@@ -17,7 +17,7 @@ from odradek.controller.state.image import Draft
 from odradek.controller.state.nodes import FenceNode, RegisterNode, Registration, UnfenceNode
 from odradek.controller.state.partitions import IsrOutcome, IsrProposal
 from odradek.controller.state.producer_ids import ProducerIdBlock
-from odradek.controller.state.records import ControllerChanged, RequestAnswered
+from odradek.controller.state.records import RequestAnswered
 from odradek.controller.state.topics import (
     ConfigChange,
     NewPartitions,
@@ -25,15 +25,12 @@ from odradek.controller.state.topics import (
     TopicOutcome,
     TopicRef,
 )
-from odradek.protocol.types import ControllerId, Incarnation, LeaderEpoch, NodeId
+from odradek.protocol.types import Incarnation, LeaderEpoch, NodeId
 
 
 @dataclass(frozen=True, slots=True)
-class BecomeController:
-    """This controller is active from now on; `cluster_id` names a cluster that has no id yet."""
-
-    controller_id: ControllerId
-    cluster_id: str
+class FinishElections:
+    """Elect wherever the leader is dead or missing: what a predecessor may have left half-done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +138,7 @@ class Answer:
     version: int | None
 
 
-Request = BecomeController | RegisterNode | FenceNode | UnfenceNode | Submission
+Request = FinishElections | RegisterNode | FenceNode | UnfenceNode | Submission
 Reply = Registration | Answer | None
 EncodeReply = Callable[[NodeRequest, NodeReply], bytes]
 
@@ -159,9 +156,8 @@ def decide(draft: Draft, request: Request, chance: Random, encode: EncodeReply) 
         BrokerError: The request as a whole is refused; nothing was recorded.
     """
     match request:
-        case BecomeController():
-            draft.record(ControllerChanged(request.controller_id, request.cluster_id))
-            partitions.settle(draft)
+        case FinishElections():
+            partitions.finish_elections(draft)
             return None
         case RegisterNode():
             return nodes.register(draft, request)

@@ -91,7 +91,7 @@ def promote(draft: Draft, node_id: NodeId) -> None:
             _change(draft, partition, partition)
 
 
-def settle(draft: Draft) -> None:
+def finish_elections(draft: Draft) -> None:
     """Elect wherever the leader is dead or missing: what a predecessor may have left half-done.
 
     A decision too large for one command of the log is committed in several.

@@ -1,0 +1,84 @@
+"""Who lives: hears heartbeats on every controller, fences and unfences on the active one."""
+
+import asyncio
+from contextlib import suppress
+
+import structlog
+
+from odradek.controller.active import ActiveController
+from odradek.controller.committed import Committed
+from odradek.controller.state.heartbeats import Heartbeat, HeartbeatPolicy, Heartbeats
+from odradek.controller.state.nodes import FenceNode, UnfenceNode
+from odradek.protocol.errors import BrokerError
+from odradek.protocol.types import NodeId
+
+_log = structlog.get_logger()
+
+# Adds to the time in which a death is noticed.
+_TICK_S = 0.05
+
+
+class Liveness:
+    """Feeds the pure `Heartbeats` with events and time, and has decided what it finds due."""
+
+    def __init__(
+        self, active: ActiveController, committed: Committed, policy: HeartbeatPolicy
+    ) -> None:
+        """Begin having heard nobody."""
+        self.policy = policy
+        self._active = active
+        self._committed = committed
+        self._heartbeats = Heartbeats(policy)
+        self._poked = asyncio.Event()
+        # Nodes whose fencing or unfencing is being decided.
+        self._deciding: set[NodeId] = set()
+
+    def on_heartbeat(self, heartbeat: Heartbeat, *, first: bool) -> None:
+        """A node spoke; `first` on this stream."""
+        self._heartbeats.on_heartbeat(heartbeat, self._now_s(), first=first)
+        self._poked.set()
+
+    def on_stream_closed(self, last: Heartbeat) -> None:
+        """A stream ended after this heartbeat."""
+        self._heartbeats.on_stream_closed(last, self._now_s())
+
+    async def run(self) -> None:
+        """Judge while active, until cancelled."""
+        async with asyncio.TaskGroup() as decisions:
+            while True:
+                changed = self._active.changed.next()
+                if self._active.epoch is None:
+                    self._heartbeats.on_passive()
+                    await changed.wait()
+                    continue
+                self._heartbeats.on_active(self._now_s())
+                await self._judge(decisions)
+
+    async def _judge(self, decisions: asyncio.TaskGroup) -> None:
+        epoch = self._active.epoch
+        while self._active.epoch == epoch:
+            self._poked.clear()
+            nodes = self._committed.image.nodes.values()
+            for request in self._heartbeats.due(nodes, self._now_s()):
+                if request.node_id not in self._deciding:
+                    self._deciding.add(request.node_id)
+                    decisions.create_task(self._decide(request))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_TICK_S):
+                    await self._poked.wait()
+
+    async def _decide(self, request: FenceNode | UnfenceNode) -> None:
+        fencing = isinstance(request, FenceNode)
+        try:
+            await self._active.request(request)
+        except BrokerError as error:
+            # Still due at the next tick, here or on the next active controller.
+            _log.warning("undecided", node=request.node_id, fencing=fencing, error=error.message)
+        else:
+            _log.info("fenced" if fencing else "unfenced", node=request.node_id)
+        finally:
+            self._deciding.discard(request.node_id)
+
+    @staticmethod
+    def _now_s() -> float:
+        return asyncio.get_running_loop().time()
