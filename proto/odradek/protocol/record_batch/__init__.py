@@ -26,6 +26,7 @@ from odradek.protocol.record_batch.header import (
     stamp,
     stamp_log_append_time,
     stamp_producer,
+    stamped,
 )
 from odradek.protocol.record_batch.reader import RawRecord, decode
 from odradek.protocol.record_batch.validation import split, validate, verify
@@ -46,6 +47,7 @@ __all__ = [
     "stamp",
     "stamp_log_append_time",
     "stamp_producer",
+    "stamped",
     "validate",
     "verify",
 ]

@@ -41,6 +41,8 @@ _CRC = struct.Struct(">I")
 _ATTRIBUTES = struct.Struct(">h")
 _TIMESTAMP = struct.Struct(">q")
 _PRODUCER = struct.Struct(">qhi")
+_STAMP = struct.Struct(">qii")
+_LENGTH_AT = 8
 _LEADER_EPOCH_AT = 12
 _CRC_AT = 17
 _MAX_TIMESTAMP_AT = 35
@@ -172,3 +174,12 @@ def stamp_producer(
     """Write, in place, the producer's identity; the CRC is computed anew."""
     _PRODUCER.pack_into(batch, _PRODUCER_AT, producer_id, producer_epoch, base_sequence)
     _CRC.pack_into(batch, _CRC_AT, crc_of(batch))
+
+
+def stamped(
+    batch: bytes | bytearray | memoryview, base_offset: Offset, leader_epoch: LeaderEpoch
+) -> bytes:
+    """Return a copy of a batch with what the leader assigns: the only copy an append makes."""
+    view = memoryview(batch)
+    head = _STAMP.pack(base_offset, _EPOCH.unpack_from(batch, _LENGTH_AT)[0], leader_epoch)
+    return b"".join((head, view[_STAMP.size :]))

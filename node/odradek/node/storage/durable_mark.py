@@ -1,0 +1,95 @@
+"""A small file that tells, after a start, whether synced data is missing.
+
+Problem: point-in-time recovery keeps a prefix of the writes and silently drops what follows a bad
+record. After a power loss that is the unsynced tail, which nobody was promised; after bit rot, or a
+disk that lies about its cache, acknowledged data may be gone, and the store looks as healthy as
+before. Idea: note, outside the store, how far a *completed* sync had come. A store that opens below
+the mark has lost data, and the replica must not count as in sync.
+
+The file holds two slots, each in a sector of its own, written in turn: a torn write damages one and
+leaves the other. It is preallocated, so that a full disk cannot stop it.
+
+Invariant: the sequence in the mark was captured before a sync that then succeeded.
+"""
+
+import os
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+_MAGIC = b"ODRADEK1"
+_SLOT_BYTES = 4096
+_FIELDS = struct.Struct(">8sQQ?36s")  # magic, counter, sequence, clean stop, boot id
+_CRC = struct.Struct(">I")
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def read_boot_id() -> str:
+    """Return what the kernel calls this boot: a changed one means that page caches are gone."""
+    return _BOOT_ID.read_text().strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What is known to be on disk.
+
+    Attributes:
+        sequence: The store's sequence number before a sync that succeeded.
+        boot_id: The boot during which it was written.
+        clean_stop: It was the last act of an orderly stop.
+    """
+
+    sequence: int
+    boot_id: str
+    clean_stop: bool
+
+
+class MarkFile:
+    """The file that holds the newest mark; blocking, used by one thread at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            newest = max(map(self._read, (0, 1)), key=lambda slot: slot[0])
+            if os.fstat(self._fd).st_size < 2 * _SLOT_BYTES:
+                os.posix_fallocate(self._fd, 0, 2 * _SLOT_BYTES)
+                os.fsync(self._fd)
+                _sync_directory(path.parent)
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self._counter, self.mark = newest
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+    def write(self, mark: Mark) -> None:
+        """Replace the mark, on disk when this returns."""
+        self._counter += 1
+        fields = _FIELDS.pack(
+            _MAGIC, self._counter, mark.sequence, mark.clean_stop, mark.boot_id.encode()
+        )
+        slot = self._counter % 2
+        os.pwrite(self._fd, fields + _CRC.pack(zlib.crc32(fields)), slot * _SLOT_BYTES)
+        os.fdatasync(self._fd)
+        self.mark = mark
+
+    def _read(self, slot: int) -> tuple[int, Mark | None]:
+        data = os.pread(self._fd, _FIELDS.size + _CRC.size, slot * _SLOT_BYTES)
+        if len(data) < _FIELDS.size + _CRC.size:
+            return 0, None
+        fields, (crc,) = data[: _FIELDS.size], _CRC.unpack_from(data, _FIELDS.size)
+        magic, counter, sequence, clean_stop, boot_id = _FIELDS.unpack(fields)
+        if magic != _MAGIC or crc != zlib.crc32(fields):
+            return 0, None
+        return counter, Mark(sequence, boot_id.rstrip(b"\0").decode(), clean_stop)
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

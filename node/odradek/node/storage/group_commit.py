@@ -1,0 +1,184 @@
+"""One fsync for everything that was appended before it began.
+
+Problem: an fsync costs 150-1000 us, appends arrive far more often, each waits for its own bytes.
+Idea: appends are numbered by a counter of bytes, the *position*. One thread syncs, at most one sync
+is in flight; when it returns, every position appended before it began is durable. Whoever waits
+stands in a deque of (position, future), so that an ack costs microseconds however many wait.
+
+Back-pressure: at most `unsynced_bytes_max` are appended and not yet durable. Beyond, `has_room` is
+false and the append path waits with `room()`; so the loop never stalls in a write for long.
+
+Invariants: durable <= appended; a future is done only after its position is durable, in the order
+of the calls. An fsync that fails leaves the state of the page cache unknown: the process ends.
+"""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Final, Self
+
+from odradek.protocol.errors import NodeShuttingDownError, StorageFullError
+
+# With nobody waiting, a sync begins when this much is unsynced (and at every `tick`).
+_START_SYNC_BYTES: Final = 1 << 20
+# After a write stall the append path pauses this long; a memtable is on disk by then.
+_STALL_S: Final = 0.002
+
+
+class GroupCommit:
+    """Numbers appends and tells when they are durable.
+
+    Use as an async context manager; leaving it ends the thread after the sync in flight.
+
+    Args:
+        sync: Blocks until everything written before the call is on disk.
+        unsynced_bytes_max: Bound on what is appended and not durable.
+        fatal: Called, from the thread, when `sync` fails other than for want of space.
+    """
+
+    def __init__(
+        self,
+        sync: Callable[[], None],
+        unsynced_bytes_max: int,
+        fatal: Callable[[BaseException], None],
+    ) -> None:
+        self._sync = sync
+        self._fatal = fatal
+        self._unsynced_bytes_max = unsynced_bytes_max
+        self._requests: SimpleQueue[int | None] = SimpleQueue()
+        self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._room_waiters: deque[asyncio.Future[None]] = deque()
+        self._syncing = False
+        self._stalled = False
+        self._paused = False
+        self.appended = 0
+        """The position after the last append, in bytes since the start."""
+        self.durable = 0
+        """Everything before this position is on disk."""
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, name="group-commit", daemon=True)
+        self._thread.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._requests.put(None)
+        # The thread ends with its last sync; it never waits for the loop.
+        await self._loop.run_in_executor(None, self._thread.join)
+        self._fail_waiters(NodeShuttingDownError("the node is stopping", field="storage"))
+
+    @property
+    def has_room(self) -> bool:
+        """Whether an append may happen now."""
+        return not self._stalled and self.appended - self.durable < self._unsynced_bytes_max
+
+    async def room(self) -> None:
+        """Wait until `has_room`; in the order of the calls."""
+        while not self.has_room:
+            waiter = self._loop.create_future()
+            self._room_waiters.append(waiter)
+            await waiter
+
+    def on_appended(self, written_bytes: int) -> int:
+        """Count an append; returns the position at which it is durable."""
+        assert written_bytes > 0
+        self.appended += written_bytes
+        if self.appended - self.durable >= _START_SYNC_BYTES:
+            self._start()
+        return self.appended
+
+    def on_write_stall(self) -> None:
+        """RocksDB refused a write for the moment: `has_room` is false for some milliseconds."""
+        if not self._stalled:
+            self._stalled = True
+            self._loop.call_later(_STALL_S, self._end_stall)
+
+    def when_durable(self, position: int) -> asyncio.Future[None]:
+        """Return a future that is done once a position is on disk.
+
+        It fails with `StorageFullError` when the disk filled up before, the outcome being unknown.
+        """
+        assert position <= self.appended
+        future = self._loop.create_future()
+        if position <= self.durable:
+            future.set_result(None)
+            return future
+        self._waiters.append((position, future))
+        self._start()
+        return future
+
+    def tick(self) -> None:
+        """Begin a sync, whether or not anybody waits; bounds the loss with `flush=os`."""
+        self._start()
+
+    async def pause(self) -> None:
+        """Wait for the sync in flight, if any, and begin no other until `resume`."""
+        self._paused = True
+        while self._syncing:
+            waiter = self._loop.create_future()
+            self._room_waiters.append(waiter)
+            await waiter
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self._paused = False
+        self.tick()
+
+    def _start(self) -> None:
+        if not self._syncing and not self._paused:
+            self._syncing = True
+            self._requests.put(self.appended)
+
+    def _run(self) -> None:
+        while (position := self._requests.get()) is not None:
+            failure: BaseException | None = None
+            try:
+                self._sync()
+            except StorageFullError as error:
+                failure = error
+            except BaseException as error:  # noqa: BLE001 - nothing may survive it
+                self._fatal(error)
+                self._loop.call_soon_threadsafe(self._fail_waiters, error)
+                return
+            self._loop.call_soon_threadsafe(self._on_synced, position, failure)
+
+    def _on_synced(self, position: int, failure: BaseException | None) -> None:
+        self._syncing = False
+        if failure is not None:
+            self._fail_waiters(failure)
+        else:
+            self.durable = position
+            waiters = self._waiters
+            while waiters and waiters[0][0] <= position:
+                _, future = waiters.popleft()
+                if not future.done():  # cancelled
+                    future.set_result(None)
+            if waiters or self.appended - position >= _START_SYNC_BYTES:
+                self._start()
+        self._wake_room()
+
+    def _end_stall(self) -> None:
+        self._stalled = False
+        self._wake_room()
+
+    def _wake_room(self) -> None:
+        waiters, self._room_waiters = self._room_waiters, deque()
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _fail_waiters(self, error: BaseException) -> None:
+        waiters, self._waiters = self._waiters, deque()
+        for _, future in waiters:
+            if not future.done():
+                future.set_exception(error)
+                future.exception()  # whoever waits gets it; nobody waiting is no mistake

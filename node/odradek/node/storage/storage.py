@@ -1,0 +1,274 @@
+"""A node's storage as one thing: opens, keeps itself healthy, closes.
+
+Idea: the composition root opens one `Storage`; whoever hosts a partition asks it for a
+`PartitionLog`, whoever keeps small state for a `StateTable`, and whoever acknowledges waits on
+`group_commit`. One task looks after the rest four times a second: free space, the durable mark,
+room to be reclaimed, and reopening after the disk was full.
+
+Invariants: at rest nothing is written; logs are opened lazily, a few seeks each, so that a node
+with 10,000 partitions starts at once; every thread and task ends with the context manager.
+"""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from odradek.node.storage.blocking import Blocking
+from odradek.node.storage.durable_mark import Mark, MarkFile, read_boot_id
+from odradek.node.storage.group_commit import GroupCommit
+from odradek.node.storage.keys import Kind, Table, partition_range
+from odradek.node.storage.log import PartitionLog
+from odradek.node.storage.space import Space
+from odradek.node.storage.store import Mutation, Store, StoreOptions
+from odradek.node.storage.tables import StateTable
+from odradek.node.storage.tail_cache import TailCache
+from odradek.node.storage.writer import Writer
+from odradek.protocol.errors import StorageFullError, ThrottledError
+from odradek.protocol.types import PartitionUid
+
+_TICK_S = 0.25
+_MARK_INTERVAL_S = 0.5
+_RECLAIM_BYTES_MIN = 256 << 20
+_RECLAIM_RATIO = 0.3  # of the bytes on disk; the documented head-room
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageOptions:
+    """How a node's storage uses memory and disk.
+
+    Attributes:
+        store: RocksDB's share.
+        tail_cache_bytes: Newest batches of all partitions kept in memory.
+        unsynced_bytes_max: Appended and not yet on disk; beyond, appends wait.
+        reserve_bytes: Kept free on the disk; below, appends are refused. At least four memtables.
+        cold_read_threads: How many reads may wait for the disk at once.
+    """
+
+    store: StoreOptions = field(default_factory=StoreOptions)
+    tail_cache_bytes: int = 64 << 20
+    unsynced_bytes_max: int = 8 << 20
+    reserve_bytes: int = 1 << 30
+    cold_read_threads: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryReport:
+    """What opening found.
+
+    Attributes:
+        lost_data: Data once synced is missing: the replicas here are not in sync.
+        clean_stop: The last stop was orderly, so nothing at all is missing.
+        boot_changed: The machine has restarted since: unsynced appends are gone.
+    """
+
+    lost_data: bool
+    clean_stop: bool
+    boot_changed: bool
+
+
+def free_bytes_on_disk(directory: Path) -> int:
+    """Return how much a process without privileges may still write where a directory lies."""
+    disk = os.statvfs(directory)
+    return disk.f_bavail * disk.f_frsize
+
+
+class Storage:
+    """Everything a node has on disk; an async context manager.
+
+    Args:
+        directory: The node's data directory.
+        options: Memory and disk.
+        fatal: Called from any thread when the disk failed; must end the process.
+        now_ms: The clock, milliseconds since the epoch.
+        free_bytes: Measures the free space of the disk that holds a directory.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        options: StorageOptions,
+        *,
+        fatal: Callable[[BaseException], None],
+        now_ms: Callable[[], int],
+        free_bytes: Callable[[Path], int] = free_bytes_on_disk,
+    ) -> None:
+        self._directory = directory
+        self._options = options
+        self._fatal = fatal
+        self._now_ms = now_ms
+        self._free_bytes = free_bytes
+        self._boot_id = read_boot_id()
+        self._logs: dict[PartitionUid, PartitionLog] = {}
+        self._synced_sequence = 0
+        self._marked_at_s = 0.0
+
+    async def __aenter__(self) -> Self:
+        async with contextlib.AsyncExitStack() as stack:
+            self.recovered = await asyncio.to_thread(self._open)
+            stack.push_async_callback(asyncio.to_thread, self._close)
+            self._blocking = Blocking(self._options.cold_read_threads)
+            stack.push_async_callback(asyncio.to_thread, self._blocking.close)
+            self._space = Space(self._options.reserve_bytes)
+            self._measure()
+            self.group_commit = await stack.enter_async_context(
+                GroupCommit(self._sync, self._options.unsynced_bytes_max, self._fatal)
+            )
+            self._writer = Writer(self._store, self._space, self.group_commit)
+            self._cache = TailCache(self._options.tail_cache_bytes)
+            tasks = await stack.enter_async_context(asyncio.TaskGroup())
+            self._upkeep = tasks.create_task(self._keep_up(), name="storage upkeep")
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self._upkeep.cancel()
+            for log in self._logs.values():
+                with contextlib.suppress(StorageFullError, ThrottledError):
+                    log.snapshot_producers(self._now_ms())
+            self._store.interrupt()
+        finally:
+            await self._stack.aclose()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether appends are refused for want of room at the moment."""
+        return self._space.is_short or self._store.is_broken
+
+    def log(self, uid: PartitionUid) -> PartitionLog:
+        """Return a partition's log, opening it; one that never was is empty."""
+        log = self._logs.get(uid)
+        if log is None:
+            log = self._logs[uid] = PartitionLog(
+                uid,
+                store=self._store,
+                writer=self._writer,
+                cache=self._cache,
+                blocking=self._blocking,
+                now_ms=self._now_ms(),
+            )
+        return log
+
+    def table(self, table: Table) -> StateTable:
+        """Return the small values somebody keeps beside the logs."""
+        return StateTable(self._store, self._writer, table)
+
+    def drop(self, uid: PartitionUid) -> int:
+        """Remove all that is stored of a partition; its uid must never come back.
+
+        Returns:
+            The position to hand to `GroupCommit.when_durable`.
+
+        Raises:
+            ThrottledError: Nothing was removed; wait for room, then try again.
+        """
+        size_bytes = self.log(uid).size_bytes
+        mutation = Mutation()
+        for kind in Kind:
+            mutation.delete_range(*partition_range(kind, uid))
+        position = self._writer.apply(mutation)
+        del self._logs[uid]
+        self._cache.discard(uid)
+        self._writer.on_garbage(size_bytes)
+        return position
+
+    def _open(self) -> RecoveryReport:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._mark_file = MarkFile(self._directory / "durable.mark")
+        try:
+            self._store = Store(self._directory / "store", self._options.store, self._fatal)
+        except BaseException:
+            self._mark_file.close()
+            raise
+        sequence = self._store.sequence
+        mark = self._mark_file.mark
+        if mark is None:
+            # Data without a mark: somebody lost the file, and with it the proof.
+            report = RecoveryReport(sequence > 0, clean_stop=sequence == 0, boot_changed=False)
+        else:
+            lost_data = sequence < mark.sequence
+            report = RecoveryReport(
+                lost_data,
+                clean_stop=mark.clean_stop and not lost_data,
+                boot_changed=mark.boot_id != self._boot_id,
+            )
+        self._store.sync()
+        self._write_mark(sequence, clean_stop=False)
+        return report
+
+    def _close(self) -> None:
+        """Sync and leave a clean mark, unless the store is in no state for it."""
+        try:
+            if not self._store.is_broken:
+                sequence = self._store.sequence
+                self._store.sync()
+                self._write_mark(sequence, clean_stop=True)
+        finally:
+            self._mark_file.close()
+            self._store.close()
+
+    def _sync(self) -> None:
+        """Run by the group commit's thread."""
+        sequence = self._store.sequence
+        self._store.sync()
+        self._synced_sequence = sequence
+        if time.monotonic() - self._marked_at_s >= _MARK_INTERVAL_S:
+            self._write_mark(sequence, clean_stop=False)
+
+    def _write_mark(self, sequence: int, *, clean_stop: bool) -> None:
+        self._mark_file.write(Mark(sequence, self._boot_id, clean_stop))
+        self._synced_sequence = sequence
+        self._marked_at_s = time.monotonic()
+
+    def _measure(self) -> None:
+        self._space.on_measured(self._free_bytes(self._directory))
+
+    async def _keep_up(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_S)
+            self._measure()
+            commit, mark = self.group_commit, self._mark_file.mark
+            if commit.durable < commit.appended or (
+                mark is not None and mark.sequence < self._synced_sequence
+            ):
+                commit.tick()
+            if self._store.is_broken and not self._space.is_short:
+                await self._reopen()
+            elif self._reclaim_is_due():
+                self._writer.garbage_bytes = 0
+                with contextlib.suppress(StorageFullError):
+                    await self._blocking.run(self._store.reclaim)
+
+    def _reclaim_is_due(self) -> bool:
+        garbage_bytes = self._writer.garbage_bytes
+        if garbage_bytes == 0 or self._store.is_broken:
+            return False
+        disk_bytes = self._store.batch_bytes_on_disk
+        worthwhile = garbage_bytes >= max(_RECLAIM_BYTES_MIN, _RECLAIM_RATIO * disk_bytes)
+        # What lives is copied before the old files go.
+        has_room = self._space.free_bytes > disk_bytes - garbage_bytes
+        return has_room and (worthwhile or self._space.is_short)
+
+    async def _reopen(self) -> None:
+        """Start the store afresh after ENOSPC, while nobody reads or syncs."""
+        await self.group_commit.pause()
+        try:
+            async with self._blocking.exclusive() as run:
+                await run(self._store.reopen)
+                for log in self._logs.values():
+                    log.load(self._now_ms())
+        except StorageFullError:
+            return  # the next tick tries again
+        finally:
+            self.group_commit.resume()
