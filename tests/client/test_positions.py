@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from odradek.client.positions import (
     Anchor,
-    AtCommit,
+    LogPosition,
     CommitPoint,
     PartitionState,
     Positions,
@@ -37,7 +37,7 @@ def placed(offset: int = 10) -> tuple[Positions, PartitionState]:
     positions = Positions()
     positions.assign([P0], Anchor.COMMITTED)
     (lookup,) = positions.lookups()
-    assert positions.on_commit_found(lookup, AtCommit(Offset(offset), E1))
+    assert positions.on_commit_found(lookup, LogPosition(Offset(offset), E1))
     state = positions.get(P0.name)
     assert state is not None
     return positions, state
@@ -47,7 +47,7 @@ def test_the_committed_offset_comes_first_the_start_rule_second() -> None:
     positions = Positions()
     positions.assign([P0, P1], Anchor.COMMITTED)
     first, second = positions.lookups()
-    assert positions.on_commit_found(first, AtCommit(Offset(5), E1))
+    assert positions.on_commit_found(first, LogPosition(Offset(5), E1))
     assert not positions.on_commit_found(second, None)
     (again,) = positions.lookups()
     assert (again.partition, again.target) == (P1, Anchor.START)
@@ -90,7 +90,7 @@ def test_an_answer_to_a_lookup_that_a_seek_overtook_is_dropped() -> None:
     positions.assign([P0], Anchor.COMMITTED)
     (lookup,) = positions.lookups()
     positions.seek(P0.name, Offset(7))
-    assert not positions.on_commit_found(lookup, AtCommit(Offset(1), E1))
+    assert not positions.on_commit_found(lookup, LogPosition(Offset(1), E1))
     assert not positions.on_located(lookup, Offset(2), E1)
     state = positions.get(P0.name)
     assert state is not None

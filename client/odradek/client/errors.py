@@ -86,6 +86,55 @@ class DeserializationError(OdradekError):
         )
 
 
+class NoCommittedOffsetError(OdradekError):
+    """The group has no committed offset for a partition, and `start="none"` gives no other.
+
+    Attributes:
+        topic: Which partition; `seek` decides where to begin.
+        partition: Which partition.
+    """
+
+    def __init__(self, topic: str, partition: int, group: str | None) -> None:
+        self.topic = topic
+        self.partition = partition
+        super().__init__(
+            f'group {group!r} has no committed offset for {topic}-{partition} and start is "none"',
+            field="start",
+            value=f"{topic}-{partition}",
+        )
+
+
+class LogTruncatedError(OdradekError):
+    """Records this consumer has read are gone from the log, and `start="none"` (KIP-320).
+
+    Attributes:
+        topic: Which partition; `seek` decides where to go on.
+        partition: Which partition.
+        position: Where the consumer stood.
+        end_offset: Where the common history ends; -1 when unknown.
+    """
+
+    def __init__(self, topic: str, partition: int, *, position: int, end_offset: int) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.position = position
+        self.end_offset = end_offset
+        super().__init__(
+            f"{topic}-{partition} was truncated at {end_offset}, below the position {position}",
+            field="offset",
+            value=position,
+            limit=end_offset,
+        )
+
+
+class ConsumerBusyError(OdradekError):
+    """Two tasks ask one consumer for records: it hands out to one; `run` is for concurrency."""
+
+
+class NotAssignedError(OdradekError):
+    """The partition is not assigned to this consumer (any more)."""
+
+
 class BufferFullError(OdradekError):
     """The producer's buffer had no room within the delivery time-out; nothing was sent."""
 

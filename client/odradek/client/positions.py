@@ -66,8 +66,8 @@ class AtTimestamp:
 
 
 @dataclass(frozen=True, slots=True)
-class AtCommit:
-    """Right where a commit stands: an offset, with the epoch of the record before it."""
+class LogPosition:
+    """An offset, and the epoch of the record before it (-1 when unknown)."""
 
     offset: Offset
     leader_epoch: LeaderEpoch
@@ -111,6 +111,9 @@ class PartitionState:
     processed_epoch: LeaderEpoch = NO_LEADER_EPOCH
     committed: Offset | None = None
     """What the coordinator has acknowledged; None when nothing, or nothing known."""
+    passed_over: tuple[Offset, Offset] | None = None
+    """Offsets at the end of what was handed out that nobody is shown: they count as processed as
+    soon as all before them are."""
     paused: bool = False
     held: bool = False
     """Being assigned or revoked: the application must not see records yet, or any more."""
@@ -224,7 +227,7 @@ class Positions:
         self._place(state, offset, leader_epoch)
         return True
 
-    def on_commit_found(self, lookup: Lookup, commit: AtCommit | None) -> bool:
+    def on_commit_found(self, lookup: Lookup, commit: LogPosition | None) -> bool:
         """Take the group's committed offset; without one the start rule is looked up next."""
         state = self.current(lookup.partition.name, lookup.generation)
         if state is None:
@@ -244,6 +247,28 @@ class Positions:
         if state is not None and state.position is not None:
             assert position >= state.position, "records are handed out in order"
             state.position, state.position_epoch = position, epoch
+            state.passed_over = None
+
+    def on_passed_over(
+        self, partition: TopicPartition, generation: int, position: Offset, epoch: LeaderEpoch
+    ) -> None:
+        """Move to `position` over offsets that nobody is shown: markers, compacted records."""
+        state = self.current(partition, generation)
+        if state is None or state.position is None or position <= state.position:
+            return
+        start = state.position if state.passed_over is None else state.passed_over[0]
+        state.passed_over = (start, position)
+        state.position, state.position_epoch = position, epoch
+        self._follow_passed_over(state)
+
+    def on_given_back(
+        self, partition: TopicPartition, generation: int, position: Offset, epoch: LeaderEpoch
+    ) -> None:
+        """Note that the application did not take what was handed out from `position` on."""
+        state = self.current(partition, generation)
+        if state is not None and state.position is not None and state.processed is not None:
+            assert state.processed <= position <= state.position, "only what is out comes back"
+            state.position, state.position_epoch = position, epoch
 
     def on_processed(
         self, partition: TopicPartition, generation: int, processed: Offset, epoch: LeaderEpoch
@@ -255,6 +280,7 @@ class Positions:
         assert processed <= state.position, "only what was handed out can be processed"
         if processed > state.processed:
             state.processed, state.processed_epoch = processed, epoch
+            self._follow_passed_over(state)
 
     def commits_due(self, partitions: Iterable[TopicPartition] | None = None) -> list[CommitPoint]:
         """Return what the coordinator does not know yet, of some partitions or of all."""
@@ -272,8 +298,16 @@ class Positions:
             if state is not None and state.id == point.partition:
                 state.committed = point.offset
 
+    def _follow_passed_over(self, state: PartitionState) -> None:
+        if state.passed_over is None or state.processed is None:
+            return
+        start, end = state.passed_over
+        if state.processed >= start:
+            state.processed, state.processed_epoch = end, state.position_epoch
+            state.passed_over = None
+
     def _place(self, state: PartitionState, offset: Offset, leader_epoch: LeaderEpoch) -> None:
-        state.target = None
+        state.target = state.passed_over = None
         state.position = state.processed = offset
         state.position_epoch = state.processed_epoch = leader_epoch
 
