@@ -132,7 +132,11 @@ class ActiveController:
     @property
     def active_id(self) -> ControllerId | None:
         """The active controller, as far as is known here."""
-        return self._controller_id if self._epoch is not None else self._log.leader_id
+        if self._epoch is not None:
+            return self._controller_id
+        leader_id = self._log.leader_id
+        # That we lead the log does not mean that we have taken over already.
+        return None if leader_id == self._controller_id else leader_id
 
     def require_epoch(self) -> int:
         """Return the epoch in which this controller is active.

@@ -1,0 +1,121 @@
+"""`odradek controller`: arguments to configuration to a running controller."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from odradek.controller.config import ConfigError, load_config, prepare_libraries
+
+app = typer.Typer(add_completion=False, no_args_is_help=False)
+
+_EXIT_USAGE = 2
+
+
+@app.command()
+def controller(  # noqa: PLR0917 - one parameter a flag
+    id: Annotated[  # noqa: A002 - the flag's name
+        int | None,
+        typer.Option(help="The controller's number: unique among controllers, kept for ever."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where the replicated log and its snapshots are."),
+    ] = None,
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where to serve nodes and other controllers.",
+            show_default="0.0.0.0:7080",
+        ),
+    ] = None,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ID=HOST:PORT",
+            help="A controller; once for each of the 1, 3 or 5. This one may be among them.",
+            show_default="none: the only one",
+        ),
+    ] = None,
+    cluster_id: Annotated[
+        str | None,
+        typer.Option(
+            help="The cluster's id, the same for all controllers.",
+            show_default="made up by the first active one",
+        ),
+    ] = None,
+    bootstrap: Annotated[  # noqa: FBT002 - a flag
+        bool,
+        typer.Option(
+            "--bootstrap",
+            help="Allow an empty data directory, as a first member of a new cluster.",
+        ),
+    ] = False,
+    rejoin: Annotated[  # noqa: FBT002 - a flag
+        bool,
+        typer.Option(
+            "--rejoin",
+            help="Allow an empty data directory in an existing cluster: its disk was replaced.",
+        ),
+    ] = False,
+    session_timeout_s: Annotated[
+        float | None,
+        typer.Option(help="How long a silent node is kept, in seconds.", show_default="6"),
+    ] = None,
+    disconnect_grace_s: Annotated[
+        float | None,
+        typer.Option(
+            help="How long a node is kept whose connection broke, in seconds.", show_default="0.2"
+        ),
+    ] = None,
+    heartbeat_interval_s: Annotated[
+        float | None,
+        typer.Option(help="How often nodes send heartbeats, in seconds.", show_default="1"),
+    ] = None,
+    shutdown_grace_s: Annotated[
+        float | None,
+        typer.Option(help="How long a stop may take, in seconds.", show_default="2"),
+    ] = None,
+    log_format: Annotated[
+        str | None, typer.Option(metavar="auto|json|console", show_default="auto")
+    ] = None,
+    log_level: Annotated[
+        str | None, typer.Option(metavar="debug|info|warning|error", show_default="info")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            envvar="ODRADEK_CONTROLLER_CONFIG",
+            help="A TOML file with these settings.",
+        ),
+    ] = None,
+) -> None:
+    """Run one controller until SIGTERM or Ctrl-C.
+
+    Every setting can also come from the environment (ODRADEK_CONTROLLER_SESSION_TIMEOUT_S=10) or
+    from the file (session_timeout_s = 10); flags win over the environment, the environment over the
+    file.
+
+    The first start of a new cluster needs --bootstrap; it does no harm later.
+
+    Exit codes: 0 stopped as asked, 1 failed, 2 wrong settings, 70 the disk cannot be trusted.
+    """
+    flags = {
+        **locals(),
+        "peer": peer or None,
+        "bootstrap": bootstrap or None,
+        "rejoin": rejoin or None,
+    }
+    del flags["config"]
+    try:
+        settings = load_config(flags, config)
+    except ConfigError as error:
+        typer.echo(f"odradek controller: the settings have mistakes:\n{error}", err=True)
+        raise typer.Exit(_EXIT_USAGE) from error
+    prepare_libraries()
+    # Only now: gRPC reads its environment as it loads, and --help should not wait for it.
+    from odradek.controller.process import run  # noqa: PLC0415
+
+    raise typer.Exit(run(settings))
