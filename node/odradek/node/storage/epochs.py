@@ -61,11 +61,12 @@ class LeaderEpochs:
     def end_of(self, epoch: LeaderEpoch, log_end_offset: Offset) -> EpochEnd | None:
         """Answer OffsetsForLeaderEpoch: the largest epoch here that is not above the one asked for.
 
+        An epoch above the leader's own is for the caller to refuse: a leader that has not written
+        yet is not in this list.
+
         Returns:
-            That epoch and its end; None for an epoch newer than this log knows, or older than all.
+            That epoch and its end; None for an epoch older than all.
         """
-        if epoch > self.latest:
-            return None
         following = bisect_right(self._epochs, epoch)
         if following == 0:
             return None
