@@ -139,6 +139,15 @@ def test_a_killed_predecessor_s_instance_id_is_waited_for_but_not_for_ever() -> 
     assert Fail(error) in machine.on_disconnected(error, 2 * 45.0)
 
 
+def test_a_silent_coordinator_is_looked_for_anew() -> None:
+    machine = joined(0)
+    machine.on_tick(3.0)
+    machine.on_tick(6.0)
+    assert machine.on_tick(9.0) == [Disconnect(), Connect(after_failure=True)]
+    assert machine.on_connected(9.1) == [Send(Heartbeat(1, (TOPIC,), part(0)))]
+    assert machine.on_tick(9.2) == [], "a new stream gets its time to answer"
+
+
 def test_silence_beyond_the_session_is_taken_for_expulsion() -> None:
     machine = joined(0)
     machine.on_disconnected(ConnectionLostError("cut"), 1.0)

@@ -6,12 +6,13 @@ Durations are seconds, sizes bytes. A wrong set raises one `InvalidOptionsError`
 import enum
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal, TypeAlias
 
 from odradek.client.errors import InvalidOptionsError
+from odradek.protocol.types import TopicPartition
 from odradek.rpc.tls import TlsOptions
 
 Partitioner: TypeAlias = Callable[[str, bytes | None, int], int]
@@ -175,6 +176,10 @@ Start: TypeAlias = Literal["earliest", "latest", "none"] | datetime | timedelta
 """Where to begin without a committed offset: an end, a moment, or so long ago."""
 
 
+RebalanceCallback: TypeAlias = Callable[[Sequence[TopicPartition]], Awaitable[None] | None]
+"""Called with partitions in order; may be a coroutine function."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsumerOptions:
     """How a consumer reads and commits.
@@ -193,6 +198,9 @@ class ConsumerOptions:
         max_wait_s: See `min_bytes`.
         rebalance_timeout_s: How long the application may take to let go of partitions.
         max_processing_time_s: None: a handler that takes long is reported, never expelled.
+        on_assigned: Told of new partitions before a record of them is handed out; may seek.
+        on_revoked: Told of partitions to give up, after their processed offsets were committed.
+        on_lost: Told of partitions that others may read already; None: `on_revoked` is told.
     """
 
     group: str | None = None
@@ -208,6 +216,9 @@ class ConsumerOptions:
     max_wait_s: float = 0.0
     rebalance_timeout_s: float = 60.0
     max_processing_time_s: float | None = None
+    on_assigned: RebalanceCallback | None = None
+    on_revoked: RebalanceCallback | None = None
+    on_lost: RebalanceCallback | None = None
 
     def __post_init__(self) -> None:
         _raise_for(
@@ -222,16 +233,16 @@ class ConsumerOptions:
                     isinstance(self.start, datetime | timedelta)
                     or self.start in {"earliest", "latest", "none"},
                     (
-                        f"start {self.start!r} must be 'earliest', 'latest', 'none', a datetime or a"
-                        " timedelta"
+                        f"start {self.start!r} must be 'earliest', 'latest', 'none',"
+                        " a datetime or a timedelta"
                     ),
                 ),
                 (self.commit_interval_s > 0, "commit_interval_s must be positive"),
                 (
                     0 < self.partition_fetch_bytes <= self.fetch_bytes,
                     (
-                        f"partition_fetch_bytes {self.partition_fetch_bytes} must be positive and at"
-                        f" most fetch_bytes {self.fetch_bytes}"
+                        f"partition_fetch_bytes {self.partition_fetch_bytes} must be positive and"
+                        f" at most fetch_bytes {self.fetch_bytes}"
                     ),
                 ),
                 (self.min_bytes >= 0, "min_bytes must not be negative"),

@@ -36,6 +36,7 @@ LEAVE_STATIC_EPOCH = -2
 
 _FIRST_HEARTBEAT_INTERVAL_S = 3.0
 _FIRST_SESSION_TIMEOUT_S = 45.0
+_SILENT_HEARTBEATS = 3  # so many intervals without an answer: look for the coordinator anew
 
 
 class MemberState(enum.Enum):
@@ -166,6 +167,7 @@ class GroupMember:
     sent_at_s: float = 0.0
     target: frozenset[TopicIdPartition] | None = None
     """The last assignment received; None before the first of this membership."""
+    _connected_at_s: float = 0.0
     _walk: Reconcile | None = field(default=None, repr=False)
 
     def on_start(self, now_s: float) -> list[Effect]:
@@ -180,6 +182,7 @@ class GroupMember:
         if self.state not in _ALIVE:
             return []
         self.connected = True
+        self._connected_at_s = now_s
         return [self._send(now_s, topics=self.topics, owned=self.owned)]
 
     def on_disconnected(self, error: OdradekError, now_s: float) -> list[Effect]:
@@ -253,7 +256,14 @@ class GroupMember:
         if self.epoch > JOIN_EPOCH and now_s - self.heard_at_s >= self.session_timeout_s:
             # The coordinator has given our partitions to others, or will before it hears us again.
             return [Disconnect(), *self._on_fenced(None)]
-        if self.connected and now_s >= self.next_heartbeat_s:
+        if not self.connected:
+            return []
+        silent_s = now_s - max(self.heard_at_s, self._connected_at_s)
+        if silent_s >= _SILENT_HEARTBEATS * self.heartbeat_interval_s:
+            # A paused process breaks no stream; meanwhile another node may have taken over.
+            self.connected = False
+            return [Disconnect(), Connect(after_failure=True)]
+        if now_s >= self.next_heartbeat_s:
             return [self._send(now_s)]
         return []
 
