@@ -53,7 +53,7 @@ class MetadataServicer(metadata_pb2_grpc.MetadataServiceServicer):
             topics=topics,
         )
 
-    async def WatchMetadata(  # type: ignore[override]  # noqa: N802
+    async def WatchMetadata(  # noqa: N802
         self, request: pb.WatchMetadataRequest, context: Any
     ) -> AsyncIterator[pb.WatchMetadataResponse]:
         """Send the image, then what changes of it, both as far as the client is interested."""

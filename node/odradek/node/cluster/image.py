@@ -14,7 +14,10 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from odradek.protocol.errors import (
+    BrokerError,
     InconsistentTopicIdError,
+    LeaderNotAvailableError,
+    NotLeaderOrFollowerError,
     UnknownTopicIdError,
     UnknownTopicOrPartitionError,
 )
@@ -221,3 +224,15 @@ class ClusterImage:
             return NO_NODE, LeaderEpoch(-1)
         partition = topic.partitions[index]
         return partition.leader_id, partition.leader_epoch
+
+
+def not_leader(topic: TopicState, partition: PartitionState) -> BrokerError:
+    """Make the error for a request that needs the leader, which is elsewhere."""
+    name = f"{topic.name}-{partition.index}"
+    if partition.leader_id == NO_NODE:
+        return LeaderNotAvailableError(f"partition {name} has no leader at the moment")
+    return NotLeaderOrFollowerError(
+        f"partition {name} is led by node {partition.leader_id} in epoch {partition.leader_epoch}",
+        field="partition",
+        value=partition.index,
+    )

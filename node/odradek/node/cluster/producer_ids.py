@@ -1,7 +1,7 @@
 """Producer ids, granted from blocks that the controller hands out.
 
-Problem: ids must be unique in the cluster, and producers must not wait for a Raft commit each. Idea:
-each node takes a block at a time. What is left of a block when the node stops is never used.
+Problem: ids must be unique in the cluster, and producers must not wait for a Raft commit each.
+Idea: each node takes a block at a time. What is left when the node stops is never used.
 
 Source: KIP-730.
 """

@@ -1,0 +1,272 @@
+"""One Produce stream: requests in, answers out in the order in which they are ready.
+
+Problem: a producer keeps several requests in flight, each for several partitions that commit at
+different moments, and a node has a few microseconds of Python for each. Idea: no task and no future
+per request. A request becomes a `ProduceCall` that counts its partitions; each is answered by the
+group commit that covers it; the last one hands the call to the stream's only writer.
+
+Invariants: batches of a partition are appended in stream order; every request is answered exactly
+once, at the latest when its time-out has passed; unanswered bytes of a stream are bounded (beyond,
+the stream is not read until some are answered).
+"""
+
+import asyncio
+import time
+from collections import deque
+from typing import Any, Final
+
+import grpc
+
+from odradek.node import metrics
+from odradek.node.replication.replicas import Replicas
+from odradek.protocol.errors import (
+    BrokerError,
+    InvalidTxnStateError,
+    RequestTimedOutError,
+    StorageFullError,
+    ThrottledError,
+    UnknownLeaderEpochError,
+    UnknownTopicIdError,
+    error_to_proto,
+)
+from odradek.protocol.hot import ProduceFrame, ProducePartitionFrame, decode_produce_request
+from odradek.protocol.types import Offset
+from odradek.v1 import broker_pb2 as pb
+
+_UNANSWERED_BYTES_MAX: Final = 32 << 20
+_TIMEOUT_DEFAULT_S: Final = 30.0
+_TICK_S: Final = 0.5
+
+
+class ProduceCall:
+    """A request on its way through the partitions it names."""
+
+    __slots__ = (
+        "_missing",
+        "_stream",
+        "began_at_s",
+        "deadline_s",
+        "frame",
+        "results",
+        "size_bytes",
+    )
+
+    def __init__(
+        self, stream: "ProduceStream", frame: ProduceFrame, size_bytes: int, now_s: float
+    ) -> None:
+        self.frame = frame
+        self.size_bytes = size_bytes
+        self.began_at_s = now_s
+        self.deadline_s = now_s + (frame.timeout_ms / 1000 or _TIMEOUT_DEFAULT_S)
+        self.results: list[pb.ProducePartitionResult | None] = [None] * len(frame.partitions)
+        self._missing = len(frame.partitions)
+        self._stream = stream
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether every partition has its result."""
+        return self._missing == 0
+
+    def committed(
+        self, index: int, base_offset: Offset, log_append_time_ms: int, log_start_offset: Offset
+    ) -> None:
+        """One partition's batches are acknowledged."""
+        target = self.frame.partitions[index]
+        self._set(
+            index,
+            pb.ProducePartitionResult(
+                topic_id=target.topic_id,
+                partition=target.partition,
+                base_offset=base_offset,
+                log_append_time_ms=log_append_time_ms,
+                log_start_offset=log_start_offset,
+                leader_id=-1,
+            ),
+        )
+
+    def failed(self, index: int, error: BrokerError) -> None:
+        """One partition's batches were refused, or their outcome is unknown."""
+        target = self.frame.partitions[index]
+        metrics.PRODUCE_ERRORS.labels(type(error).__name__).inc()
+        leader_id, leader_epoch = self._stream.leader_hint(target)
+        self._set(
+            index,
+            pb.ProducePartitionResult(
+                topic_id=target.topic_id,
+                partition=target.partition,
+                error=error_to_proto(error),
+                base_offset=-1,
+                log_append_time_ms=-1,
+                leader_id=leader_id,
+                leader_epoch=leader_epoch,
+            ),
+        )
+
+    def fail_missing(self, error: BrokerError) -> None:
+        """Answer whatever has no result yet."""
+        for index, result in enumerate(self.results):
+            if result is None:
+                self.failed(index, error)
+
+    def _set(self, index: int, result: pb.ProducePartitionResult) -> None:
+        if self.results[index] is not None:
+            return  # it timed out before
+        self.results[index] = result
+        self._missing -= 1
+        if self._missing == 0:
+            self._stream.answer(self)
+
+
+class ProduceStream:
+    """Serves one client's stream until it ends."""
+
+    def __init__(self, replicas: Replicas, context: Any) -> None:
+        self._replicas = replicas
+        self._context = context
+        self._loop = asyncio.get_running_loop()
+        self._calls: dict[ProduceCall, None] = {}
+        self._unanswered_bytes = 0
+        self._room = asyncio.Event()
+        self._room.set()
+        self._answers: deque[bytes] = deque()
+        self._answer_ready = asyncio.Event()
+        self._ended = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def run(self) -> None:
+        """Read until the client half-closes, then finish what is in flight."""
+        metrics.PRODUCE_STREAMS.inc()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._write_answers())
+                await self._read_requests()
+                self._ended = True
+                self._answer_ready.set()
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        finally:
+            metrics.PRODUCE_STREAMS.dec()
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def leader_hint(self, target: ProducePartitionFrame) -> tuple[int, int]:
+        """Return leader and epoch of a partition as this node knows them; -1 when unknown."""
+        return self._replicas.leader_hint(target.topic_id, target.topic, target.partition)
+
+    def answer(self, call: ProduceCall) -> None:
+        """Queue the answer of a call whose partitions all have results."""
+        results = [result for result in call.results if result is not None]
+        response = pb.ProduceResponse(correlation_id=call.frame.correlation_id, partitions=results)
+        metrics.COMMIT_SECONDS.observe(time.monotonic() - call.began_at_s)
+        self._answers.append(response.SerializeToString())
+        self._answer_ready.set()
+        del self._calls[call]
+        self._unanswered_bytes -= call.size_bytes
+        if self._unanswered_bytes <= _UNANSWERED_BYTES_MAX:
+            self._room.set()
+
+    async def _read_requests(self) -> None:
+        read, end = self._context.read, grpc.aio.EOF
+        while (data := await read()) is not end:
+            metrics.PRODUCE_REQUESTS.inc()
+            await self._begin(decode_produce_request(data), len(data))
+            if self._unanswered_bytes > _UNANSWERED_BYTES_MAX:
+                self._room.clear()
+                await self._room.wait()
+
+    async def _begin(self, frame: ProduceFrame, size_bytes: int) -> None:
+        call = ProduceCall(self, frame, size_bytes, time.monotonic())
+        self._calls[call] = None
+        self._unanswered_bytes += size_bytes
+        if self._timer is None:
+            self._timer = self._loop.call_later(_TICK_S, self._tick)
+        if not frame.partitions:
+            self.answer(call)
+            return
+        if frame.transactional_id:
+            call.fail_missing(_transactions_come_later(frame.transactional_id))
+            return
+        for index in range(len(frame.partitions)):
+            if not self._replicas.has_room:
+                await self._replicas.room()
+            while not self._append(call, index):
+                await self._replicas.room()
+        self._replicas.commit_soon()
+
+    def _append(self, call: ProduceCall, index: int) -> bool:
+        """Append one partition's batches; False when the store wants a moment's rest."""
+        if call.results[index] is not None:
+            return True  # timed out while it waited for room
+        target = call.frame.partitions[index]
+        try:
+            replica = self._replicas.find(
+                target.topic_id, target.topic, target.partition, target.leader_epoch
+            )
+            replica.produce(target.records, call.frame.acks, call, index)
+        except (UnknownLeaderEpochError, UnknownTopicIdError) as error:
+            self._park(call, index, error)
+        except ThrottledError as error:
+            if not self._replicas.has_room:
+                return False
+            call.failed(index, error)
+        except StorageFullError as error:
+            self._replicas.storage_refused()
+            call.failed(index, error)
+        except BrokerError as error:
+            call.failed(index, error)
+        return True
+
+    def _park(self, call: ProduceCall, index: int, error: BrokerError) -> None:
+        """The client's metadata is newer than ours: wait for it, within bounds."""
+
+        def retry() -> bool:
+            if call.results[index] is not None:
+                return True
+            target = call.frame.partitions[index]
+            try:
+                replica = self._replicas.find(
+                    target.topic_id, target.topic, target.partition, target.leader_epoch
+                )
+                replica.produce(target.records, call.frame.acks, call, index)
+            except (UnknownLeaderEpochError, UnknownTopicIdError):
+                return False
+            except BrokerError as refusal:
+                call.failed(index, refusal)
+            return True
+
+        def give_up() -> None:
+            call.failed(index, error)
+
+        size_bytes = len(call.frame.partitions[index].records)
+        if not self._replicas.park(size_bytes, call.deadline_s, retry, give_up):
+            call.failed(index, error)
+
+    def _tick(self) -> None:
+        self._timer = None
+        now_s = time.monotonic()
+        for call in [call for call in self._calls if call.deadline_s <= now_s]:
+            call.fail_missing(
+                RequestTimedOutError(
+                    f"not acknowledged within {call.frame.timeout_ms} ms; the outcome is unknown",
+                    field="timeout_ms",
+                    value=call.frame.timeout_ms,
+                )
+            )
+        if self._calls:
+            self._timer = self._loop.call_later(_TICK_S, self._tick)
+
+    async def _write_answers(self) -> None:
+        answers, write = self._answers, self._context.write
+        while not (self._ended and not self._calls and not answers):
+            await self._answer_ready.wait()
+            self._answer_ready.clear()
+            while answers:
+                await write(answers.popleft())
+
+
+def _transactions_come_later(transactional_id: str) -> InvalidTxnStateError:
+    return InvalidTxnStateError(
+        "transactions come later; send without a transactional id",
+        field="transactional_id",
+        value=transactional_id,
+    )

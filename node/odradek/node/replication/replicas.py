@@ -1,0 +1,352 @@
+"""The partitions hosted here: reconciled with metadata, found for requests, synced together.
+
+Problem: ten thousand partitions, each of which may begin or end to be led at any update, while
+requests that know the future already arrive. Idea: one step per metadata update changes exactly
+what it names; a request with a newer leader epoch is parked until its image arrives; one group
+commit serves every partition that appended since the last.
+
+Invariants: after `reconcile` each hosted partition plays the role its image says; parked requests
+keep their order, are bounded in bytes, and none is parked beyond its deadline; no task or timer per
+partition.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from odradek.node import metrics
+from odradek.node.cluster.image import (
+    ClusterImage,
+    ImageUpdate,
+    PartitionState,
+    TopicState,
+    not_leader,
+)
+from odradek.node.cluster.view import ClusterView
+from odradek.node.replication.partition import PartitionReplica, ReplicaSurroundings
+from odradek.node.storage.storage import Storage
+from odradek.protocol.errors import (
+    BrokerError,
+    FencedLeaderEpochError,
+    StorageFullError,
+    ThrottledError,
+    UnknownLeaderEpochError,
+    UnknownTopicIdError,
+)
+from odradek.protocol.types import LeaderEpoch, NodeId, PartitionIndex, PartitionUid, TopicId
+
+_log = structlog.get_logger()
+
+_TICK_S: Final = 0.25
+_CHECKPOINT_S: Final = 5.0
+PARKED_BYTES_MAX: Final = 16 << 20
+PARKED_S_MAX: Final = 2.0
+
+Key = tuple[TopicId, PartitionIndex]
+
+
+@dataclass(frozen=True, slots=True)
+class _Parked:
+    deadline_s: float
+    size_bytes: int
+    retry: Callable[[], bool]
+    """Tries again; False while it must stay parked."""
+    give_up: Callable[[], None]
+
+
+class Replicas:
+    """Every replica of this node."""
+
+    def __init__(
+        self,
+        node_id: NodeId,
+        storage: Storage,
+        view: ClusterView,
+        *,
+        lapsed: Callable[[], BrokerError | None],
+        new_epochs_needed: Callable[[], None],
+    ) -> None:
+        """Host nothing yet.
+
+        Args:
+            node_id: This node.
+            storage: Where logs are.
+            view: Already at the image that `reconcile` is told of.
+            lapsed: Why nothing may be acknowledged at the moment, or None.
+            new_epochs_needed: Called when the disk was full and logs may have lost their ends.
+        """
+        self.node_id = node_id
+        self._storage = storage
+        self._view = view
+        self._new_epochs_needed = new_epochs_needed
+        self._surroundings = ReplicaSurroundings(node_id, lapsed, self._on_unsynced)
+        self._replicas: dict[Key, PartitionReplica] = {}
+        self._unsynced: dict[PartitionReplica, None] = {}
+        self._sync: asyncio.Future[None] | None = None
+        self._parked: deque[_Parked] = deque()
+        self._parked_bytes = 0
+        self._to_drop: dict[PartitionUid, None] = {}
+        self._storage_failed = False
+        self._checkpointed_at_s = 0.0
+
+    def __len__(self) -> int:
+        return len(self._replicas)
+
+    # Finding
+
+    def get(self, topic_id: TopicId, index: PartitionIndex) -> PartitionReplica | None:
+        """Return a replica hosted here."""
+        return self._replicas.get((topic_id, index))
+
+    def find(
+        self, topic_id: TopicId, topic: str, index: PartitionIndex, leader_epoch: LeaderEpoch
+    ) -> PartitionReplica:
+        """Return the replica a request is for, which this node leads.
+
+        Args:
+            topic_id: Decides; empty to go by name.
+            topic: The name the client knows.
+            index: Of the partition.
+            leader_epoch: The epoch the client knows; -1 skips the check.
+
+        Raises:
+            UnknownTopicOrPartitionError, UnknownTopicIdError, InconsistentTopicIdError: No such.
+            NotLeaderOrFollowerError, LeaderNotAvailableError: Not led by this node.
+            FencedLeaderEpochError, UnknownLeaderEpochError: Another epoch than this node's.
+        """
+        replica = self._replicas.get((topic_id, index))
+        if replica is None or (topic and topic != replica.topic.name):
+            replica = self._find_slowly(topic_id, topic, index, leader_epoch)
+        if -1 < leader_epoch != replica.leader_epoch:
+            raise _other_epoch(str(replica), leader_epoch, replica.leader_epoch)
+        if not replica.is_leader:
+            raise replica.not_leader()
+        return replica
+
+    def _find_slowly(
+        self, topic_id: TopicId, topic: str, index: int, leader_epoch: LeaderEpoch
+    ) -> PartitionReplica:
+        image = self._view.image
+        found = image.topic(topic_id, topic)
+        partition = image.partition(found, index)
+        replica = self._replicas.get((found.topic_id, partition.index))
+        if replica is None:
+            if leader_epoch > partition.leader_epoch:
+                name = f"{found.name}-{index}"
+                raise _other_epoch(name, leader_epoch, partition.leader_epoch)
+            raise not_leader(found, partition)
+        return replica
+
+    def leader_hint(self, topic_id: TopicId, topic: str, index: int) -> tuple[int, int]:
+        """Return leader and epoch of a partition as this node knows them; -1 when unknown."""
+        return self._view.image.leader_of(topic_id, topic, index)
+
+    # Metadata
+
+    def reconcile(self, before: ClusterImage, update: ImageUpdate) -> None:
+        """Take the roles of the image in force, which `update` made out of `before`."""
+        after = self._view.image
+        if update.snapshot:
+            touched: Iterable[TopicId] = before.topics.keys() | after.topics.keys()
+        else:
+            touched = update.touched_topic_ids()
+        for topic_id in touched:
+            self._reconcile_topic(before.topics.get(topic_id), after.topics.get(topic_id))
+        metrics.PARTITIONS_LED.set(sum(each.is_leader for each in self._replicas.values()))
+        self._retry_parked()
+
+    def _reconcile_topic(self, before: TopicState | None, after: TopicState | None) -> None:
+        if after is None:
+            if before is not None:
+                self._remove_topic(before)
+            return
+        for partition in after.partitions:
+            if self.node_id in partition.replicas:
+                self._host(after, partition)
+            elif (after.topic_id, partition.index) in self._replicas:
+                self._remove(after, partition, not_leader(after, partition))
+
+    def _remove_topic(self, topic: TopicState) -> None:
+        error = UnknownTopicIdError(
+            f"topic {topic.name!r} was deleted", field="topic", value=topic.name
+        )
+        for partition in topic.partitions:
+            self._remove(topic, partition, error)
+
+    def _host(self, topic: TopicState, partition: PartitionState) -> None:
+        key = (topic.topic_id, partition.index)
+        replica = self._replicas.get(key)
+        leads = partition.leader_id == self.node_id
+        if replica is None:
+            log = self._storage.log(partition.uid)
+            replica = self._replicas[key] = PartitionReplica(
+                log, topic, partition, self._surroundings
+            )
+        elif partition.leader_epoch == replica.leader_epoch and leads == replica.is_leader:
+            if partition is not replica.partition or topic is not replica.topic:
+                replica.update(topic, partition)
+            return
+        else:
+            replica.resign(not_leader(topic, partition))
+            replica.update(topic, partition)
+        if leads:
+            replica.become_leader()
+
+    def _remove(self, topic: TopicState, partition: PartitionState, error: BrokerError) -> None:
+        replica = self._replicas.pop((topic.topic_id, partition.index), None)
+        if replica is None:
+            return
+        replica.resign(error)
+        self._unsynced.pop(replica, None)
+        self._to_drop[replica.log.uid] = None
+        self._drop_logs()
+
+    def _drop_logs(self) -> None:
+        """Remove the data of partitions that are gone; what a write stall refuses waits a tick."""
+        for uid in list(self._to_drop):
+            try:
+                self._storage.drop(uid)
+            except (ThrottledError, StorageFullError):
+                return
+            del self._to_drop[uid]
+
+    # Parking
+
+    def park(
+        self,
+        size_bytes: int,
+        deadline_s: float,
+        retry: Callable[[], bool],
+        give_up: Callable[[], None],
+    ) -> bool:
+        """Keep a request that knows more than this node until the next images have come.
+
+        Returns:
+            False when there is no room: answer it now.
+        """
+        if self._parked_bytes + size_bytes > PARKED_BYTES_MAX:
+            return False
+        deadline_s = min(deadline_s, time.monotonic() + PARKED_S_MAX)
+        self._parked.append(_Parked(deadline_s, size_bytes, retry, give_up))
+        self._parked_bytes += size_bytes
+        return True
+
+    def _retry_parked(self) -> None:
+        waiting, self._parked = self._parked, deque()
+        self._parked_bytes = 0
+        now_s = time.monotonic()
+        for each in waiting:
+            if each.retry():
+                continue
+            if each.deadline_s <= now_s:
+                each.give_up()
+            else:
+                self._parked.append(each)
+                self._parked_bytes += each.size_bytes
+        if waiting:
+            self.commit_soon()
+
+    # Group commit
+
+    @property
+    def has_room(self) -> bool:
+        """Whether an append may happen now."""
+        return self._storage.group_commit.has_room
+
+    async def room(self) -> None:
+        """Wait until `has_room`."""
+        self.commit_soon()
+        await self._storage.group_commit.room()
+
+    def commit_soon(self) -> None:
+        """Have everything appended so far synced, with whatever joins before the disk is asked."""
+        if self._unsynced and self._sync is None:
+            commit = self._storage.group_commit
+            self._sync = commit.when_durable(commit.appended)
+            self._sync.add_done_callback(self._on_synced)
+
+    def _on_unsynced(self, replica: PartitionReplica) -> None:
+        self._unsynced[replica] = None
+
+    def _on_synced(self, sync: asyncio.Future[None]) -> None:
+        self._sync = None
+        if sync.cancelled():
+            return
+        error = sync.exception()
+        if isinstance(error, BrokerError):
+            self._on_storage_failed(error)
+            return
+        if error is not None:
+            return  # the process is ending: nothing is acknowledged any more
+        durable = self._storage.group_commit.durable
+        synced = [replica for replica in self._unsynced if replica.on_synced(durable)]
+        for replica in synced:
+            self._unsynced.pop(replica, None)
+        self.commit_soon()
+
+    def _on_storage_failed(self, error: BrokerError) -> None:
+        self._storage_failed = True
+        self._unsynced.clear()
+        _log.error("storage failed", reason=error.message)
+        for replica in self._replicas.values():
+            replica.on_storage_failed(error)
+
+    # Upkeep
+
+    async def run(self) -> None:
+        """Look after what no event announces: deadlines, recovery from a full disk, checkpoints."""
+        while True:
+            await asyncio.sleep(_TICK_S)
+            if self._parked:
+                self._retry_parked()
+            if self._to_drop:
+                self._drop_logs()
+            self._recover_from_full_disk()
+            now_s = time.monotonic()
+            if now_s - self._checkpointed_at_s >= _CHECKPOINT_S:
+                self._checkpointed_at_s = now_s
+                self.checkpoint()
+
+    def storage_refused(self) -> None:
+        """An append met a full disk: once there is room, see whether logs lost their ends."""
+        self._storage_failed = True
+
+    def _recover_from_full_disk(self) -> None:
+        if not self._storage_failed or self._storage.is_full:
+            return
+        self._storage_failed = False
+        if any(replica.lost_track for replica in self._replicas.values()):
+            _log.warning("logs lost their unsynced ends to a full disk; asking for new epochs")
+            self._new_epochs_needed()
+
+    def checkpoint(self) -> None:
+        """Note high watermarks that moved, so that a restart knows a lower bound of them."""
+        if self._storage.is_full:
+            return
+        for replica in self._replicas.values():
+            if replica.is_leader and replica.high_watermark > replica.log.high_watermark_checkpoint:
+                try:
+                    replica.log.checkpoint_high_watermark(replica.high_watermark)
+                except (ThrottledError, StorageFullError):
+                    return
+
+    def resign_all(self, error: BrokerError) -> None:
+        """Lead nothing any more: the node is stopping."""
+        for replica in self._replicas.values():
+            if replica.is_leader:
+                replica.resign(error)
+
+
+def _other_epoch(name: str, theirs: LeaderEpoch, ours: LeaderEpoch) -> BrokerError:
+    kind = FencedLeaderEpochError if theirs < ours else UnknownLeaderEpochError
+    return kind(
+        f"partition {name} is in leader epoch {ours}, the request says {theirs}",
+        field="leader_epoch",
+        value=theirs,
+        limit=ours,
+    )
