@@ -1,0 +1,240 @@
+"""Whatever is asked, in whatever order: what must hold of the state, on every replica alike."""
+
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from odradek.controller.state.decide import (
+    AllocateProducerIds,
+    AlterTopicConfigs,
+    CreateInternalTopic,
+    CreatePartitions,
+    CreateTopics,
+    DeleteTopics,
+    FinishElections,
+)
+from odradek.controller.state.image import ClusterImage
+from odradek.controller.state.records import (
+    Command,
+    NodeFenced,
+    NodeRemoved,
+    NodeUnfenced,
+    PartitionChanged,
+    PartitionsAdded,
+    ProducerIdsGranted,
+    Record,
+    RequestAnswered,
+    TopicConfigChanged,
+    TopicDeleted,
+)
+from odradek.controller.state.topics import ConfigChange, NewPartitions, NewTopic, TopicRef
+from odradek.controller.wire.records import decode_snapshot, encode_snapshot
+from odradek.protocol.errors import BrokerError
+from odradek.protocol.types import (
+    Incarnation,
+    NodeId,
+    PartitionUid,
+    ProducerId,
+    TopicId,
+)
+from tests.controller.state.cluster import Cluster, registration, replay
+
+NODES = st.integers(1, 4)
+NAMES = st.sampled_from(["a", "b", "c", "bad name", "__consumer_offsets"])
+COUNTS = st.integers(0, 5)
+
+
+class ClusterMachine(RuleBasedStateMachine):
+    """Nodes come and go, people create and delete; after each step everything must hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cluster = Cluster()
+        self.processes = 0
+        self.snapshot = encode_snapshot(self.cluster.image)
+        self.snapshot_index = len(self.cluster.log)
+        self.reigns: dict[tuple[int, int], int] = {}
+        self.homes: dict[int, Any] = {}
+        self.incarnations: dict[int, int] = {}
+        self.before = self.cluster.image.copy()
+
+    @rule(node_id=NODES, directory=st.integers(1, 5), replaces=st.booleans())
+    def register(self, node_id: int, directory: int, replaces: bool) -> None:  # noqa: FBT001
+        self.processes = self.processes % 250 + 1
+        asked = registration(node_id, process=self.processes, directory=directory, replace=replaces)
+        self._attempt(asked)
+
+    @rule(node_id=NODES)
+    def fence(self, node_id: int) -> None:
+        if NodeId(node_id) in self.cluster.image.nodes:
+            self.cluster.fence(node_id)
+
+    @rule(node_id=NODES)
+    def unfence(self, node_id: int) -> None:
+        if NodeId(node_id) in self.cluster.image.nodes:
+            self.cluster.unfence(node_id)
+
+    @rule(node_id=NODES, name=NAMES, count=COUNTS)
+    def create(self, node_id: int, name: str, count: int) -> None:
+        self._submit(node_id, CreateTopics((NewTopic(name, count), NewTopic(name, 1))))
+
+    @rule(node_id=NODES)
+    def create_internal(self, node_id: int) -> None:
+        self._submit(node_id, CreateInternalTopic("__consumer_offsets"))
+
+    @rule(node_id=NODES, name=NAMES)
+    def delete(self, node_id: int, name: str) -> None:
+        self._submit(node_id, DeleteTopics((TopicRef(name),)))
+
+    @rule(node_id=NODES, name=NAMES, count=COUNTS)
+    def grow(self, node_id: int, name: str, count: int) -> None:
+        self._submit(node_id, CreatePartitions((NewPartitions(TopicRef(name), count),)))
+
+    @rule(node_id=NODES, name=NAMES, value=st.sampled_from(["os", "commit", "?"]))
+    def configure(self, node_id: int, name: str, value: str) -> None:
+        change = ConfigChange(TopicRef(name), {"flush": value})
+        self._submit(node_id, AlterTopicConfigs((change,)))
+
+    @rule(node_id=NODES)
+    def allocate(self, node_id: int) -> None:
+        self._submit(node_id, AllocateProducerIds())
+
+    @rule()
+    def change_controllers(self) -> None:
+        self.cluster.begin_epoch()
+        written = len(self.cluster.log)
+        self.cluster.decide(FinishElections())
+        assert len(self.cluster.log) == written, "every decision is whole"
+
+    @rule()
+    def take_snapshot(self) -> None:
+        self.snapshot = encode_snapshot(self.cluster.image)
+        self.snapshot_index = len(self.cluster.log)
+
+    def _attempt(self, request: Any) -> None:
+        written = len(self.cluster.log)
+        try:
+            self.cluster.decide(request)
+        except BrokerError:
+            assert len(self.cluster.log) == written
+
+    def _submit(self, node_id: int, request: Any) -> None:
+        if NodeId(node_id) in self.cluster.image.nodes:
+            with suppress(BrokerError):
+                self.cluster.submit(request, node_id=node_id)
+
+    @invariant()
+    def leaders_are_alive_and_in_sync(self) -> None:
+        image = self.cluster.image
+        for partition in image.partitions.values():
+            assert partition.isr
+            assert set(partition.isr) <= set(partition.replicas)
+            if partition.is_led:
+                assert image.is_alive(partition.leader)
+                assert partition.leader in partition.isr
+            else:
+                assert not any(image.is_alive(member) for member in partition.isr)
+
+    @invariant()
+    def one_leader_for_each_epoch_of_a_uid(self) -> None:
+        for partition in self.cluster.image.partitions.values():
+            reign = (partition.uid, partition.leader_epoch)
+            assert self.reigns.setdefault(reign, partition.leader) == partition.leader
+
+    @invariant()
+    def uids_and_incarnations_are_never_reused(self) -> None:
+        image = self.cluster.image
+        for uid, place in image.places.items():
+            assert self.homes.setdefault(uid, place) == place
+        for node in image.nodes.values():
+            assert self.incarnations.setdefault(node.incarnation, node.node_id) == node.node_id
+
+    @invariant()
+    def epochs_grow_with_every_change(self) -> None:
+        image, before = self.cluster.image, self.before
+        for uid, partition in image.partitions.items():
+            old = before.partitions.get(uid)
+            if old is None or old == partition:
+                continue
+            assert partition.partition_epoch > old.partition_epoch
+            assert partition.leader_epoch - old.leader_epoch >= (partition.leader != old.leader)
+        for node_id, node in image.nodes.items():
+            known = before.nodes.get(node_id)
+            assert known is None or node.incarnation >= known.incarnation
+        assert image.version >= before.version
+        self.before = image.copy()
+
+    @invariant()
+    def names_places_and_topics_agree(self) -> None:
+        image = self.cluster.image
+        assert image.topic_ids == {topic.name: key for key, topic in image.topics.items()}
+        places = {
+            uid: (key, index)
+            for key, topic in image.topics.items()
+            for index, uid in enumerate(topic.partitions)
+        }
+        assert places == {uid: (place.topic_id, place.index) for uid, place in image.places.items()}
+        assert image.partitions.keys() == places.keys()
+
+    def teardown(self) -> None:
+        """Every replica has the same state: from the log alone, and from a snapshot on."""
+        live, log = self.cluster.image, self.cluster.log
+        assert replay(log) == live
+        restored = decode_snapshot(self.snapshot)
+        assert replay(log, image=restored, first_index=self.snapshot_index + 1) == live
+        assert decode_snapshot(encode_snapshot(live)) == live
+
+
+TestCluster = ClusterMachine.TestCase
+TestCluster.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+def arbitrary_records() -> st.SearchStrategy[Record]:
+    """Return records that fit no state in particular."""
+    node_ids = NODES.map(NodeId)
+    topic_ids = st.sampled_from([TopicId(b"?" * 16), TopicId(b"")])
+    return st.one_of(
+        st.builds(NodeFenced, node_ids),
+        st.builds(NodeUnfenced, node_ids),
+        st.builds(NodeRemoved, node_ids),
+        st.builds(TopicDeleted, topic_ids),
+        st.builds(TopicConfigChanged, topic_ids, st.just((("flush", "os"),))),
+        st.builds(PartitionsAdded, topic_ids, st.just(())),
+        st.builds(ProducerIdsGranted, st.integers(0, 5000).map(ProducerId)),
+        st.builds(
+            RequestAnswered,
+            node_ids,
+            st.integers(0, 5).map(Incarnation),
+            st.integers(0, 300),
+            st.just(b""),
+        ),
+    )
+
+
+@given(st.lists(arbitrary_records(), max_size=20))
+def test_applying_is_total(records: list[Record]) -> None:
+    cluster = Cluster(nodes=2)
+    (partition,) = cluster.topic("t")
+    stray = replace(partition, uid=PartitionUid(partition.uid + 100))
+    for record in [*records, PartitionChanged(stray)]:
+        cluster.image.apply(record)
+    assert stray.uid not in cluster.image.partitions
+    assert decode_snapshot(encode_snapshot(cluster.image)) == cluster.image
+
+
+def test_only_the_next_command_of_the_epoch_in_force_is_accepted() -> None:
+    image = ClusterImage()
+    granted = (ProducerIdsGranted(ProducerId(10)),)
+    assert not image.apply_command(1, Command(0, 0, granted))
+    assert image.apply_command(2, Command(3, 0, ()))
+    assert image.apply_command(3, Command(3, 1, ()))
+    for epoch, sequence in ((3, 1), (3, 3), (3, 0), (2, 0), (2, 2), (4, 1)):
+        assert not image.apply_command(4, Command(epoch, sequence, granted))
+    assert image.next_producer_id == 0
+    assert image.apply_command(5, Command(4, 0, granted))
+    assert (image.controller_epoch, image.command_sequence) == (4, 0)
+    assert image.next_producer_id == 10
