@@ -1,5 +1,6 @@
 """Batches and storages for the tests of this directory."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -56,6 +57,13 @@ async def read_all(log: PartitionLog) -> list[bytes]:
 def refuse(error: BaseException) -> None:
     """Stand in for `fatal` where nothing may fail."""
     raise AssertionError(f"fatal: {error}") from error
+
+
+async def until(condition: Callable[[], bool], deadline_s: float = 10) -> None:
+    """Wait for something another task or thread brings about."""
+    async with asyncio.timeout(deadline_s):
+        while not condition():  # noqa: ASYNC110 - no event tells of it
+            await asyncio.sleep(0.005)
 
 
 @asynccontextmanager

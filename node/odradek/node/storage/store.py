@@ -116,9 +116,9 @@ class Store:
         self._reclaiming = self._interrupted = False
         self._readers = 0
         self._readers_changed = threading.Condition()
-        self._db: Any = self._open()  # None while it is being reopened
         self.is_broken = False
         """Set after ENOSPC: reads go on, writes need a `reopen`."""
+        self._db: Any = self._open()  # None while it is being reopened
 
     @property
     def sequence(self) -> int:
@@ -257,7 +257,7 @@ class Store:
         try:
             self._db.close()
         except Exception as error:
-            if not _is_full(error) and not self._interrupted:
+            if not (self.is_broken or self._interrupted or _is_full(error)):
                 raise StorageError(f"closing the store failed: {error}") from error
         # After a failed close only the end of the last reference releases the directory's lock.
         self._db = None
@@ -323,7 +323,7 @@ class Store:
             return ThrottledError(
                 "the node's disk cannot keep up with its memtables", field="memtables"
             )
-        if _is_full(error):
+        if self.is_broken or _is_full(error):  # the first error is followed by vaguer ones
             self.is_broken = True
             return _full(str(error))
         failure = StorageError(f"the store failed: {error}")
