@@ -101,6 +101,7 @@ class PartitionGroups:
     ) -> None:
         self.partition = partition
         self._internal = internal
+        self._leader_epoch = internal.leader_epoch
         self._controller = controller
         self._cluster = cluster
         self._times = times
@@ -139,6 +140,11 @@ class PartitionGroups:
             stream.end(StreamEnded(stream.stream_id, 0, error))
         for group in list(self._deletions):
             self._on_deleted(group, Deleted(), error)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether this coordinator may answer."""
+        return self._refusal is None
 
     def check_ready(self) -> None:
         """Raise unless this coordinator may answer.
@@ -367,7 +373,7 @@ class PartitionGroups:
         while True:
             try:
                 return await self._controller.change_groups(
-                    self.partition, self._internal.leader_epoch, command
+                    self.partition, self._leader_epoch, command
                 )
             except NotCoordinatorError:
                 raise

@@ -51,6 +51,7 @@ from odradek.node.coordination.presence import (
     departed,
     fenced,
     incomplete,
+    profile_of,
 )
 from odradek.node.coordination.sessions import Deadlines, MemberKey, Sessions
 from odradek.protocol.errors import BrokerError
@@ -197,7 +198,7 @@ class GroupMembers:
         self, key: MemberKey, stream: StreamId, frame: Frame, now_s: float
     ) -> list[Effect]:
         effects = self._bind(key, stream)
-        profile = self._profile(key, frame, None, None)
+        profile = profile_of(frame, None, None, self.times)
         self._presences[key] = Presence(Status.JOINING, stream, profile)
         self._sessions.grant(key, now_s)
         return [*effects, self._propose_join(key, profile, now_s)]
@@ -208,23 +209,6 @@ class GroupMembers:
         self._begun.add(key.group)
         due_s = now_s if is_alone else now_s + self.times.join_debounce_s
         return Proposed(key.group, profile, due_s)
-
-    def _profile(
-        self, key: MemberKey, frame: Frame, member: Member | None, said: Joined | None
-    ) -> Joined:
-        """Return what a frame says of its member, completed by what was known of it."""
-        known: Joined | Member | None = said or member
-        timeout_s = known.rebalance_timeout_s if known else self.times.rebalance_timeout_s
-        return Joined(
-            member_id=key.member_id,
-            instance_id=frame.instance_id or (known.instance_id if known else ""),
-            rack=frame.rack or (known.rack if known else ""),
-            client_id=frame.client_id or (known.client_id if known else ""),
-            client_host=frame.client_host,
-            rebalance_timeout_s=frame.rebalance_timeout_s or timeout_s,
-            topics=frame.topics or frozenset(),
-            assignor=frame.assignor or (said.assignor if said else ""),
-        )
 
     def _on_join_decided(
         self, key: MemberKey, change: Joined, error: BrokerError | None, now_s: float
@@ -284,7 +268,7 @@ class GroupMembers:
         said = member.topics if presence.profile is None else presence.profile.topics
         if frame.topics == said:
             return []
-        presence.profile = self._profile(key, frame, member, presence.profile)
+        presence.profile = profile_of(frame, member, presence.profile, self.times)
         return [self._propose_join(key, presence.profile, now_s)]
 
     def _release(

@@ -4,7 +4,7 @@ import enum
 from dataclasses import dataclass, field
 
 from odradek.node.coordination.frames import Frame, StreamId
-from odradek.node.coordination.model import Group, Joined, TopicIdPartition
+from odradek.node.coordination.model import Group, GroupTimes, Joined, Member, TopicIdPartition
 from odradek.node.coordination.sessions import MemberKey
 from odradek.protocol.errors import (
     BrokerError,
@@ -63,6 +63,24 @@ class Presence:
             each: epoch for each, epoch in self.may_own.items() if epoch >= frame.member_epoch
         }
         self.may_own = {**dict.fromkeys(frame.owned, frame.member_epoch), **crossing}
+
+
+def profile_of(
+    frame: Frame, member: Member | None, said: Joined | None, times: GroupTimes
+) -> Joined:
+    """Return what a frame says of its member, completed by what was known of it."""
+    known: Joined | Member | None = said or member
+    timeout_s = known.rebalance_timeout_s if known else times.rebalance_timeout_s
+    return Joined(
+        member_id=frame.member_id,
+        instance_id=frame.instance_id or (known.instance_id if known else ""),
+        rack=frame.rack or (known.rack if known else ""),
+        client_id=frame.client_id or (known.client_id if known else ""),
+        client_host=frame.client_host,
+        rebalance_timeout_s=frame.rebalance_timeout_s or timeout_s,
+        topics=frame.topics or frozenset(),
+        assignor=frame.assignor or (said.assignor if said else ""),
+    )
 
 
 def departed(key: MemberKey, group: Group | None, instance_id: str) -> BrokerError:
