@@ -1,1 +1,76 @@
-"""Odradek's client."""
+"""Odradek's SDK: produce to, consume from and administer a cluster.
+
+    async with Client("localhost:7070") as client: ...
+
+`odradek.client.blocking` has the same names without asyncio. Errors a cluster answers are in
+`odradek.protocol.errors`; all errors derive from `OdradekError`.
+"""
+
+from odradek.client import serdes
+from odradek.client.admin import Admin
+from odradek.client.client import Client
+from odradek.client.config import (
+    Acks,
+    Compression,
+    ConsumerOptions,
+    DeliveryGuarantee,
+    Isolation,
+    ProducerOptions,
+)
+from odradek.client.delivery import Acknowledgements, Delivery
+from odradek.client.descriptions import NewTopic
+from odradek.client.errors import (
+    BufferFullError,
+    ClientClosedError,
+    DeliveryFailedError,
+    DeliveryTimeoutError,
+    DeserializationError,
+    ForkedProcessError,
+    InvalidOptionsError,
+    NodesUnreachableError,
+    SerializationError,
+    WrongEventLoopError,
+)
+from odradek.client.producer import Producer
+from odradek.client.record import Header, Headers, Record, RecordMetadata
+from odradek.client.serdes import Serde
+from odradek.client.topic import Topic
+from odradek.protocol.errors import BrokerError, OdradekError
+from odradek.protocol.types import TopicPartition
+from odradek.rpc.tls import TlsOptions
+
+__all__ = [
+    "Acknowledgements",
+    "Acks",
+    "Admin",
+    "BrokerError",
+    "BufferFullError",
+    "Client",
+    "ClientClosedError",
+    "Compression",
+    "ConsumerOptions",
+    "Delivery",
+    "DeliveryFailedError",
+    "DeliveryGuarantee",
+    "DeliveryTimeoutError",
+    "DeserializationError",
+    "ForkedProcessError",
+    "Header",
+    "Headers",
+    "InvalidOptionsError",
+    "Isolation",
+    "NewTopic",
+    "NodesUnreachableError",
+    "OdradekError",
+    "Producer",
+    "ProducerOptions",
+    "Record",
+    "RecordMetadata",
+    "Serde",
+    "SerializationError",
+    "TlsOptions",
+    "Topic",
+    "TopicPartition",
+    "WrongEventLoopError",
+    "serdes",
+]

@@ -9,15 +9,23 @@ raised by `check` and `close`, so it is never lost.
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 
 class Background:
-    """Owns the tasks of a client, producer or consumer."""
+    """Owns the tasks of a client, producer or consumer.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        name: Of the holding task; children are named below it.
+        on_failure: Called once when a child failed, so that nobody waits for its work for ever.
+    """
+
+    def __init__(
+        self, name: str, *, on_failure: Callable[[BaseException], None] | None = None
+    ) -> None:
         self._name = name
+        self._on_failure = on_failure
         self._holder: asyncio.Task[None] | None = None
         self._group: asyncio.TaskGroup | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -28,6 +36,7 @@ class Background:
         assert self._holder is None, "started once"
         ready = asyncio.Event()
         self._holder = asyncio.create_task(self._hold(ready), name=self._name)
+        self._holder.add_done_callback(self._on_ended)
         await ready.wait()
 
     async def _hold(self, ready: asyncio.Event) -> None:
@@ -37,6 +46,13 @@ class Background:
             await self._closing.wait()
             for task in self._tasks.copy():
                 task.cancel()
+
+    def _on_ended(self, holder: asyncio.Task[None]) -> None:
+        if self._closing.is_set() or holder.cancelled():
+            return
+        error = holder.exception()
+        if error is not None and self._on_failure is not None:
+            self._on_failure(error)
 
     def spawn(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
         """Run work until it ends or the group is closed."""

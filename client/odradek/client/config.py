@@ -7,11 +7,12 @@ import enum
 import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypedDict
 
 from odradek.client.errors import InvalidOptionsError
+from odradek.protocol.names import near_names
 from odradek.protocol.types import TopicPartition
 from odradek.rpc.tls import TlsOptions
 
@@ -56,7 +57,7 @@ class ClientOptions:
     """
 
     bootstrap: tuple[str, ...]
-    client_id: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")
+    client_id: str
     request_timeout_s: float = 10.0
     operation_timeout_s: float = 30.0
     rack: str = ""
@@ -256,6 +257,52 @@ class ConsumerOptions:
         )
 
 
+class ProducerSettings(TypedDict, total=False):
+    """The same options as keywords of `Client.producer`; enums also as text."""
+
+    acks: Acks | Literal["all", "leader"]
+    linger_s: float
+    batch_bytes: int
+    request_bytes: int
+    buffer_bytes: int
+    delivery_timeout_s: float
+    request_timeout_s: float
+    in_flight: int
+    retry_delay_s: float
+    retry_delay_max_s: float
+    compression: Compression | Literal["none", "gzip", "snappy", "lz4", "zstd"]
+    partitioner: Partitioner | None
+
+
+def producer_options(
+    options: ProducerOptions | None, settings: ProducerSettings
+) -> ProducerOptions:
+    """Return options with single settings laid over them.
+
+    Raises:
+        InvalidOptionsError: Lists every mistake.
+    """
+    changes: dict[str, Any] = dict(settings)
+    known = {field.name for field in fields(ProducerOptions)}
+    _raise_for(
+        "ProducerOptions",
+        [
+            *((name in known, _unknown_option(name, known)) for name in changes),
+            _choice_rule("acks", changes.get("acks", Acks.ALL), Acks),
+            _choice_rule("compression", changes.get("compression", Compression.NONE), Compression),
+        ],
+    )
+    for name, kind in (("acks", Acks), ("compression", Compression)):
+        if name in changes:
+            changes[name] = kind(changes[name])
+    return replace(options or ProducerOptions(), **changes)
+
+
+def default_client_id() -> str:
+    """Return a name for people: host and process."""
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
 def parse_bootstrap(addresses: str) -> tuple[str, ...]:
     """Split `host:port,host:port`; a port left out is 7070."""
     parts = (part.strip() for part in addresses.split(","))
@@ -266,6 +313,17 @@ def _address_rule(address: str) -> tuple[bool, str]:
     host, _, port = address.rpartition(":")
     valid = bool(host) and port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16
     return valid, f"{address!r} is not host:port"
+
+
+def _unknown_option(name: str, known: set[str]) -> str:
+    near = near_names(name, known)
+    return f"unknown option {name!r}" + (f"; did you mean {' or '.join(near)}?" if near else "")
+
+
+def _choice_rule(name: str, value: object, kind: type[enum.Enum]) -> tuple[bool, str]:
+    words = [each.value for each in kind]
+    holds = isinstance(value, kind) or value in words
+    return holds, f"{name} {value!r} must be one of {', '.join(words)}"
 
 
 def _raise_for(options: str, rules: list[tuple[bool, str]]) -> None:

@@ -1,8 +1,8 @@
 """One channel per node, shared by everything a client does.
 
 gRPC redials a channel by itself; what is above it retries its own calls, since only that layer
-knows what may be repeated. A channel is opened at the first use of its address, because making one needs
-the running loop and a client's construction does no I/O.
+knows what may be repeated. A channel is opened at the first use of its address, because making one
+needs the running loop and a client's construction does no I/O.
 """
 
 import asyncio

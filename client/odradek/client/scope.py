@@ -31,7 +31,7 @@ class Scope:
 
     def __init__(self, options: ClientOptions) -> None:
         self.options = options
-        self.chance = random.Random()  # noqa: S311: jitter, not secrets
+        self.chance = random.Random()  # noqa: S311 jitter, not secrets
         self.connections = Connections(tls=options.tls)
         self.metadata = Metadata(
             self.connections,

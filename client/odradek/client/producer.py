@@ -1,0 +1,279 @@
+"""The producer: three verbs over one buffer.
+
+`send` returns once the record is acknowledged, `enqueue` once it is buffered, `send_many` takes a
+whole sequence. Whatever they accept is delivered in order per partition, once, within
+`delivery_timeout_s`, or its failure is raised: to whoever awaits it, else by `flush` and on exit.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterable
+from itertools import repeat
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar, overload
+
+from odradek.client.appender import Appender
+from odradek.client.config import ProducerOptions
+from odradek.client.delivery import Acknowledgements, Delivery, acknowledged
+from odradek.client.record import Headers, RecordMetadata
+from odradek.client.scope import Scope
+from odradek.client.serdes import Serde
+from odradek.client.topic import Topic
+
+K = TypeVar("K")
+V = TypeVar("V")
+TK = TypeVar("TK")
+TV = TypeVar("TV")
+
+
+class Producer(Generic[K, V]):
+    """Writes records; made by `Client.producer` and entered with `async with`.
+
+    Safe to use from any number of tasks of one loop. Leaving the block delivers what was accepted.
+    """
+
+    def __init__(
+        self, scope: Scope, options: ProducerOptions, key: Serde[K], value: Serde[V]
+    ) -> None:
+        self._core = Appender(scope, options, key, value)
+
+    async def __aenter__(self) -> Self:
+        """Begin to send.
+
+        Raises:
+            ClientClosedError: The client is not open, or the producer was entered before.
+        """
+        await self._core.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            await self.close()
+            return
+        with contextlib.suppress(Exception):  # the block's own error is the one to raise
+            await self.close()
+
+    # ------------------------------------------------------------------ sending
+
+    @overload
+    async def send(
+        self,
+        topic: Topic[TK, TV],
+        value: TV | None,
+        *,
+        key: TK | None = None,
+        partition: int | None = None,
+        headers: Headers | None = None,
+        timestamp_ms: int | None = None,
+    ) -> RecordMetadata: ...
+
+    @overload
+    async def send(
+        self,
+        topic: str,
+        value: V | None,
+        *,
+        key: K | None = None,
+        partition: int | None = None,
+        headers: Headers | None = None,
+        timestamp_ms: int | None = None,
+    ) -> RecordMetadata: ...
+
+    async def send(
+        self,
+        topic: str | Topic[Any, Any],
+        value: object,
+        *,
+        key: object = None,
+        partition: int | None = None,
+        headers: Headers | None = None,
+        timestamp_ms: int | None = None,
+    ) -> RecordMetadata:
+        """Append one record and return once it is acknowledged.
+
+        Records with equal keys share a partition and keep their order. A retry never duplicates.
+        Cancelling does not recall the record.
+
+        Args:
+            topic: An existing topic; a `Topic` brings serdes of its own.
+            value: Encoded by the value serde; None is a tombstone.
+            key: Encoded by the key serde; None lets partitions take turns, batch by batch.
+            partition: Overrides the choice by key.
+            headers: Names may repeat in a list of pairs.
+            timestamp_ms: Milliseconds since the epoch; now by default.
+
+        Returns:
+            Partition, offset and timestamp.
+
+        Raises:
+            SerializationError: Key, value or headers do not encode; nothing was sent.
+            RecordTooLargeError: Larger than the topic allows; nothing was sent.
+            UnknownTopicOrPartitionError: With near names; nothing was sent.
+            BufferFullError: No room within `delivery_timeout_s`; nothing was sent.
+            DeliveryTimeoutError: `maybe_appended` tells whether the record may be in the log.
+            BrokerError: The cluster refused the record.
+
+        Source: KIP-98 (idempotence), KIP-480 (sticky partitioning).
+        """
+        core = self._core
+        target = core.targets.get(topic)
+        if target is None or core.loop is not asyncio.get_running_loop():
+            target = await core.target(topic)
+        record = core.intake.encode(target, value, key, partition, headers, timestamp_ms)
+        if core.room.is_free:
+            delivery = core.intake.append(target, record)
+            if delivery is not None:
+                return await delivery
+        return await (await core.append_slowly(topic, target, record))
+
+    @overload
+    async def enqueue(
+        self,
+        topic: Topic[TK, TV],
+        value: TV | None,
+        *,
+        key: TK | None = None,
+        partition: int | None = None,
+        headers: Headers | None = None,
+        timestamp_ms: int | None = None,
+    ) -> Delivery: ...
+
+    @overload
+    async def enqueue(
+        self,
+        topic: str,
+        value: V | None,
+        *,
+        key: K | None = None,
+        partition: int | None = None,
+        headers: Headers | None = None,
+        timestamp_ms: int | None = None,
+    ) -> Delivery: ...
+
+    async def enqueue(
+        self,
+        topic: str | Topic[Any, Any],
+        value: object,
+        *,
+        key: object = None,
+        partition: int | None = None,
+        headers: Headers | None = None,
+        timestamp_ms: int | None = None,
+    ) -> Delivery:
+        """Buffer one record and return as soon as there was room; arguments as in `send`.
+
+        Returns:
+            An awaitable that gives the record's metadata. One that fails and that nobody awaited is
+            raised by `flush` and on exit.
+
+        Raises:
+            SerializationError, RecordTooLargeError, UnknownTopicOrPartitionError, BufferFullError:
+                As in `send`; nothing was sent.
+        """
+        core = self._core
+        target = core.targets.get(topic)
+        if target is None or core.loop is not asyncio.get_running_loop():
+            target = await core.target(topic)
+        record = core.intake.encode(target, value, key, partition, headers, timestamp_ms)
+        if core.room.is_free:
+            delivery = core.intake.append(target, record)
+            if delivery is not None:
+                return delivery
+        return await core.append_slowly(topic, target, record)
+
+    @overload
+    async def send_many(
+        self,
+        topic: Topic[TK, TV],
+        values: Iterable[TV | None],
+        *,
+        keys: Iterable[TK | None] | None = None,
+        partition: int | None = None,
+        headers: Headers | None = None,
+        timestamp_ms: int | None = None,
+    ) -> Acknowledgements: ...
+
+    @overload
+    async def send_many(
+        self,
+        topic: str,
+        values: Iterable[V | None],
+        *,
+        keys: Iterable[K | None] | None = None,
+        partition: int | None = None,
+        headers: Headers | None = None,
+        timestamp_ms: int | None = None,
+    ) -> Acknowledgements: ...
+
+    async def send_many(
+        self,
+        topic: str | Topic[Any, Any],
+        values: Iterable[object],
+        *,
+        keys: Iterable[object] | None = None,
+        partition: int | None = None,
+        headers: Headers | None = None,
+        timestamp_ms: int | None = None,
+    ) -> Acknowledgements:
+        """Append many records and return once all are acknowledged; the fastest way in bulk.
+
+        All values and keys are encoded before the first record is buffered.
+
+        Args:
+            topic: As in `send`.
+            values: One per record.
+            keys: As many; None: no record has a key.
+            partition: For all of them.
+            headers: For all of them.
+            timestamp_ms: For all of them.
+
+        Returns:
+            A sequence with the metadata of each record, in the order given.
+
+        Raises:
+            ValueError: Not as many keys as values; nothing was sent.
+            DeliveryTimeoutError, BrokerError: Of the first record that failed; others may be in the
+                log.
+            SerializationError, RecordTooLargeError, UnknownTopicOrPartitionError, BufferFullError:
+                As in `send`.
+        """
+        core = self._core
+        target = await core.target(topic)
+        now_ms = int(time.time() * 1000) if timestamp_ms is None else timestamp_ms
+        if keys is None and headers is None and not core.intake.asks_partitioner:
+            runs = await core.fill(topic, target, list(values), partition, now_ms)
+        else:
+            every_key = repeat(None) if keys is None else keys
+            records = [
+                core.intake.encode(target, value, key, partition, headers, now_ms)
+                for value, key in zip(values, every_key, strict=keys is not None)
+            ]
+            runs = await core.append_each(topic, target, records)
+        await acknowledged(runs)
+        return Acknowledgements(runs, now_ms)
+
+    # ------------------------------------------------------------------ ending
+
+    async def flush(self) -> None:
+        """Send what lingers and wait until everything accepted so far has its outcome.
+
+        Raises:
+            DeliveryFailedError: Records whose delivery nobody awaited have failed.
+        """
+        self._core.check()
+        await self._core.drain()
+        self._core.raise_unheard()
+
+    async def close(self) -> None:
+        """Deliver what was accepted, then stop; a second call does nothing.
+
+        Raises:
+            DeliveryFailedError: As in `flush`.
+        """
+        await self._core.close()
