@@ -5,6 +5,7 @@ the controller's log. All mistakes are reported at once, each naming its key.
 """
 
 import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from tomllib import TOMLDecodeError
@@ -24,6 +25,7 @@ from odradek.protocol.names import IDENTIFIER_LENGTH_MAX
 ENVIRONMENT_PREFIX: Final = "ODRADEK_NODE_"
 _PORT_MAX: Final = 65535
 _MIB: Final = 1 << 20
+_WILDCARDS: Final = {"0.0.0.0", "[::]"}  # noqa: S104  compared with, not bound
 
 
 class ConfigError(Exception):
@@ -39,7 +41,7 @@ def _address(text: str) -> str:
 
 def _dialled(text: str) -> str:
     host, _, port = _address(text).rpartition(":")
-    if int(port) == 0 or host in {"0.0.0.0", "[::]"}:  # noqa: S104
+    if int(port) == 0 or host in _WILDCARDS:
         raise ValueError(f"{text!r} is nothing others could dial")
     return text
 
@@ -70,15 +72,15 @@ class NodeConfig(BaseSettings):
     listen: Address = "0.0.0.0:7070"
     """HOST:PORT to serve; port 0 lets the system choose."""
     advertise: DialledAddress | None = None
-    """HOST:PORT that clients and other nodes dial; by default the machine's name or 127.0.0.1."""
+    """HOST:PORT others dial; by default where it listens, with the machine's name for 0.0.0.0."""
     rack: Annotated[str, Field(max_length=IDENTIFIER_LENGTH_MAX)] = ""
     """The failure domain."""
     replace: bool = False
     """Take the place of a dead node of this id whose data is lost."""
     connections_max: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     """Further client connections are refused."""
-    storage_reserve_bytes: Annotated[int, Field(ge=0)] | None = None
-    """Disk space kept free; by default what the store asks for."""
+    storage_reserve_bytes: Annotated[int, Field(ge=64 * _MIB)] = 1024 * _MIB
+    """Disk space kept free: below it writes are refused; at least four memtables."""
     tail_cache_bytes: Annotated[int, Field(ge=0)] = 48 * _MIB
     """Memory for the newest batches of all partitions."""
     shutdown_grace_s: Annotated[float, Field(ge=0, le=600)] = 10.0
@@ -87,6 +89,13 @@ class NodeConfig(BaseSettings):
     """auto: console lines for people at a terminal, JSON otherwise."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Which log events are written."""
+
+    def advertised_address(self, port: int) -> str:
+        """Return what others dial, given the port this node listens on."""
+        if self.advertise is not None:
+            return self.advertise
+        host, _, _ = self.listen.rpartition(":")
+        return f"{socket.gethostname() if host in _WILDCARDS else host}:{port}"
 
     @classmethod
     def settings_customise_sources(

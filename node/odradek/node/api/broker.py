@@ -1,5 +1,6 @@
 """BrokerService: the streams of records, and questions about offsets."""
 
+import asyncio
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -31,6 +32,11 @@ class BrokerServicer:
     def __init__(self, replicas: Replicas, producer_ids: ProducerIds) -> None:
         self._replicas = replicas
         self._producer_ids = producer_ids
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """End every stream once what it began is answered, and take no new ones."""
+        self._stopping.set()
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return what to register: records pass as bytes, without generated classes."""
@@ -59,11 +65,11 @@ class BrokerServicer:
 
     async def produce(self, _: Any, context: Any) -> None:
         """Append; see `ProduceStream`."""
-        await ProduceStream(self._replicas, context).run()
+        await ProduceStream(self._replicas, context).run(self._stopping)
 
     async def fetch(self, _: Any, context: Any) -> None:
         """Read; see `FetchStream`."""
-        await FetchStream(self._replicas, context).run()
+        await FetchStream(self._replicas, context).run(self._stopping)
 
     async def list_offsets(
         self, request: pb.ListOffsetsRequest, context: Any

@@ -21,7 +21,7 @@ import grpc
 from odradek.node import metrics
 from odradek.node.api.subscription import Place, Subscription, check_position
 from odradek.node.replication.replicas import Replicas
-from odradek.protocol.errors import BrokerError, InvalidRequestError
+from odradek.protocol.errors import BrokerError, InvalidRequestError, NodeShuttingDownError
 from odradek.protocol.hot import EpochEnd, FetchedPartitionFrame, encode_fetch_response
 from odradek.protocol.names import check_identifier
 from odradek.protocol.record_batch import BatchHeader
@@ -50,14 +50,23 @@ class FetchStream:
         self._hold_s = 0.0
         self._reads_stable = True
 
-    async def run(self) -> None:
-        """Read until the client half-closes or goes away."""
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Read until the client half-closes or goes away.
+
+        Raises:
+            NodeShuttingDownError: `stopping` was set.
+        """
         metrics.FETCH_STREAMS.inc()
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 pump = self._tasks.create_task(self._pump())
-                await self._read_requests()
-                pump.cancel()
+                reading = self._tasks.create_task(self._read_requests())
+                halt = self._tasks.create_task(stopping.wait())
+                await asyncio.wait((reading, halt), return_when=asyncio.FIRST_COMPLETED)
+                for task in (pump, reading, halt):
+                    task.cancel()
+            if stopping.is_set():
+                raise NodeShuttingDownError
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
         finally:

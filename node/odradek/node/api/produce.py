@@ -22,6 +22,7 @@ from odradek.node.replication.replicas import Replicas
 from odradek.protocol.errors import (
     BrokerError,
     InvalidTxnStateError,
+    NodeShuttingDownError,
     RequestTimedOutError,
     StorageFullError,
     ThrottledError,
@@ -133,15 +134,25 @@ class ProduceStream:
         self._ended = False
         self._timer: asyncio.TimerHandle | None = None
 
-    async def run(self) -> None:
-        """Read until the client half-closes, then finish what is in flight."""
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Read until the client half-closes, then finish what is in flight.
+
+        Raises:
+            NodeShuttingDownError: `stopping` was set; what had begun is answered first.
+        """
         metrics.PRODUCE_STREAMS.inc()
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._write_answers())
-                await self._read_requests()
+                reading = tasks.create_task(self._read_requests())
+                halt = tasks.create_task(stopping.wait())
+                await asyncio.wait((reading, halt), return_when=asyncio.FIRST_COMPLETED)
+                reading.cancel()
+                halt.cancel()
                 self._ended = True
                 self._answer_ready.set()
+            if stopping.is_set():
+                raise NodeShuttingDownError
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
         finally:

@@ -42,6 +42,7 @@ from odradek.v1 import controller_pb2 as pb
 _log = structlog.get_logger()
 
 _RPC_TIMEOUT_S: Final = 5.0
+_WATCH_SILENCE_S: Final = 30.0
 _HEARTBEAT_INTERVAL_FIRST_S: Final = 0.5
 _FATAL: Final = (DuplicateNodeRegistrationError, InconsistentClusterIdError, InvalidRequestError)
 
@@ -113,6 +114,10 @@ class Membership:
         """Ask for the leaderships to be moved away; `may_shut_down` is set once they are."""
         self._wants_shutdown = True
         self.poke()
+
+    def register_again(self) -> None:
+        """Ask for a new incarnation, and with it for new leader epochs."""
+        self._must_register.set()
 
     def poke(self) -> None:
         """Send a heartbeat now."""
@@ -214,7 +219,7 @@ class Membership:
         try:
             while True:
                 # A healthy stream carries keep-alives more often than this.
-                async with asyncio.timeout(max(self.session.timeout_s, 1.0)):
+                async with asyncio.timeout(_WATCH_SILENCE_S):
                     response = await call.read()
                 if not isinstance(response, pb.WatchClusterResponse):
                     return received

@@ -13,7 +13,7 @@ Source: Kafka's Partition and DelayedProduce; SEMANTICS.md.
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -344,32 +344,31 @@ class PartitionReplica:
 
     # For the coordinators on this node
 
-    async def append(self, batch: bytes) -> Offset:
-        """Append one batch as the leader; return its base offset once it is committed.
+    def append(self, batch: bytes) -> Awaitable[Offset]:
+        """Append one batch as the leader; the result is its base offset, once it is committed.
 
         Raises:
-            BrokerError: Not the leader, storage full, or resigned meanwhile (outcome unknown).
+            BrokerError: Not the leader, or storage full; when awaited: resigned meanwhile, outcome
+                unknown.
         """
         waiter = FutureWaiter()
         self.produce(batch, Acks.ALL, waiter, 0)
-        return await waiter.future
-
-    async def read(self, offset: Offset, max_bytes: int) -> list[bytes]:
-        """Return committed batches from the one that holds an offset on; none at the end.
-
-        Raises:
-            OffsetOutOfRangeError: Below the log start or beyond the log end.
-        """
-        return await self.log.read(offset, max_bytes, self.high_watermark)
+        return waiter.future
 
     async def confirm_leadership(self) -> None:
-        """Return once the ISR agrees that this node leads; alone in it, the session must stand.
+        """Return once the ISR agrees that this node leads, and the past is known to be committed.
 
         Raises:
-            NotLeaderOrFollowerError: It does not, or may have been replaced.
+            NotLeaderOrFollowerError: It does not lead, or may have been replaced.
         """
         if self._core is None:
             raise self.not_leader()
+        if not self.reached_epoch_start:
+            waiter = FutureWaiter()
+            start = self._epoch_start
+            self._uncommitted.add(Pending(start, 0, waiter, 0, start, _NO_TIME))
+            await waiter.future
+        # Alone in the ISR the session is proof: whoever replaces this node waits for its end.
         lapsed = self._surroundings.lapsed()
         if lapsed is not None:
             raise lapsed

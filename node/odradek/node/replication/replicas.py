@@ -14,7 +14,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
@@ -57,6 +57,14 @@ class _Parked:
     retry: Callable[[], bool]
     """Tries again; False while it must stay parked."""
     give_up: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RoleChanges:
+    """What one update changed; a replica led under a new epoch is in both lists."""
+
+    resigned: list[PartitionReplica] = field(default_factory=list)
+    leading: list[PartitionReplica] = field(default_factory=list)
 
 
 class Replicas:
@@ -148,37 +156,41 @@ class Replicas:
 
     # Metadata
 
-    def reconcile(self, before: ClusterImage, update: ImageUpdate) -> None:
+    def reconcile(self, before: ClusterImage, update: ImageUpdate) -> RoleChanges:
         """Take the roles of the image in force, which `update` made out of `before`."""
         after = self._view.image
+        changes = RoleChanges()
         if update.snapshot:
             touched: Iterable[TopicId] = before.topics.keys() | after.topics.keys()
         else:
             touched = update.touched_topic_ids()
         for topic_id in touched:
-            self._reconcile_topic(before.topics.get(topic_id), after.topics.get(topic_id))
+            self._reconcile_topic(before.topics.get(topic_id), after.topics.get(topic_id), changes)
         metrics.PARTITIONS_LED.set(sum(each.is_leader for each in self._replicas.values()))
         self._retry_parked()
+        return changes
 
-    def _reconcile_topic(self, before: TopicState | None, after: TopicState | None) -> None:
+    def _reconcile_topic(
+        self, before: TopicState | None, after: TopicState | None, changes: RoleChanges
+    ) -> None:
         if after is None:
             if before is not None:
-                self._remove_topic(before)
+                self._remove_topic(before, changes)
             return
         for partition in after.partitions:
             if self.node_id in partition.replicas:
-                self._host(after, partition)
+                self._host(after, partition, changes)
             elif (after.topic_id, partition.index) in self._replicas:
-                self._remove(after, partition, not_leader(after, partition))
+                self._remove(after, partition, not_leader(after, partition), changes)
 
-    def _remove_topic(self, topic: TopicState) -> None:
+    def _remove_topic(self, topic: TopicState, changes: RoleChanges) -> None:
         error = UnknownTopicIdError(
             f"topic {topic.name!r} was deleted", field="topic", value=topic.name
         )
         for partition in topic.partitions:
-            self._remove(topic, partition, error)
+            self._remove(topic, partition, error, changes)
 
-    def _host(self, topic: TopicState, partition: PartitionState) -> None:
+    def _host(self, topic: TopicState, partition: PartitionState, changes: RoleChanges) -> None:
         key = (topic.topic_id, partition.index)
         replica = self._replicas.get(key)
         leads = partition.leader_id == self.node_id
@@ -192,15 +204,26 @@ class Replicas:
                 replica.update(topic, partition)
             return
         else:
+            if replica.is_leader:
+                changes.resigned.append(replica)
             replica.resign(not_leader(topic, partition))
             replica.update(topic, partition)
         if leads:
             replica.become_leader()
+            changes.leading.append(replica)
 
-    def _remove(self, topic: TopicState, partition: PartitionState, error: BrokerError) -> None:
+    def _remove(
+        self,
+        topic: TopicState,
+        partition: PartitionState,
+        error: BrokerError,
+        changes: RoleChanges,
+    ) -> None:
         replica = self._replicas.pop((topic.topic_id, partition.index), None)
         if replica is None:
             return
+        if replica.is_leader:
+            changes.resigned.append(replica)
         replica.resign(error)
         self._unsynced.pop(replica, None)
         self._to_drop[replica.log.uid] = None

@@ -1,0 +1,92 @@
+"""The node as a process of its own: memory, event loop, signals, exit codes."""
+
+import asyncio
+import ctypes
+import gc
+import os
+import signal
+import sys
+import time
+from typing import Final
+
+import structlog
+import uvloop
+
+from odradek.node.cluster.membership import MembershipRefusedError
+from odradek.node.config import NodeConfig
+from odradek.node.logs import configure_logs
+from odradek.node.node import Node
+from odradek.node.storage.storage import Storage, StorageOptions
+from odradek.protocol.errors import (
+    DuplicateNodeRegistrationError,
+    InconsistentClusterIdError,
+    OdradekError,
+)
+from odradek.rpc.server import AddressInUseError
+
+_log = structlog.get_logger()
+
+_EXIT_STOPPED: Final = 0
+_EXIT_FAILED: Final = 1
+_EXIT_REFUSED: Final = 3
+
+_M_TRIM_THRESHOLD: Final = -1  # glibc's malloc.h
+_M_MMAP_THRESHOLD: Final = -3
+_M_ARENA_MAX: Final = -8
+
+
+def run(config: NodeConfig) -> int:
+    """Run one node until SIGTERM or SIGINT; return the exit code."""
+    _tune_memory()
+    configure_logs(config.log_format, config.log_level, node_id=config.id)
+    exit_code: int = uvloop.run(_run(config))
+    return exit_code
+
+
+async def _run(config: NodeConfig) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    options = StorageOptions(
+        tail_cache_bytes=config.tail_cache_bytes, reserve_bytes=config.storage_reserve_bytes
+    )
+    try:
+        storage = Storage(config.data, options, fatal=_end_process, now_ms=_now_ms)
+        async with storage:
+            node = Node(config, storage)
+            loop.call_later(1.0, gc.freeze)
+            await node.run(stop)
+    except (
+        MembershipRefusedError,
+        DuplicateNodeRegistrationError,
+        InconsistentClusterIdError,
+    ) as error:
+        _log.error("refused", reason=str(error))
+        return _EXIT_REFUSED
+    except (OdradekError, AddressInUseError, OSError) as error:
+        _log.error("cannot run", reason=str(error))
+        return _EXIT_FAILED
+    _log.info("stopped")
+    return _EXIT_STOPPED
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _end_process(error: BaseException) -> None:
+    """The disk failed: what is on it is unknown, so nothing more may be said in its name."""
+    _log.critical("the disk failed; ending at once", reason=str(error))
+    sys.stderr.flush()
+    os._exit(_EXIT_FAILED)
+
+
+def _tune_memory() -> None:
+    """Keep buffers of a megabyte in the heap: mapping each anew costs a tenth of the throughput."""
+    gc.set_threshold(20_000, 50, 100)
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+        libc.mallopt(_M_TRIM_THRESHOLD, 64 << 20)
+        libc.mallopt(_M_ARENA_MAX, 2)
