@@ -10,6 +10,7 @@ from odradek.client import Client, Producer, TopicPartition, serdes
 
 KIB = 1024
 _DISTINCT_VALUES = 1_000
+_CALL_BYTES = 50 * MEGABYTE  # a call of send_many returns when all of it is acknowledged
 
 
 async def produce_kib_os(stage: Stage) -> AsyncIterator[Figure]:
@@ -28,7 +29,7 @@ async def produce_sustained(stage: Stage) -> AsyncIterator[Figure]:
 
 
 async def produce_100_send_many(stage: Stage) -> AsyncIterator[Figure]:
-    """100 B records, a thousand a call."""
+    """100 B records, half a million a call."""
     for flush in ("os", "commit"):
         yield await _produce_records(stage, verb="send_many", flush=flush, goal=1_000_000)
 
@@ -149,4 +150,5 @@ async def _read_records(client: Client, topic: str, count: int) -> float:
 
 
 def _values(value_bytes: int) -> list[bytes]:
-    return [os.urandom(value_bytes) for _ in range(_DISTINCT_VALUES)]
+    distinct = [os.urandom(value_bytes) for _ in range(_DISTINCT_VALUES)]
+    return distinct * (_CALL_BYTES // (value_bytes * _DISTINCT_VALUES))

@@ -13,6 +13,7 @@ from odradek.client.cli.record_format import (
     compile_format,
     parse_headers,
     parse_line,
+    parse_settings,
 )
 from odradek.client.record import Record
 
@@ -52,6 +53,12 @@ def test_headers() -> None:
     for wrong in ("novalue", "=1"):
         with pytest.raises(FormatError, match="name=value"):
             parse_headers([wrong])
+
+
+def test_settings() -> None:
+    assert parse_settings(["flush=os", "a=b=c"]) == {"flush": "os", "a": "b=c"}
+    with pytest.raises(FormatError, match="setting 'flush'"):
+        parse_settings(["flush"])
 
 
 @given(st.binary())

@@ -6,7 +6,7 @@ Values are bytes: what was sent as a line comes out as the same line, whatever i
 import base64
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -54,20 +54,29 @@ def parse_line(line: bytes, *, separator: bytes | None, number: int) -> LineReco
 
 
 def parse_headers(texts: Sequence[str]) -> dict[str, bytes]:
-    """Read `name=value` texts.
+    """Read the `name=value` texts of headers.
 
     Raises:
         FormatError: No `=`, or no name before it.
     """
-    headers = {}
+    return {name: value.encode() for name, value in _pairs(texts, what="header")}
+
+
+def parse_settings(texts: Sequence[str]) -> dict[str, str]:
+    """Read the `key=value` texts of settings.
+
+    Raises:
+        FormatError: No `=`, or no key before it.
+    """
+    return dict(_pairs(texts, what="setting"))
+
+
+def _pairs(texts: Sequence[str], *, what: str) -> Iterator[tuple[str, str]]:
     for text in texts:
         name, found, value = text.partition("=")
         if not found or not name:
-            raise FormatError(
-                f"header {text!r}: write it as name=value", field="header", value=text
-            )
-        headers[name] = value.encode()
-    return headers
+            raise FormatError(f"{what} {text!r}: write it as name=value", field=what, value=text)
+        yield name, value
 
 
 Render = Callable[[BytesRecord], bytes]

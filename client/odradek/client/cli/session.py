@@ -6,6 +6,7 @@ pass through.
 
 import asyncio
 import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, TypeVar
@@ -148,3 +149,17 @@ def checked(parse: Callable[[], T]) -> T:
         return parse()
     except OdradekError as error:
         raise typer.BadParameter(str(error)) from error
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something that cannot be undone.
+
+    Raises:
+        typer.BadParameter: There is nobody to ask and `--yes` was not given.
+        typer.Abort: The answer was no.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise typer.BadParameter("this cannot be undone: confirm with --yes")
+    typer.confirm(question, abort=True, err=True)
