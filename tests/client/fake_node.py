@@ -1,0 +1,459 @@
+"""A small cluster in this process: real gRPC on ports the system chose, logs in memory.
+
+It follows the rules a client relies on (leader epochs, producer sequences, metadata deltas) and does
+wrong on demand: a test scripts faults for the produce entries to come, holds answers back, stops a
+node or moves a leader. `FakeNode.servicers` is where further services join.
+"""
+
+import asyncio
+import uuid
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import grpc
+
+from odradek.protocol.errors import (
+    BrokerError,
+    FencedLeaderEpochError,
+    InvalidProducerEpochError,
+    NotLeaderOrFollowerError,
+    OutOfOrderSequenceNumberError,
+    TopicAlreadyExistsError,
+    UnknownTopicIdError,
+    UnknownTopicOrPartitionError,
+    error_to_proto,
+)
+from odradek.protocol.hot import ProduceFrame, ProducePartitionFrame, decode_produce_request
+from odradek.protocol.record_batch import RawRecord, decode, split, stamp, validate
+from odradek.protocol.types import LeaderEpoch, Offset
+from odradek.rpc.server import Server
+from odradek.v1 import (
+    admin_pb2,
+    broker_pb2,
+    metadata_pb2,
+    metadata_pb2_grpc,
+)
+
+BATCH_BYTES_MAX = 1048588
+
+
+@dataclass(eq=False)
+class Fault:
+    """What goes wrong with one produce entry.
+
+    Attributes:
+        error: Answered; None: no answer, the stream breaks.
+        appended: Whether the batch is appended all the same.
+    """
+
+    error: BrokerError | None = None
+    appended: bool = False
+
+
+@dataclass(eq=False)
+class FakePartition:
+    """One log, with the idempotence window of each producer."""
+
+    index: int
+    uid: int
+    leader_id: int
+    leader_epoch: int = 0
+    batches: list[bytearray] = field(default_factory=list)
+    end: int = 0
+    producers: dict[int, tuple[int, deque]] = field(default_factory=dict)
+
+    def append(self, records: bytes, batch_bytes_max: int) -> int:
+        """Append as a leader does; return the base offset."""
+        base = -1
+        for view in split(records):
+            batch = bytearray(view)
+            header = validate(batch, batch_bytes_max)
+            offset = self._check_sequence(header)
+            if offset is None:
+                offset = self.end
+                stamp(batch, Offset(offset), LeaderEpoch(self.leader_epoch))
+                self.batches.append(batch)
+                self.end += header.record_count
+                if header.has_producer_id:
+                    self.producers[header.producer_id][1].append(
+                        (header.base_sequence, header.last_sequence, offset)
+                    )
+            base = offset if base < 0 else base
+        return base
+
+    def _check_sequence(self, header) -> int | None:
+        if not header.has_producer_id:
+            return None
+        epoch, window = self.producers.setdefault(
+            header.producer_id, (header.producer_epoch, deque(maxlen=5))
+        )
+        if header.producer_epoch < epoch:
+            raise InvalidProducerEpochError("fenced")
+        if header.producer_epoch > epoch:
+            if header.base_sequence != 0:
+                raise OutOfOrderSequenceNumberError("a new epoch starts at 0")
+            self.producers[header.producer_id] = (header.producer_epoch, deque(maxlen=5))
+            return None
+        for first, last, offset in window:
+            if (first, last) == (header.base_sequence, header.last_sequence):
+                return offset
+        if window and header.base_sequence != window[-1][1] + 1:
+            raise OutOfOrderSequenceNumberError(
+                f"after {window[-1][1]} came {header.base_sequence}"
+            )
+        return None
+
+    def records(self) -> list[RawRecord]:
+        """Everything in the log, in order."""
+        return [record for batch in self.batches for record in decode(bytes(batch))]
+
+    def values(self) -> list[bytes | None]:
+        return [record.value for record in self.records()]
+
+
+@dataclass(eq=False)
+class FakeTopic:
+    """One topic."""
+
+    name: str
+    partitions: list[FakePartition]
+    config: dict[str, str] = field(default_factory=dict)
+    topic_id: bytes = field(default_factory=lambda: uuid.uuid4().bytes)
+
+    def metadata(self) -> metadata_pb2.TopicMetadata:
+        return metadata_pb2.TopicMetadata(
+            name=self.name,
+            topic_id=self.topic_id,
+            config=self.config,
+            partitions=[
+                metadata_pb2.PartitionMetadata(
+                    partition=each.index,
+                    uid=each.uid,
+                    leader_id=each.leader_id,
+                    leader_epoch=each.leader_epoch,
+                    replicas=[1],
+                    isr=[1],
+                )
+                for each in self.partitions
+            ],
+        )
+
+    def values(self) -> list[bytes | None]:
+        return [value for partition in self.partitions for value in partition.values()]
+
+
+class FakeCluster:
+    """Topics, nodes and who watches them."""
+
+    def __init__(self) -> None:
+        self.cluster_id = uuid.uuid4().hex
+        self.version = 1
+        self.topics: dict[str, FakeTopic] = {}
+        self.nodes: dict[int, FakeNode] = {}
+        self.granted: list[tuple[int, int]] = []
+        self._uids = iter(range(1, 1 << 30))
+        self._watchers: dict[asyncio.Queue, FakeNode] = {}
+
+    @property
+    def bootstrap(self) -> str:
+        return ",".join(node.address for node in self.nodes.values())
+
+    async def start_node(self, **options) -> "FakeNode":
+        node = FakeNode(self, len(self.nodes) + 1, **options)
+        await node.start()
+        self.nodes[node.node_id] = node
+        self.publish(metadata_pb2.MetadataUpdate(nodes=[node.metadata()]))
+        return node
+
+    def create_topic(
+        self, name: str, *, partitions: int = 1, leader: int = 1, config: dict | None = None
+    ) -> FakeTopic:
+        made = [FakePartition(index, next(self._uids), leader) for index in range(partitions)]
+        topic = self.topics[name] = FakeTopic(name, made, config or {})
+        self.publish(metadata_pb2.MetadataUpdate(topics=[topic.metadata()]))
+        return topic
+
+    def delete_topic(self, name: str) -> None:
+        topic = self.topics.pop(name)
+        self.publish(metadata_pb2.MetadataUpdate(removed_topic_ids=[topic.topic_id]))
+
+    def move_leader(
+        self, topic: FakeTopic, partition: int, leader: int, *, announce: bool = True
+    ) -> None:
+        """Elect another leader; unannounced, only produce answers tell."""
+        topic.partitions[partition].leader_id = leader
+        topic.partitions[partition].leader_epoch += 1
+        if announce:
+            self.publish(
+                metadata_pb2.MetadataUpdate(
+                    partitions=[
+                        metadata_pb2.PartitionUpdate(
+                            topic_id=topic.topic_id,
+                            partition=topic.metadata().partitions[partition],
+                        )
+                    ]
+                )
+            )
+
+    def publish(self, update: metadata_pb2.MetadataUpdate) -> None:
+        self.version += 1
+        update.version = self.version
+        for watcher, node in self._watchers.items():
+            if not node.deaf:
+                watcher.put_nowait(update)
+
+    def image(self) -> metadata_pb2.MetadataUpdate:
+        return metadata_pb2.MetadataUpdate(
+            version=self.version,
+            snapshot=True,
+            nodes=[node.metadata() for node in self.nodes.values()],
+            topics=[topic.metadata() for topic in self.topics.values()],
+        )
+
+    def by_id(self, topic_id: bytes) -> FakeTopic:
+        for topic in self.topics.values():
+            if topic.topic_id == topic_id:
+                return topic
+        raise UnknownTopicIdError("no such topic id")
+
+    @asynccontextmanager
+    async def watching(self, node: "FakeNode") -> AsyncIterator[asyncio.Queue]:
+        watcher: asyncio.Queue = asyncio.Queue()
+        self._watchers[watcher] = node
+        try:
+            yield watcher
+        finally:
+            del self._watchers[watcher]
+
+    def grant(self, held_id: int, held_epoch: int) -> tuple[int, int]:
+        identity = (held_id, held_epoch + 1) if held_id >= 0 else (1000 + len(self.granted), 0)
+        self.granted.append(identity)
+        return identity
+
+    async def stop(self) -> None:
+        for node in self.nodes.values():
+            await node.stop()
+
+
+class FakeNode:
+    """One node.
+
+    Attributes:
+        faults: For the produce entries to come, in order; None means none for that entry.
+        judge: Asked before `faults`, with every entry; may return a fault.
+        answering: Cleared: produce requests are appended, but their answers are held back.
+        reading: Cleared: produce requests are not even looked at, and probes not answered.
+        deaf: True: hears no news of the cluster.
+        requests: Every produce request seen.
+    """
+
+    def __init__(self, cluster: FakeCluster, node_id: int) -> None:
+        self.cluster = cluster
+        self.node_id = node_id
+        self.port = 0
+        self.faults: deque[Fault | None] = deque()
+        self.judge: Callable[[ProducePartitionFrame], Fault | None] = lambda _: None
+        self.answering = asyncio.Event()
+        self.answering.set()
+        self.reading = asyncio.Event()
+        self.reading.set()
+        self.deaf = False
+        self.requests: list[ProduceFrame] = []
+        self.server = Server("127.0.0.1:0")
+        self.servicers: list[Callable[[grpc.aio.Server], None]] = [self._serve]
+        self._streams: set[asyncio.Task] = set()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def metadata(self) -> metadata_pb2.NodeMetadata:
+        return metadata_pb2.NodeMetadata(node_id=self.node_id, host="127.0.0.1", port=self.port)
+
+    async def start(self) -> None:
+        for join in self.servicers:
+            join(self.server.grpc)
+        self.port = await self.server.start()
+
+    async def stop(self) -> None:
+        """Die: every connection breaks."""
+        for stream in list(self._streams):
+            stream.cancel()
+        await self.server.grpc.stop(None)
+
+    def _serve(self, server: grpc.aio.Server) -> None:
+        handlers = {
+            "Produce": grpc.stream_stream_rpc_method_handler(self._produce),
+            "InitProducerId": grpc.unary_unary_rpc_method_handler(
+                self._init_producer_id,
+                request_deserializer=broker_pb2.InitProducerIdRequest.FromString,
+                response_serializer=broker_pb2.InitProducerIdResponse.SerializeToString,
+            ),
+        }
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler("odradek.v1.BrokerService", handlers),)
+        )
+        metadata_pb2_grpc.add_MetadataServiceServicer_to_server(_MetadataServicer(self), server)
+        admin = _AdminServicer(self)
+        handlers = {
+            name: grpc.unary_unary_rpc_method_handler(
+                getattr(admin, name),
+                request_deserializer=getattr(admin_pb2, f"{name}Request").FromString,
+                response_serializer=getattr(admin_pb2, f"{name}Response").SerializeToString,
+            )
+            for name in ("CreateTopics", "DeleteTopics", "DescribeCluster")
+        }
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler("odradek.v1.AdminService", handlers),)
+        )
+
+    # ------------------------------------------------------------------ produce
+
+    async def _produce(self, _, context) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                while (data := await context.read()) is not grpc.aio.EOF:
+                    await self.reading.wait()
+                    frame = decode_produce_request(data)
+                    self.requests.append(frame)
+                    results = [self._append(each) for each in frame.partitions]
+                    group.create_task(self._answer(context, frame, results))
+        except* _StreamBroken:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the stream breaks")
+
+    async def _answer(self, context, frame: ProduceFrame, results: list) -> None:
+        await self.answering.wait()
+        response = broker_pb2.ProduceResponse(
+            correlation_id=frame.correlation_id, partitions=results
+        )
+        await context.write(response.SerializeToString())
+
+    def _append(self, entry: ProducePartitionFrame) -> broker_pb2.ProducePartitionResult:
+        fault = self.judge(entry) or (self.faults.popleft() if self.faults else None)
+        result = broker_pb2.ProducePartitionResult(
+            topic_id=entry.topic_id,
+            partition=entry.partition,
+            base_offset=-1,
+            log_append_time_ms=-1,
+            leader_id=-1,
+        )
+        try:
+            if fault is not None and not fault.appended:
+                raise fault.error or _StreamBroken
+            result.base_offset = self._append_to_log(entry)
+            if fault is not None:
+                raise fault.error or _StreamBroken
+        except BrokerError as error:
+            result.base_offset = -1
+            result.error.CopyFrom(error_to_proto(error))
+            if error.refreshes_metadata:
+                self._hint(entry, result)
+        return result
+
+    def _append_to_log(self, entry: ProducePartitionFrame) -> int:
+        topic = self.cluster.by_id(entry.topic_id)
+        partition = topic.partitions[entry.partition]
+        if partition.leader_id != self.node_id:
+            raise NotLeaderOrFollowerError("not here")
+        if 0 <= entry.leader_epoch < partition.leader_epoch:
+            raise FencedLeaderEpochError("an old epoch")
+        limit = int(topic.config.get("max.message.bytes", BATCH_BYTES_MAX))
+        return partition.append(bytes(entry.records), limit)
+
+    def _hint(self, entry, result) -> None:
+        try:
+            partition = self.cluster.by_id(entry.topic_id).partitions[entry.partition]
+        except UnknownTopicIdError:
+            return
+        result.leader_id = partition.leader_id
+        result.leader_epoch = partition.leader_epoch
+
+    async def _init_producer_id(self, request, _) -> broker_pb2.InitProducerIdResponse:
+        granted = self.cluster.grant(request.producer_id, request.producer_epoch)
+        return broker_pb2.InitProducerIdResponse(
+            producer_id=granted[0], producer_epoch=granted[1]
+        )
+
+
+class _StreamBroken(Exception):
+    """Raised inside a stream to end it without an answer."""
+
+
+class _MetadataServicer(metadata_pb2_grpc.MetadataServiceServicer):
+    def __init__(self, node: FakeNode) -> None:
+        self._node = node
+
+    async def GetMetadata(self, request, context):  # noqa: N802
+        await self._node.reading.wait()
+        cluster = self._node.cluster
+        found = []
+        for name in [*request.topics, *(cluster.topics if request.all_topics else ())]:
+            if name in cluster.topics:
+                found.append(cluster.topics[name].metadata())
+                continue
+            error = error_to_proto(UnknownTopicOrPartitionError(f"unknown topic {name!r}"))
+            found.append(metadata_pb2.TopicMetadata(name=name, error=error))
+        return metadata_pb2.GetMetadataResponse(
+            cluster_id=cluster.cluster_id,
+            version=cluster.version,
+            nodes=[node.metadata() for node in cluster.nodes.values()],
+            topics=found,
+        )
+
+    async def WatchMetadata(self, request, context):  # noqa: N802
+        cluster = self._node.cluster
+        async with cluster.watching(self._node) as watcher:
+            yield metadata_pb2.WatchMetadataResponse(
+                cluster_id=cluster.cluster_id, update=cluster.image()
+            )
+            while True:
+                yield metadata_pb2.WatchMetadataResponse(
+                    cluster_id=cluster.cluster_id, update=await watcher.get()
+                )
+
+
+class _AdminServicer:
+    def __init__(self, node: FakeNode) -> None:
+        self._cluster = node.cluster
+
+    async def CreateTopics(self, request, context):  # noqa: N802
+        results = []
+        for wanted in request.topics:
+            result = admin_pb2.TopicResult(name=wanted.name)
+            if wanted.name in self._cluster.topics:
+                error = TopicAlreadyExistsError(f"topic {wanted.name!r} exists")
+                result.error.CopyFrom(error_to_proto(error))
+            else:
+                topic = self._cluster.create_topic(
+                    wanted.name, partitions=wanted.partitions or 6, config=dict(wanted.config)
+                )
+                result.topic_id = topic.topic_id
+                result.partitions = len(topic.partitions)
+                result.replication_factor = 1
+            results.append(result)
+        return admin_pb2.CreateTopicsResponse(topics=results, version=self._cluster.version)
+
+    async def DeleteTopics(self, request, context):  # noqa: N802
+        results = []
+        for wanted in request.topics:
+            result = admin_pb2.TopicResult(name=wanted.name)
+            if wanted.name in self._cluster.topics:
+                self._cluster.delete_topic(wanted.name)
+            else:
+                error = UnknownTopicOrPartitionError(f"unknown topic {wanted.name!r}")
+                result.error.CopyFrom(error_to_proto(error))
+            results.append(result)
+        return admin_pb2.DeleteTopicsResponse(topics=results, version=self._cluster.version)
+
+    async def DescribeCluster(self, request, context):  # noqa: N802
+        return admin_pb2.DescribeClusterResponse(
+            cluster_id=self._cluster.cluster_id,
+            version=self._cluster.version,
+            nodes=[
+                admin_pb2.NodeStatus(node=node.metadata(), leader_count=1)
+                for node in self._cluster.nodes.values()
+            ],
+            controllers=[admin_pb2.ControllerStatus(controller_id=-1, address="c:1")],
+        )
