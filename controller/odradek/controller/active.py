@@ -43,7 +43,8 @@ from odradek.v1 import cluster_record_pb2
 _log = structlog.get_logger()
 
 # Room for the frame around the records.
-_RECORDS_BYTES_MAX = COMMAND_BYTES_MAX - 8 * 1024
+_FRAME_BYTES = 1024
+_RECORD_FRAME_BYTES = 8
 _PENDING_COUNT_MAX = 2_000
 _PENDING_BYTES_MAX = 32 * 1024 * 1024
 _COMMIT_TIMEOUT_S = 5.0
@@ -101,6 +102,7 @@ class ActiveController:
         controller_id: ControllerId,
         cluster_id: str,
         chance: Random,
+        command_bytes_max: int = COMMAND_BYTES_MAX,
     ) -> None:
         """Begin passive.
 
@@ -110,6 +112,7 @@ class ActiveController:
             controller_id: Who we are.
             cluster_id: What a cluster that has no id yet is to be called.
             chance: For topic ids and the choice between equal nodes.
+            command_bytes_max: Larger decisions are committed in several commands.
         """
         self.changed = Signal()
         """Fires whenever `epoch` or `active_id` may have changed."""
@@ -118,6 +121,7 @@ class ActiveController:
         self._controller_id = controller_id
         self._cluster_id = cluster_id
         self._chance = chance
+        self._records_bytes_max = command_bytes_max - _FRAME_BYTES
         self._epoch: int | None = None
         self._pending: deque[_Pending] = deque()
         self._pending_bytes = 0
@@ -224,7 +228,7 @@ class ActiveController:
     async def _round(self, term: int) -> None:
         batch = self._decide_waiting()
         self._batch = batch
-        commands = _pack([pending.records for pending in batch if pending.records])
+        commands = _pack([pending.records for pending in batch], self._records_bytes_max)
         sequence = self._committed.image.command_sequence
         done = 0
         try:
@@ -262,7 +266,7 @@ class ActiveController:
         draft = Draft(self._committed.image)
         batch: list[_Pending] = []
         size = 0
-        while self._pending and size < _RECORDS_BYTES_MAX:
+        while self._pending and size < self._records_bytes_max:
             pending = self._pending.popleft()
             self._pending_bytes -= pending.bytes
             if pending.decided.done():
@@ -273,8 +277,8 @@ class ActiveController:
                 pending.outcome = error
             pending.records = [encode_record(record) for record in draft.take_records()]
             sizes = [record.ByteSize() for record in pending.records]
-            if max(sizes, default=0) > _RECORDS_BYTES_MAX:
-                _fail(pending, _too_large(max(sizes)))
+            if max(sizes, default=0) + _RECORD_FRAME_BYTES > self._records_bytes_max:
+                _fail(pending, _too_large(max(sizes), self._records_bytes_max))
                 # The draft holds what must not be; begin again with the others.
                 self._pending.extendleft(reversed(batch))
                 self._pending_bytes += sum(each.bytes for each in batch)
@@ -333,7 +337,7 @@ class ActiveController:
         )
 
 
-def _pack(decisions: list[Encoded]) -> list[Encoded]:
+def _pack(decisions: list[Encoded], bytes_max: int) -> list[Encoded]:
     """Put decisions into as few commands as hold them, in order.
 
     A decision stays whole unless it is larger than a command by itself: then its records follow one
@@ -342,15 +346,15 @@ def _pack(decisions: list[Encoded]) -> list[Encoded]:
     commands: list[Encoded] = []
     room = 0
     for records in decisions:
-        sizes = [record.ByteSize() + 8 for record in records]
+        sizes = [record.ByteSize() + _RECORD_FRAME_BYTES for record in records]
         whole = sum(sizes)
-        if whole <= _RECORDS_BYTES_MAX and whole > room:
+        if room < whole <= bytes_max:
             commands.append([])
-            room = _RECORDS_BYTES_MAX
+            room = bytes_max
         for record, size in zip(records, sizes, strict=True):
             if size > room:
                 commands.append([])
-                room = _RECORDS_BYTES_MAX
+                room = bytes_max
             commands[-1].append(record)
             room -= size
     return commands
@@ -362,10 +366,10 @@ def _fail(pending: _Pending, error: BrokerError) -> None:
         pending.decided.exception()  # who asked may have gone: nothing to complain about
 
 
-def _too_large(size_bytes: int) -> InvalidRequestError:
+def _too_large(size_bytes: int, bytes_max: int) -> InvalidRequestError:
     return InvalidRequestError(
         f"the request makes a record of {size_bytes} bytes; split it",
         field="command",
         value=size_bytes,
-        limit=_RECORDS_BYTES_MAX,
+        limit=bytes_max,
     )
