@@ -11,86 +11,98 @@ app = typer.Typer(add_completion=False, no_args_is_help=False)
 
 _EXIT_USAGE = 2
 
+# None: not given on the command line, so that the environment and the file are heard.
+Id = Annotated[
+    int | None,
+    typer.Option(help="The controller's number: unique among controllers, kept for ever."),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Where the replicated log and its snapshots are."),
+]
+Listen = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="Where to serve nodes and other controllers.",
+        show_default="0.0.0.0:7080",
+    ),
+]
+Peer = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ID=HOST:PORT",
+        help="A controller; once for each of the 1, 3 or 5. This one may be among them.",
+        show_default="none: the only one",
+    ),
+]
+ClusterId = Annotated[
+    str | None,
+    typer.Option(
+        help="The cluster's id, the same for all controllers.",
+        show_default="made up by the first active one",
+    ),
+]
+Bootstrap = Annotated[
+    bool,
+    typer.Option(
+        "--bootstrap", help="Allow an empty data directory, as a first member of a new cluster."
+    ),
+]
+Rejoin = Annotated[
+    bool,
+    typer.Option(
+        "--rejoin",
+        help="Allow an empty data directory in an existing cluster: its disk was replaced.",
+    ),
+]
+SessionTimeout = Annotated[
+    float | None,
+    typer.Option(help="How long a silent node is kept, in seconds.", show_default="6"),
+]
+DisconnectGrace = Annotated[
+    float | None,
+    typer.Option(
+        help="How long a node is kept whose connection broke, in seconds.", show_default="0.2"
+    ),
+]
+HeartbeatInterval = Annotated[
+    float | None,
+    typer.Option(help="How often nodes send heartbeats, in seconds.", show_default="1"),
+]
+ShutdownGrace = Annotated[
+    float | None, typer.Option(help="How long a stop may take, in seconds.", show_default="2")
+]
+LogFormat = Annotated[str | None, typer.Option(metavar="auto|json|console", show_default="auto")]
+LogLevel = Annotated[
+    str | None, typer.Option(metavar="debug|info|warning|error", show_default="info")
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        envvar="ODRADEK_CONTROLLER_CONFIG",
+        help="A TOML file with these settings.",
+    ),
+]
+
 
 @app.command()
 def controller(  # noqa: PLR0917 - one parameter a flag
-    id: Annotated[  # noqa: A002 - the flag's name
-        int | None,
-        typer.Option(help="The controller's number: unique among controllers, kept for ever."),
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Where the replicated log and its snapshots are."),
-    ] = None,
-    listen: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOST:PORT",
-            help="Where to serve nodes and other controllers.",
-            show_default="0.0.0.0:7080",
-        ),
-    ] = None,
-    peer: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="ID=HOST:PORT",
-            help="A controller; once for each of the 1, 3 or 5. This one may be among them.",
-            show_default="none: the only one",
-        ),
-    ] = None,
-    cluster_id: Annotated[
-        str | None,
-        typer.Option(
-            help="The cluster's id, the same for all controllers.",
-            show_default="made up by the first active one",
-        ),
-    ] = None,
-    bootstrap: Annotated[  # noqa: FBT002 - a flag
-        bool,
-        typer.Option(
-            "--bootstrap",
-            help="Allow an empty data directory, as a first member of a new cluster.",
-        ),
-    ] = False,
-    rejoin: Annotated[  # noqa: FBT002 - a flag
-        bool,
-        typer.Option(
-            "--rejoin",
-            help="Allow an empty data directory in an existing cluster: its disk was replaced.",
-        ),
-    ] = False,
-    session_timeout_s: Annotated[
-        float | None,
-        typer.Option(help="How long a silent node is kept, in seconds.", show_default="6"),
-    ] = None,
-    disconnect_grace_s: Annotated[
-        float | None,
-        typer.Option(
-            help="How long a node is kept whose connection broke, in seconds.", show_default="0.2"
-        ),
-    ] = None,
-    heartbeat_interval_s: Annotated[
-        float | None,
-        typer.Option(help="How often nodes send heartbeats, in seconds.", show_default="1"),
-    ] = None,
-    shutdown_grace_s: Annotated[
-        float | None,
-        typer.Option(help="How long a stop may take, in seconds.", show_default="2"),
-    ] = None,
-    log_format: Annotated[
-        str | None, typer.Option(metavar="auto|json|console", show_default="auto")
-    ] = None,
-    log_level: Annotated[
-        str | None, typer.Option(metavar="debug|info|warning|error", show_default="info")
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            envvar="ODRADEK_CONTROLLER_CONFIG",
-            help="A TOML file with these settings.",
-        ),
-    ] = None,
+    id: Id = None,  # noqa: A002 - the flag's name
+    data: Data = None,
+    listen: Listen = None,
+    peer: Peer = None,
+    cluster_id: ClusterId = None,
+    bootstrap: Bootstrap = False,  # noqa: FBT002 - a flag
+    rejoin: Rejoin = False,  # noqa: FBT002 - a flag
+    session_timeout_s: SessionTimeout = None,
+    disconnect_grace_s: DisconnectGrace = None,
+    heartbeat_interval_s: HeartbeatInterval = None,
+    shutdown_grace_s: ShutdownGrace = None,
+    log_format: LogFormat = None,
+    log_level: LogLevel = None,
+    config: Config = None,
 ) -> None:
     """Run one controller until SIGTERM or Ctrl-C.
 

@@ -1,7 +1,5 @@
 """ISR changes: a compare-and-set that trusts nobody."""
 
-from dataclasses import replace
-
 import pytest
 
 from odradek.controller.state.image import Draft
@@ -42,7 +40,7 @@ def replicated() -> tuple[Cluster, Partition]:
     (partition,) = cluster.topic("t")
     draft = Draft(cluster.image)
     replicas = (N1, N2, N3)
-    partition = replace(partition, leader=N1, replicas=replicas, isr=replicas)
+    partition = partition._replace(leader=N1, replicas=replicas, isr=replicas)
     draft.record(PartitionChanged(partition))
     cluster.commit(draft)
     return cluster, partition

@@ -1,7 +1,6 @@
 """Whatever is asked, in whatever order: what must hold of the state, on every replica alike."""
 
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 from hypothesis import given, settings
@@ -219,7 +218,7 @@ def arbitrary_records() -> st.SearchStrategy[Record]:
 def test_applying_is_total(records: list[Record]) -> None:
     cluster = Cluster(nodes=2)
     (partition,) = cluster.topic("t")
-    stray = replace(partition, uid=PartitionUid(partition.uid + 100))
+    stray = partition._replace(uid=PartitionUid(partition.uid + 100))
     for record in [*records, PartitionChanged(stray)]:
         cluster.image.apply(record)
     assert stray.uid not in cluster.image.partitions

@@ -12,7 +12,7 @@ Source: Apache Kafka's ReplicationControlManager and PartitionChangeBuilder; KIP
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from odradek.controller.state.image import ClusterImage, Draft
 from odradek.controller.state.records import Partition, PartitionChanged
@@ -81,7 +81,7 @@ def depose(draft: Draft, node_id: NodeId) -> None:
     for partition in list(draft.image.partitions.values()):
         if node_id in partition.isr:
             others = tuple(member for member in partition.isr if member != node_id)
-            _change(draft, partition, replace(partition, isr=others or partition.isr))
+            _change(draft, partition, partition._replace(isr=others or partition.isr))
 
 
 def promote(draft: Draft, node_id: NodeId) -> None:
@@ -113,7 +113,7 @@ def propose_isr(
             assert partition is not None, "a proposal for no partition is refused"
             isr = tuple(member.node_id for member in proposal.isr)
             elr = tuple(member for member in partition.elr if member not in isr)
-            _change(draft, partition, replace(partition, isr=isr, elr=elr))
+            _change(draft, partition, partition._replace(isr=isr, elr=elr))
             partition = draft.image.partitions[partition.uid]
         outcomes.append(IsrOutcome(proposal.index, partition, error))
     return tuple(outcomes)
@@ -124,19 +124,15 @@ def _change(draft: Draft, before: Partition, after: Partition) -> None:
     image = draft.image
     goes_on = before.leader in after.isr and image.is_alive(before.leader)
     leader = before.leader if goes_on else elect(image, after)
-    after = replace(after, leader=leader)
-    if after == before:
+    if leader == before.leader and after == before:
         return
     epoch = before.leader_epoch if leader == before.leader else before.leader_epoch + 1
-    draft.record(
-        PartitionChanged(
-            replace(
-                after,
-                leader_epoch=LeaderEpoch(epoch),
-                partition_epoch=PartitionEpoch(before.partition_epoch + 1),
-            )
-        )
+    changed = after._replace(
+        leader=leader,
+        leader_epoch=LeaderEpoch(epoch),
+        partition_epoch=PartitionEpoch(before.partition_epoch + 1),
     )
+    draft.record(PartitionChanged(changed))
 
 
 def _refusal(

@@ -10,6 +10,7 @@ Source: Apache Kafka's metadata records (KRaft): RegisterBroker, PartitionChange
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from odradek.controller.state.groups.records import GroupRecord
 from odradek.protocol.types import (
@@ -61,9 +62,11 @@ class Node:
     fenced_version: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Partition:
+class Partition(NamedTuple):
     """A partition and where it lives. Its index is its place in the topic's list.
+
+    A tuple because there are tens of thousands, and one death may change them all: making one is
+    three times as fast as with a frozen dataclass.
 
     Attributes:
         leader: NO_NODE when there is none.
@@ -79,10 +82,10 @@ class Partition:
 
     uid: PartitionUid
     leader: NodeId
-    leader_epoch: LeaderEpoch = FIRST_LEADER_EPOCH
-    partition_epoch: PartitionEpoch = FIRST_PARTITION_EPOCH
     replicas: tuple[NodeId, ...]
     isr: tuple[NodeId, ...]
+    leader_epoch: LeaderEpoch = FIRST_LEADER_EPOCH
+    partition_epoch: PartitionEpoch = FIRST_PARTITION_EPOCH
     elr: tuple[NodeId, ...] = ()
     last_known_elr: tuple[NodeId, ...] = ()
     adding: tuple[NodeId, ...] = ()

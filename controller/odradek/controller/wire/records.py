@@ -6,6 +6,7 @@ controller that skipped a record would differ from the others for ever.
 """
 
 from collections.abc import Iterable, Mapping
+from typing import cast
 
 from odradek.controller import groups_wire
 from odradek.controller.state import groups
@@ -249,18 +250,24 @@ def _settings(config: Mapping[str, str]) -> TopicSettings:
 
 
 def _partition_to_proto(partition: Partition) -> pb.ClusterPartition:
-    return pb.ClusterPartition(
+    message = pb.ClusterPartition(
         uid=partition.uid,
         leader_id=partition.leader,
         leader_epoch=partition.leader_epoch,
         partition_epoch=partition.partition_epoch,
         replicas=partition.replicas,
         isr=partition.isr,
-        elr=partition.elr,
-        last_known_elr=partition.last_known_elr,
-        adding_replicas=partition.adding,
-        removing_replicas=partition.removing,
     )
+    # Mostly empty, and an empty list costs as much as a full one.
+    if partition.elr:
+        message.elr.extend(partition.elr)
+    if partition.last_known_elr:
+        message.last_known_elr.extend(partition.last_known_elr)
+    if partition.adding:
+        message.adding_replicas.extend(partition.adding)
+    if partition.removing:
+        message.removing_replicas.extend(partition.removing)
+    return message
 
 
 def _partition_from_proto(partition: pb.ClusterPartition) -> Partition:
@@ -286,7 +293,8 @@ def _group_from_proto(record: group_record_pb2.GroupRecord) -> groups.GroupRecor
 
 
 def _node_ids(ids: Iterable[int]) -> tuple[NodeId, ...]:
-    return tuple(NodeId(node_id) for node_id in ids)
+    # A node that dies may change ten thousand partitions: no call for each id.
+    return cast("tuple[NodeId, ...]", tuple(ids))
 
 
 def _answer_to_proto(answer: RequestAnswered) -> pb.RequestAnswered:
