@@ -59,8 +59,15 @@ class Background:
         assert self._group is not None, "started"
         task = self._group.create_task(work, name=f"{self._name}/{name}")
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._on_done)
         return task
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if self._on_failure is not None and not task.cancelled():
+            error = task.exception()
+            if error is not None:
+                self._on_failure(error)
 
     def check(self) -> None:
         """Raise what made a task fail, if one did."""

@@ -97,6 +97,7 @@ class Handout(Generic[K, V]):
         self._on_damaged = on_damaged
         self._lanes: dict[TopicPartition, _Lane] = {}  # every one has something; in turn
         self._changed = asyncio.Event()
+        self._closed = False
         self._failure: BaseException | None = None
         self._failures: dict[TopicPartition, tuple[int, OdradekError]] = {}
 
@@ -129,6 +130,11 @@ class Handout(Generic[K, V]):
         """Have a waiting `take` look again: something may be handed out now."""
         self._changed.set()
 
+    def close(self) -> None:
+        """Hand out nothing more."""
+        self._closed = True
+        self._changed.set()
+
     def fail(self, error: BaseException) -> None:
         """Raise this at every `take` from now on."""
         self._failure = error
@@ -156,8 +162,8 @@ class Handout(Generic[K, V]):
 
     # ------------------------------------------------------------------ what goes out
 
-    async def take(self, count_max: int) -> Slice[K, V]:
-        """Return the next records, waiting for them if need be. Safe to cancel.
+    async def take(self, count_max: int) -> Slice[K, V] | None:
+        """Return the next records, waiting for them if need be; None once closed. Safe to cancel.
 
         Args:
             count_max: At most so many.
@@ -167,7 +173,7 @@ class Handout(Generic[K, V]):
                 `skip` or a seek moves past it.
             OdradekError: Why one of the partitions, or the whole consumer, cannot go on.
         """
-        while True:
+        while not self._closed:
             if self._failure is not None or self._failures:
                 self.raise_failures()
             lane = self._next_lane()
@@ -178,6 +184,7 @@ class Handout(Generic[K, V]):
                 await self._decode(lane)
             elif (taken := self._take_from(lane, lane.piece, count_max)) is not None:
                 return taken
+        return None
 
     def give_back(self, taken: Slice[K, V], count: int) -> None:
         """Take back the last `count` records of a slice; they are handed out again later."""

@@ -282,6 +282,10 @@ class Positions:
             state.processed, state.processed_epoch = processed, epoch
             self._follow_passed_over(state)
 
+    def are_settled(self, partitions: Iterable[TopicPartition]) -> bool:
+        """Whether all that was handed out of these partitions has been processed."""
+        return all(state.processed == state.position for state in self._known(partitions))
+
     def commits_due(self, partitions: Iterable[TopicPartition] | None = None) -> list[CommitPoint]:
         """Return what the coordinator does not know yet, of some partitions or of all."""
         states = self._states.values() if partitions is None else self._known(partitions)

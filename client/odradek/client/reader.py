@@ -85,6 +85,7 @@ class Reader(Generic[K, V]):
         self._read_committed = read_committed
         self._clock_s = clock_s
         self._wanted = asyncio.Event()
+        self._located = asyncio.Event()
         self._refetches: dict[TopicPartition, tuple[Offset, int]] = {}
         self._known_counts: dict[bytes, int] = {}
 
@@ -136,6 +137,11 @@ class Reader(Generic[K, V]):
         self.positions.seek_to(partition, target)
         self._wanted.set()
 
+    async def located(self) -> None:
+        """Wait until a position was found, or a failure noted."""
+        located = self._located
+        await located.wait()
+
     def buffered_bytes(self) -> int:
         """Return how much is fetched and not handed out."""
         return self._fetcher.buffered_bytes()
@@ -157,6 +163,8 @@ class Reader(Generic[K, V]):
             self._wanted.clear()
             await self._locate_committed()
             await self._locate_targets()
+            self._located.set()
+            self._located = asyncio.Event()
             if self._lookups():
                 self._wanted.set()
                 await asyncio.sleep(next(pauses))
