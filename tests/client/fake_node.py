@@ -372,9 +372,7 @@ class FakeNode:
 
     async def _init_producer_id(self, request, _) -> broker_pb2.InitProducerIdResponse:
         granted = self.cluster.grant(request.producer_id, request.producer_epoch)
-        return broker_pb2.InitProducerIdResponse(
-            producer_id=granted[0], producer_epoch=granted[1]
-        )
+        return broker_pb2.InitProducerIdResponse(producer_id=granted[0], producer_epoch=granted[1])
 
 
 class _StreamBroken(Exception):

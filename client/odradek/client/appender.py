@@ -51,7 +51,9 @@ class Appender:
             on_room=self.room.look,
             on_topic_gone=self._forget,
         )
-        self.intake = Intake(options.partitioner, self._sender.on_ready)
+        self.intake = Intake(
+            options.partitioner, self._ledger, self.room.line, self._sender.on_ready
+        )
         self.targets: dict[str | Topic[Any, Any], Target] = {}
         self.loop: asyncio.AbstractEventLoop | None = None
         self._entered = False

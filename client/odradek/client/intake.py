@@ -7,15 +7,16 @@ share it. Serdes and partitioners are the application's code: what they raise be
 Source: KIP-480 (sticky partitioning); Kafka's DefaultPartitioner (murmur2 of the encoded key).
 """
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
+from time import time_ns
 from typing import Any, Final, NamedTuple
 
 from odradek.client.accumulator import TopicQueues
 from odradek.client.config import Partitioner
 from odradek.client.delivery import Delivery, Run
 from odradek.client.errors import SerializationError
+from odradek.client.ledger import Ledger
 from odradek.client.partition_queue import PartitionQueue
 from odradek.client.record import Header, Headers
 from odradek.client.serdes import Serde, raw
@@ -54,13 +55,21 @@ class Intake:
 
     Args:
         partitioner: The application's, or None.
+        ledger: The producer's.
+        line: Who waits for room; nobody is overtaken.
         on_ready: Called with a queue that has a new batch, or a full one.
     """
 
     def __init__(
-        self, partitioner: Partitioner | None, on_ready: Callable[[PartitionQueue], None]
+        self,
+        partitioner: Partitioner | None,
+        ledger: Ledger,
+        line: Sized,
+        on_ready: Callable[[PartitionQueue], None],
     ) -> None:
         self._partitioner = partitioner
+        self._ledger = ledger
+        self._line = line
         self._on_ready = on_ready
 
     @property
@@ -68,7 +77,7 @@ class Intake:
         """True when the application chooses partitions."""
         return self._partitioner is not None
 
-    def encode(  # noqa: PLR0917 the hottest call of all: keywords cost
+    def place(  # noqa: PLR0917 the hottest call of all: keywords cost
         self,
         target: Target,
         value: object,
@@ -76,19 +85,57 @@ class Intake:
         partition: int | None,
         headers: Headers | None,
         timestamp_ms: int | None,
-    ) -> Encoded:
-        """Encode a record and choose its partition.
+    ) -> Delivery | Encoded:
+        """Encode a record and append it to the open batch it belongs to.
+
+        Returns:
+            An `Encoded` where a new batch must be made or room be waited for; then `append` or
+            `append_new` is next.
 
         Raises:
             SerializationError: Key, value or headers do not encode.
             UnknownTopicOrPartitionError: The topic has no such partition.
         """
+        topic = target.topic
+        if value is not None and (type(value) is not bytes or target.value is not raw):
+            value = _encode(target, target.value, "value", value, key)
+        if key is None and partition is None and self._partitioner is None:
+            key_bytes, queue = None, None
+            batch = topic.current.open
+        else:
+            key_bytes = None if key is None else _encode(target, target.key, "key", key, key)
+            queue = self.choose(topic, key_bytes, partition)
+            batch = (queue or topic.current).open
+        if timestamp_ms is None:
+            timestamp_ms = time_ns() // 1_000_000
+        pairs = _NO_HEADERS if headers is None else _encode_headers(target, headers, key)
+        ledger = self._ledger
+        if batch is not None and ledger.used_bytes < ledger.limit_bytes and not self._line:
+            builder = batch.builder
+            assert builder is not None
+            size_bytes = builder.append(key_bytes, value, timestamp_ms, pairs)
+            if size_bytes is not None:
+                ledger.used_bytes += size_bytes
+                return Delivery(batch, builder.record_count - 1, timestamp_ms)
+        return Encoded(queue, key_bytes, value, timestamp_ms, pairs)
+
+    def encode(
+        self,
+        target: Target,
+        value: object,
+        key: object,
+        *,
+        partition: int | None,
+        headers: Headers | None,
+        timestamp_ms: int,
+    ) -> Encoded:
+        """Encode a record and choose its partition; errors as in `place`."""
         key_bytes = None if key is None else _encode(target, target.key, "key", key, key)
         return Encoded(
             self.choose(target.topic, key_bytes, partition),
             key_bytes,
             None if value is None else _encode(target, target.value, "value", value, key),
-            int(time.time() * 1000) if timestamp_ms is None else timestamp_ms,
+            timestamp_ms,
             _NO_HEADERS if headers is None else _encode_headers(target, headers, key),
         )
 

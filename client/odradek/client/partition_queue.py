@@ -9,7 +9,9 @@ remain are sent again, in order, with the sequences they had.
 
 Invariants: `in_flight` then `sealed` then `open` is the order of appending; sequences ascend
 through all three without gap, except behind a batch given up after being sent; a batch that may
-have been appended is never given another sequence.
+have been appended is never given another sequence; from the first unanswered batch to the last one
+sent there are at most `limits.in_flight`, acknowledged ones between them included, since a leader
+recognises no more than the last five.
 
 Giving up (delivery time-out) after sending leaves the leader to decide: if it has the batch, the
 next one fits; if not, the next is refused as out of order while it is the first one, which proves
@@ -83,7 +85,7 @@ class PartitionQueue:
         leader_epoch: Of that leader.
         open: Takes records; None when there is none.
         sealed: Waiting to be sent, or to be sent again.
-        in_flight: Sent and not finally answered.
+        in_flight: Sent and not acknowledged.
         identity: Whose sequences are being used; None before the first batch.
         retry_at_s: Nothing is sent before.
         refused_identity: One whose sequence is broken; another is needed before going on.
@@ -103,6 +105,8 @@ class PartitionQueue:
     retry_at_s: float = 0.0
     refused_identity: ProducerIdentity | None = None
     _next_sequence: int = 0
+    _next_ordinal: int = 0
+    _is_known: bool = False
     _retry_delay_s: float = 0.0
     _hurried: ProducerBatch | None = None
 
@@ -152,7 +156,8 @@ class PartitionQueue:
         if next_batch is None or (identity and identity is self.refused_identity):
             return math.inf
         if self.in_flight:
-            if len(self.in_flight) >= self.limits.in_flight or self._going_back:
+            ordinal = next_batch.ordinal if next_batch.attempts else self._next_ordinal
+            if ordinal - self.in_flight[0].ordinal >= self._in_flight_max or self._going_back:
                 return math.inf
             if next_batch.identity is None and self.identity is not identity:
                 return math.inf  # the old identity's batches must be answered first
@@ -164,7 +169,7 @@ class PartitionQueue:
     def ready_bytes(self, enough_bytes: int) -> int:
         """Return how much is sealed and may be taken now, counting no further than `enough`."""
         total_bytes = 0
-        for batch in islice(self.sealed, self.limits.in_flight - len(self.in_flight)):
+        for batch in islice(self.sealed, max(0, self._in_flight_max - len(self.in_flight))):
             total_bytes += batch.size_bytes
             if total_bytes >= enough_bytes:
                 break
@@ -178,6 +183,12 @@ class PartitionQueue:
         assert self.open is not None, "something is ready"
         return self.open.size_bytes
 
+    @property
+    def _in_flight_max(self) -> int:
+        # A leader takes any sequence from a producer it does not know: the first batch goes alone,
+        # or the second could be appended before it.
+        return self.limits.in_flight if self._is_known else 1
+
     def take(self, identity: ProducerIdentity | None) -> ProducerBatch:
         """Move the next batch under way, with its sequence; `ready_at_s` has said so."""
         if not self.sealed:
@@ -187,11 +198,16 @@ class PartitionQueue:
             if self.identity is not identity:
                 assert not self.in_flight, "one identity at a time is under way"
                 self.identity = identity
+                self._is_known = False
                 self._next_sequence = 0
             batch.identity = identity
             batch.base_sequence = self._next_sequence
             self._next_sequence = next_sequence(self._next_sequence, batch.record_count)
+        if not batch.attempts:
+            batch.ordinal = self._next_ordinal
+            self._next_ordinal += 1
         batch.attempts += 1
+        batch.awaits_answer = True
         batch.answer = None
         self.in_flight.append(self.sealed.popleft())
         return batch
@@ -202,9 +218,11 @@ class PartitionQueue:
         self, batch: ProducerBatch, base_offset: int, append_time_ms: int, now_s: float
     ) -> None:
         """The leader has the batch."""
-        if batch not in self.in_flight or batch.answer is not None:
+        if not batch.awaits_answer:
             return  # of an attempt that was given up meanwhile
+        batch.awaits_answer = False
         self.in_flight.remove(batch)
+        self._is_known = True
         self._retry_delay_s = 0.0
         if not batch.done:
             batch.succeed(base_offset, append_time_ms)
@@ -212,15 +230,18 @@ class PartitionQueue:
 
     def on_failed(self, batch: ProducerBatch, error: OdradekError, now_s: float) -> None:
         """The leader refused the batch, or nobody knows whether it has it."""
-        if batch not in self.in_flight or batch.answer is not None:
+        if not batch.awaits_answer:
             return
+        batch.awaits_answer = False
         batch.answer = error
         self._settle(now_s)
 
     def on_lost(self, error: OdradekError, now_s: float) -> None:
         """No answer will come for anything under way: the stream broke, or the leader changed."""
         for batch in self.in_flight:
-            batch.answer = batch.answer or error
+            if batch.awaits_answer:
+                batch.awaits_answer = False
+                batch.answer = error
         self._settle(now_s)
 
     def on_leader(
@@ -262,13 +283,13 @@ class PartitionQueue:
 
     def _settle(self, now_s: float) -> None:
         """Go back once everything under way is answered."""
-        if not self.in_flight or any(batch.answer is None for batch in self.in_flight):
+        if not self.in_flight or any(batch.awaits_answer for batch in self.in_flight):
             return
         answered = list(self.in_flight)
         self.in_flight.clear()
         again: list[ProducerBatch] = []
         for batch in answered:
-            assert batch.answer is not None
+            assert batch.answer is not None, "the acknowledged ones have left"
             if batch.done:
                 continue
             if isinstance(batch.answer, _SEQUENCE_ERRORS):

@@ -7,9 +7,9 @@ whole sequence. Whatever they accept is delivered in order per partition, once, 
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Iterable
 from itertools import repeat
+from time import time_ns
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, overload
 
@@ -125,12 +125,10 @@ class Producer(Generic[K, V]):
         target = core.targets.get(topic)
         if target is None or core.loop is not asyncio.get_running_loop():
             target = await core.target(topic)
-        record = core.intake.encode(target, value, key, partition, headers, timestamp_ms)
-        if core.room.is_free:
-            delivery = core.intake.append(target, record)
-            if delivery is not None:
-                return await delivery
-        return await (await core.append_slowly(topic, target, record))
+        placed = core.intake.place(target, value, key, partition, headers, timestamp_ms)
+        if isinstance(placed, Delivery):
+            return await placed
+        return await (await core.append_slowly(topic, target, placed))
 
     @overload
     async def enqueue(
@@ -180,12 +178,10 @@ class Producer(Generic[K, V]):
         target = core.targets.get(topic)
         if target is None or core.loop is not asyncio.get_running_loop():
             target = await core.target(topic)
-        record = core.intake.encode(target, value, key, partition, headers, timestamp_ms)
-        if core.room.is_free:
-            delivery = core.intake.append(target, record)
-            if delivery is not None:
-                return delivery
-        return await core.append_slowly(topic, target, record)
+        placed = core.intake.place(target, value, key, partition, headers, timestamp_ms)
+        if isinstance(placed, Delivery):
+            return placed
+        return await core.append_slowly(topic, target, placed)
 
     @overload
     async def send_many(
@@ -245,13 +241,15 @@ class Producer(Generic[K, V]):
         """
         core = self._core
         target = await core.target(topic)
-        now_ms = int(time.time() * 1000) if timestamp_ms is None else timestamp_ms
+        now_ms = time_ns() // 1_000_000 if timestamp_ms is None else timestamp_ms
         if keys is None and headers is None and not core.intake.asks_partitioner:
             runs = await core.fill(topic, target, list(values), partition, now_ms)
         else:
             every_key = repeat(None) if keys is None else keys
             records = [
-                core.intake.encode(target, value, key, partition, headers, now_ms)
+                core.intake.encode(
+                    target, value, key, partition=partition, headers=headers, timestamp_ms=now_ms
+                )
                 for value, key in zip(values, every_key, strict=keys is not None)
             ]
             runs = await core.append_each(topic, target, records)

@@ -57,8 +57,10 @@ class ProducerBatch:
         codec: How `data` is compressed by now.
         identity: Whose sequence it carries; None before its first sending, and when not idempotent.
         base_sequence: Of its first record; meaningless without identity.
+        ordinal: Counts the partition's batches in the order of their first sending.
         attempts: How often it was sent.
-        answer: The error of the present attempt; None while under way.
+        awaits_answer: True while an attempt is under way.
+        answer: The error that ended the last attempt.
         done: True once the outcome is final.
         error: Why it failed; None when acknowledged.
         base_offset: Of its first record once acknowledged; -1 when the node no longer knows.
@@ -76,7 +78,9 @@ class ProducerBatch:
     codec: Codec = Codec.NONE
     identity: ProducerIdentity | None = None
     base_sequence: int = 0
+    ordinal: int = 0
     attempts: int = 0
+    awaits_answer: bool = False
     answer: OdradekError | None = None
     done: bool = False
     error: OdradekError | None = None

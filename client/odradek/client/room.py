@@ -12,16 +12,20 @@ from odradek.client.ledger import Ledger
 
 
 class Room:
-    """The line before one producer's buffer."""
+    """One producer's.
+
+    Attributes:
+        line: Who waits, the first come first.
+    """
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._line: deque[asyncio.Future[None]] = deque()
+        self.line: deque[asyncio.Future[None]] = deque()
 
     @property
     def is_free(self) -> bool:
         """True when a record may be appended now, without overtaking anybody."""
-        return self._ledger.has_room and not self._line
+        return self._ledger.has_room and not self.line
 
     async def enter(self, *, timeout_s: float) -> None:
         """Wait for one's turn; the caller appends before its next `await`, then calls `look`.
@@ -30,7 +34,7 @@ class Room:
             BufferFullError: No room within the time-out.
         """
         turn = asyncio.get_running_loop().create_future()
-        self._line.append(turn)
+        self.line.append(turn)
         served = False
         try:
             async with asyncio.timeout(timeout_s):
@@ -45,17 +49,17 @@ class Room:
                 limit=self._ledger.limit_bytes,
             ) from None
         finally:
-            self._line.remove(turn)
+            self.line.remove(turn)
             if not served:
                 self.look()
 
     def look(self) -> None:
         """Serve the first in line if there is room."""
-        if self._line and self._ledger.has_room and not self._line[0].done():
-            self._line[0].set_result(None)
+        if self.line and self._ledger.has_room and not self.line[0].done():
+            self.line[0].set_result(None)
 
     def dismiss(self) -> None:
         """Wake everybody: the producer closes, and refuses them."""
-        for turn in self._line:
+        for turn in self.line:
             if not turn.done():
                 turn.set_result(None)

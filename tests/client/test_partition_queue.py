@@ -1,0 +1,315 @@
+"""The rules of order, retries and sequences, against a leader that follows Kafka's."""
+
+import random
+from collections import deque
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from odradek.client.errors import DeliveryTimeoutError
+from odradek.client.ledger import Ledger
+from odradek.client.partition_queue import PartitionQueue, QueueLimits
+from odradek.client.producer_batch import ProducerIdentity
+from odradek.protocol.errors import (
+    BrokerError,
+    NotEnoughReplicasError,
+    OutOfOrderSequenceNumberError,
+    RecordTooLargeError,
+    RequestTimedOutError,
+    ThrottledError,
+)
+from odradek.protocol.types import (
+    LeaderEpoch,
+    NodeId,
+    PartitionIndex,
+    ProducerEpoch,
+    ProducerId,
+    TopicId,
+    TopicName,
+)
+from tests.client.fake_node import BATCH_BYTES_MAX, FakePartition
+
+LIMITS = QueueLimits(
+    batch_bytes=4096,
+    linger_s=0.0,
+    delivery_timeout_s=100.0,
+    in_flight=5,
+    retry_delay_s=0.1,
+    retry_delay_max_s=1.0,
+)
+FIRST = ProducerIdentity(ProducerId(7), ProducerEpoch(0))
+SECOND = ProducerIdentity(ProducerId(7), ProducerEpoch(1))
+
+
+def new_queue(**changes) -> PartitionQueue:
+    limits = {**{name: getattr(LIMITS, name) for name in LIMITS.__slots__}, **changes}
+    queue = PartitionQueue(
+        TopicName("t"),
+        TopicId(b"t" * 16),
+        PartitionIndex(0),
+        QueueLimits(**limits),
+        Ledger(1 << 20),
+    )
+    queue.on_leader(TopicId(b"t" * 16), NodeId(1), LeaderEpoch(0), 0.0)
+    return queue
+
+
+def put(queue: PartitionQueue, value: bytes, now_s: float = 0.0):
+    """Append one record in a batch of its own."""
+    batch = queue.open_batch(now_s)
+    queue.ledger.used_bytes += batch.builder.append(None, value, 1, [])
+    queue.seal()
+    return batch
+
+
+def introduce(queue: PartitionQueue) -> None:
+    """Have a first batch acknowledged: from now on several may be under way."""
+    batch = put(queue, b"hello")
+    take(queue)
+    queue.on_acknowledged(batch, 0, -1, 0.0)
+
+
+def take(queue: PartitionQueue, identity=FIRST, now_s: float = 0.0):
+    assert queue.ready_at_s(identity) <= now_s
+    batch = queue.take(identity)
+    batch.build()
+    return batch
+
+
+def test_the_first_batch_goes_alone_since_a_leader_takes_any_sequence_from_a_stranger():
+    queue = new_queue()
+    first, second = put(queue, b"a"), put(queue, b"b")
+    take(queue)
+    assert queue.ready_at_s(FIRST) == float("inf")
+    queue.on_acknowledged(first, 0, -1, 0.0)
+    assert take(queue) is second
+
+
+def test_sequences_follow_each_other():
+    queue = new_queue()
+    introduce(queue)
+    for value in (b"a", b"b", b"c"):
+        put(queue, value)
+    taken = [take(queue) for _ in range(3)]
+    assert [batch.base_sequence for batch in taken] == [1, 2, 3]
+
+
+def test_at_most_so_many_are_under_way():
+    queue = new_queue(in_flight=2)
+    introduce(queue)
+    batches = [put(queue, b"v") for _ in range(3)]
+    take(queue)
+    take(queue)
+    assert queue.ready_at_s(FIRST) == float("inf")
+    queue.on_acknowledged(batches[0], 0, -1, 0.0)
+    assert take(queue) is batches[2]
+
+
+def test_answers_out_of_order_do_not_let_more_under_way_than_a_leader_remembers():
+    queue = new_queue()
+    introduce(queue)
+    batches = [put(queue, b"v") for _ in range(6)]
+    for _ in range(5):
+        take(queue)
+    queue.on_acknowledged(batches[4], 4, -1, 0.0)
+    assert batches[4].done
+    assert queue.ready_at_s(FIRST) == float("inf"), "the first of them is unanswered"
+    queue.on_acknowledged(batches[0], 0, -1, 0.0)
+    assert take(queue) is batches[5]
+
+
+def test_a_failure_sends_everything_after_it_again_in_order_with_the_same_sequences():
+    queue = new_queue()
+    introduce(queue)
+    batches = [put(queue, b"v") for _ in range(4)]
+    for _ in range(3):
+        take(queue)
+    queue.on_failed(batches[0], ThrottledError(), 1.0)
+    assert queue.ready_at_s(FIRST) == float("inf"), "the others are still under way"
+    queue.on_failed(batches[1], OutOfOrderSequenceNumberError(), 1.0)
+    queue.on_failed(batches[2], OutOfOrderSequenceNumberError(), 1.0)
+    assert 1.0 < queue.ready_at_s(FIRST) <= 1.1, "after a pause"
+    again = [take(queue, now_s=2.0) for _ in range(4)]
+    assert again == batches
+    assert [batch.base_sequence for batch in again] == [1, 2, 3, 4]
+    assert queue.refused_identity is None, "an echo of the first failure proves no gap"
+
+
+def test_a_gap_before_the_first_batch_asks_for_a_new_identity_and_starts_at_0():
+    queue = new_queue()
+    introduce(queue)
+    acknowledged, refused = put(queue, b"a"), put(queue, b"b")
+    take(queue)
+    take(queue)
+    queue.on_acknowledged(acknowledged, 0, -1, 0.0)
+    queue.on_failed(refused, OutOfOrderSequenceNumberError(), 0.0)
+    assert queue.refused_identity is FIRST
+    assert queue.ready_at_s(FIRST) == float("inf"), "not with the old identity"
+    assert take(queue, SECOND, now_s=1.0) is refused
+    assert (refused.identity, refused.base_sequence) == (SECOND, 0)
+
+
+def test_a_renewed_identity_waits_until_the_old_one_is_answered():
+    queue = new_queue()
+    old, new = put(queue, b"a"), put(queue, b"b")
+    take(queue, FIRST)
+    assert queue.ready_at_s(SECOND) == float("inf")
+    queue.on_acknowledged(old, 0, -1, 0.0)
+    assert take(queue, SECOND) is new
+    assert new.base_sequence == 0
+
+
+def test_a_refused_batch_fails_alone_and_its_sequence_is_used_again():
+    queue = new_queue()
+    refused = put(queue, b"a")
+    take(queue)
+    queue.on_failed(refused, RecordTooLargeError("too large"), 0.0)
+    assert isinstance(refused.error, RecordTooLargeError)
+    put(queue, b"b")
+    assert take(queue).base_sequence == 0
+
+
+def test_a_leader_change_sends_what_is_under_way_to_the_new_leader_at_once():
+    queue = new_queue()
+    introduce(queue)
+    batches = [put(queue, b"v") for _ in range(2)]
+    take(queue)
+    take(queue)
+    queue.on_leader(queue.topic_id, NodeId(2), LeaderEpoch(1), 5.0)
+    assert [take(queue, now_s=5.0) for _ in range(2)] == batches
+    assert [batch.base_sequence for batch in batches] == [1, 2]
+
+
+def test_the_delivery_timeout_says_whether_the_record_may_be_in_the_log():
+    queue = new_queue(delivery_timeout_s=10.0)
+    sent, waiting = put(queue, b"a"), put(queue, b"b")
+    take(queue)
+    queue.on_time(9.9)
+    assert not sent.done
+    queue.on_time(10.0)
+    assert isinstance(sent.error, DeliveryTimeoutError)
+    assert sent.error.maybe_appended
+    assert isinstance(waiting.error, DeliveryTimeoutError)
+    assert not waiting.error.maybe_appended
+    assert "t-0" in str(waiting.error)
+    assert queue.ledger.used_bytes == 0
+
+
+def test_a_late_answer_to_a_batch_given_up_changes_nothing():
+    queue = new_queue(delivery_timeout_s=10.0)
+    batch = put(queue, b"a")
+    take(queue)
+    queue.on_time(10.0)
+    queue.on_acknowledged(batch, 3, -1, 11.0)
+    assert isinstance(batch.error, DeliveryTimeoutError)
+    assert queue.idle
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_pauses_grow_while_retries_fail(attempts):
+    queue = new_queue()
+    batch = put(queue, b"a")
+    now_s = 0.0
+    for _ in range(attempts):
+        take(queue, now_s=now_s)
+        queue.on_failed(batch, NotEnoughReplicasError(), now_s)
+        pause_s = queue.ready_at_s(FIRST) - now_s
+        now_s = queue.ready_at_s(FIRST)
+    assert pause_s == pytest.approx(0.1 * 2 ** (attempts - 1))
+
+
+class Leader:
+    """Answers in any order, forgets to answer, throttles, refuses, and is replaced."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self.chance = chance
+        self.log = FakePartition(0, 1, 1)
+        self.answers: deque = deque()
+
+    def receive(self, batch) -> None:
+        fate = self.chance.choice(["append"] * 6 + ["throttle", "lose", "lose after append"])
+        if fate == "throttle":
+            self.answers.append((batch, batch.attempts, ThrottledError()))
+            return
+        if fate == "lose":
+            self.answers.append((batch, batch.attempts, RequestTimedOutError()))
+            return
+        try:
+            answer: object = self.log.append(bytes(batch.data), BATCH_BYTES_MAX)
+        except BrokerError as error:
+            answer = error
+        if fate == "lose after append":
+            answer = RequestTimedOutError()
+        self.answers.append((batch, batch.attempts, answer))
+
+    def answer(self, queue: PartitionQueue, now_s: float) -> None:
+        index = self.chance.randrange(len(self.answers))
+        batch, attempts, answer = self.answers[index]
+        del self.answers[index]
+        if batch.attempts != attempts:
+            return  # what the sender drops
+        if isinstance(answer, BrokerError):
+            queue.on_failed(batch, answer, now_s)
+        else:
+            queue.on_acknowledged(batch, answer, -1, now_s)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 1 << 30))
+def test_every_record_is_appended_once_and_in_order(seed):
+    """Whatever is lost, throttled, answered late or moved: acknowledged offsets tell the truth."""
+    chance = random.Random(seed)
+    leader = Leader(chance)
+    queue = new_queue(delivery_timeout_s=1e9)
+    batches = []
+    identity, now_s, sent = FIRST, 0.0, 0
+    while sent < 40 or not queue.idle:
+        now_s += chance.uniform(0, 0.2)
+        step = chance.random()
+        if step < 0.4 and sent < 40:
+            batches.append(put(queue, b"%d" % sent, now_s))
+            sent += 1
+        elif step < 0.7:
+            if queue.refused_identity is identity:
+                identity = ProducerIdentity(ProducerId(7), ProducerEpoch(identity.epoch + 1))
+            if queue.ready_at_s(identity) <= now_s:
+                leader.receive(take(queue, identity, now_s))
+        elif step < 0.72:
+            queue.on_leader(queue.topic_id, NodeId(1), LeaderEpoch(queue.leader_epoch + 1), now_s)
+        elif leader.answers:
+            leader.answer(queue, now_s)
+    assert [int(value) for value in leader.log.values()] == list(range(40))
+    assert [batch.base_offset for batch in batches] == list(range(40))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 1 << 30))
+def test_giving_up_loses_only_what_is_reported_and_never_repeats_or_reorders(seed):
+    """With delivery time-outs: the log holds an ordered selection, and all that was acknowledged."""
+    chance = random.Random(seed)
+    leader = Leader(chance)
+    queue = new_queue(delivery_timeout_s=1.5)
+    batches = []
+    identity, now_s, sent = FIRST, 0.0, 0
+    while sent < 40 or not queue.idle:
+        now_s += chance.uniform(0, 0.2)
+        queue.on_time(now_s)
+        step = chance.random()
+        if step < 0.3 and sent < 40:
+            batches.append(put(queue, b"%d" % sent, now_s))
+            sent += 1
+        elif step < 0.6:
+            if queue.refused_identity is identity:
+                identity = ProducerIdentity(ProducerId(7), ProducerEpoch(identity.epoch + 1))
+            if queue.ready_at_s(identity) <= now_s:
+                leader.receive(take(queue, identity, now_s))
+        elif leader.answers:
+            leader.answer(queue, now_s)
+    numbers = [int(value) for value in leader.log.values()]
+    assert numbers == sorted(set(numbers))
+    acknowledged = [number for number, batch in enumerate(batches) if batch.error is None]
+    assert set(acknowledged) <= set(numbers)
+    for number, batch in enumerate(batches):
+        if batch.error is not None and not batch.error.maybe_appended:
+            assert number not in numbers
