@@ -15,7 +15,6 @@ from pathlib import Path
 import uvloop
 
 from odradek.node.storage import PartitionLog, Storage, StorageOptions
-from odradek.protocol.errors import ThrottledError
 from odradek.protocol.record_batch import BatchBuilder, BatchHeader, validate
 from odradek.protocol.types import LeaderEpoch, Offset, PartitionUid
 
@@ -56,13 +55,8 @@ async def opened(directory: Path, *, fresh: bool = True) -> AsyncIterator[Storag
 async def append(storage: Storage, log: PartitionLog, batch: bytes) -> int:
     """Append as a node does: check, wait for room, append."""
     header = validate(batch, BATCH_BYTES_MAX)
-    while True:
-        if not storage.group_commit.has_room:
-            await storage.group_commit.room()
-        try:
-            return log.append(batch, header, EPOCH, now_ms()).position
-        except ThrottledError:
-            continue
+    appended = await storage.patiently(lambda: log.append(batch, header, EPOCH, now_ms()))
+    return appended.position
 
 
 async def measure_append(storage: Storage, total_bytes: int, *, commit: bool) -> float:

@@ -39,6 +39,11 @@ def append(log: PartitionLog, data: bytes, epoch: LeaderEpoch = EPOCH) -> Append
     return log.append(data, validate(data, BATCH_BYTES_MAX), epoch, NOW_MS)
 
 
+async def append_patiently(storage: Storage, uid: PartitionUid, data: bytes) -> int:
+    """Append when there is room, as the node does; returns the position."""
+    return (await storage.patiently(lambda: append(storage.log(uid), data))).position
+
+
 def base_offsets(batches: list[bytes]) -> list[int]:
     """Return where each batch starts."""
     return [BatchHeader.parse(data).base_offset for data in batches]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from odradek.node.storage import StorageOptions, StoreOptions
 from odradek.protocol.types import PartitionUid
-from tests.node.storage.batches import append, batch, opened
+from tests.node.storage.batches import append_patiently, batch, opened
 
 PARTITIONS = 4
 
@@ -27,8 +27,7 @@ async def main() -> None:
                 data = batch(
                     2, value=value, producer_id=uid, producer_epoch=0, base_sequence=sequence
                 )
-                await storage.group_commit.room()
-                position = append(log, data).position
+                position = await append_patiently(storage, uid, data)
                 sequence += 2
                 end = log.log_end_offset
                 await storage.group_commit.when_durable(position)

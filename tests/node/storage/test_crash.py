@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from odradek.node.storage import RecoveryReport
 from odradek.protocol.record_batch import decode
 from odradek.protocol.types import PartitionUid
 from tests.node.storage.batches import append, batch, opened, read_all
@@ -43,8 +44,7 @@ async def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
         acknowledged = append_until_killed(tmp_path)
         assert len(acknowledged) == PARTITIONS
         async with opened(tmp_path) as storage:
-            assert not storage.recovered.lost_data
-            assert not storage.recovered.clean_stop
+            assert storage.recovered == RecoveryReport(lost_data=False, lost_pages=False)
             for uid, end in acknowledged.items():
                 log = storage.log(PartitionUid(uid))
                 assert log.log_end_offset >= end

@@ -15,9 +15,10 @@ def test_the_newest_mark_is_found_again(tmp_path: Path) -> None:
     path = tmp_path / "mark"
     for sequence in range(1, 6):
         file = MarkFile(path)
-        assert file.mark == (Mark(sequence - 1, BOOT, True) if sequence > 1 else None)
+        previous = Mark(sequence - 1, BOOT, True, data_lost=True, pages_lost=False)
+        assert file.mark == (previous if sequence > 1 else None)
         file.write(Mark(sequence, BOOT, False))
-        file.write(Mark(sequence, BOOT, True))
+        file.write(Mark(sequence, BOOT, True, data_lost=True, pages_lost=False))
         file.close()
 
 

@@ -9,10 +9,18 @@ from pathlib import Path
 import pytest
 
 from odradek.node.storage import Storage, StorageOptions, StoreOptions
-from odradek.protocol.errors import StorageFullError, ThrottledError
+from odradek.protocol.errors import StorageFullError
 from odradek.protocol.record_batch import decode
 from odradek.protocol.types import Offset
-from tests.node.storage.batches import UID, append, batch, opened, read_all, until
+from tests.node.storage.batches import (
+    UID,
+    append,
+    append_patiently,
+    batch,
+    opened,
+    read_all,
+    until,
+)
 
 DISK_BYTES = 96 << 20
 MEMTABLE_BYTES = 2 << 20
@@ -61,12 +69,9 @@ async def append_until_full(storage: Storage) -> int:
     """Return how many batches were acknowledged."""
     acknowledged = 0
     while True:
-        await storage.group_commit.room()
         try:
-            position = append(storage.log(UID), batch(value=VALUE)).position
+            position = await append_patiently(storage, UID, batch(value=VALUE))
             await storage.group_commit.when_durable(position)
-        except ThrottledError:
-            continue
         except StorageFullError:
             return acknowledged
         acknowledged += 1
@@ -90,8 +95,7 @@ async def test_a_disk_filled_by_others_is_noticed_and_writes_resume(small_disk: 
     async with opened(small_disk / "data", options(reserve_bytes)) as storage:
         log = storage.log(UID)
         for _ in range(20):
-            await storage.group_commit.room()
-            position = append(log, batch(value=VALUE)).position
+            position = await append_patiently(storage, UID, batch(value=VALUE))
         await storage.group_commit.when_durable(position)
         fill(small_disk / "filler", reserve_bytes // 2)
         await until(lambda: storage.is_full, deadline_s=1)
@@ -101,7 +105,8 @@ async def test_a_disk_filled_by_others_is_noticed_and_writes_resume(small_disk: 
         (small_disk / "filler").unlink()
         async with asyncio.timeout(5):
             await until(lambda: not storage.is_full)
-            await storage.group_commit.when_durable(append(log, batch(value=VALUE)).position)
+            position = await append_patiently(storage, UID, batch(value=VALUE))
+            await storage.group_commit.when_durable(position)
         assert log.log_end_offset == 21
 
 
@@ -121,10 +126,8 @@ async def test_after_a_real_enospc_the_store_is_reopened_in_place(small_disk: Pa
         await until(lambda: not storage.is_full, deadline_s=5)
         end = log.log_end_offset
         assert end >= acknowledged
-        await storage.group_commit.room()
-        appended = append(log, batch(value=VALUE))
-        assert appended.base_offset == end
-        await storage.group_commit.when_durable(appended.position)
+        position = await append_patiently(storage, UID, batch(value=VALUE))
+        await storage.group_commit.when_durable(position)
         offsets = [record.offset for b in await read_all(log) for record in decode(b)]
         assert offsets == list(range(end + 1))
         assert await log.read(Offset(end + 1), 1) == []

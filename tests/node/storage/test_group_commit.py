@@ -120,6 +120,11 @@ async def test_a_full_disk_fails_the_waiters_but_not_the_process() -> None:
         disk.may_end.release()
         with pytest.raises(StorageFullError):
             await asyncio.wait_for(waiting, DEADLINE_S)
+        commit.on_appended(1 << 20)
+        appending = asyncio.ensure_future(commit.room())
+        disk.may_end.release()
+        with pytest.raises(StorageFullError):
+            await asyncio.wait_for(appending, DEADLINE_S)
         disk.failure = None
         again = commit.when_durable(commit.appended)
         disk.may_end.release()

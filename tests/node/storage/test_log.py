@@ -81,7 +81,6 @@ async def test_a_log_reopens_as_it_was(tmp_path: Path) -> None:
         before = await read_all(log)
         size_bytes = log.size_bytes
     async with opened(tmp_path) as storage:
-        assert storage.recovered.clean_stop
         log = storage.log(UID)
         assert (log.log_end_offset, log.size_bytes) == (5, size_bytes)
         assert log.high_watermark_checkpoint == 3

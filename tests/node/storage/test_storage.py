@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from odradek.node.storage import Storage, StorageOptions, Table
-from odradek.protocol.errors import StorageFullError
+from odradek.node.storage import RecoveryReport, Storage, StorageOptions, Table
+from odradek.protocol.errors import StorageError, StorageFullError, ThrottledError
 from odradek.protocol.types import Offset, PartitionUid
 from tests.node.storage.batches import (
     NOW_MS,
     SMALL,
     UID,
     append,
+    append_patiently,
     base_offsets,
     batch,
     opened,
@@ -21,6 +22,8 @@ from tests.node.storage.batches import (
     refuse,
     until,
 )
+
+NOTHING_LOST = RecoveryReport(lost_data=False, lost_pages=False)
 
 
 def power_loss(source: Path, target: Path) -> None:
@@ -40,17 +43,14 @@ def marked_sequence(storage: Storage) -> int:
 
 async def test_a_new_directory_has_lost_nothing(tmp_path: Path) -> None:
     async with opened(tmp_path / "deep" / "data") as storage:
-        recovered = storage.recovered
-        assert (recovered.lost_data, recovered.clean_stop) == (False, True)
+        assert storage.recovered == NOTHING_LOST
 
 
-async def test_an_orderly_stop_is_known(tmp_path: Path) -> None:
-    async with opened(tmp_path) as storage:
-        append(storage.log(UID), batch())
-    async with opened(tmp_path) as storage:
-        recovered = storage.recovered
-        assert (recovered.lost_data, recovered.clean_stop) == (False, True)
-        assert not recovered.boot_changed
+async def test_a_store_in_use_is_refused(tmp_path: Path) -> None:
+    async with opened(tmp_path):
+        with pytest.raises(StorageError, match="cannot be opened"):
+            async with opened(tmp_path):
+                pass
 
 
 async def test_power_loss_is_no_orderly_stop_but_loses_nothing_synced(tmp_path: Path) -> None:
@@ -61,8 +61,7 @@ async def test_power_loss_is_no_orderly_stop_but_loses_nothing_synced(tmp_path: 
         await storage.group_commit.when_durable(appended.position)
         power_loss(tmp_path / "live", tmp_path / "after")
     async with opened(tmp_path / "after") as storage:
-        recovered = storage.recovered
-        assert (recovered.lost_data, recovered.clean_stop) == (False, False)
+        assert storage.recovered == NOTHING_LOST
         assert storage.log(UID).log_end_offset == 40
 
 
@@ -81,13 +80,15 @@ async def test_missing_synced_data_is_detected(tmp_path: Path) -> None:
     content[len(content.rstrip(b"\0")) // 2] ^= 1
     path.write_bytes(content)
     async with opened(tmp_path / "rotten") as storage:
-        assert storage.recovered.lost_data
-        assert not storage.recovered.clean_stop
+        assert storage.recovered == RecoveryReport(lost_data=True, lost_pages=False)
         log = storage.log(UID)
         assert 0 < log.log_end_offset < 42
         assert base_offsets(await read_all(log)) == list(range(0, log.log_end_offset, 2))
     async with opened(tmp_path / "rotten") as storage:
-        assert not storage.recovered.lost_data, "it was reported; the node has been told"
+        assert storage.recovered.lost_data, "nobody has been told"
+        await storage.recovery_told()
+    async with opened(tmp_path / "rotten") as storage:
+        assert storage.recovered == NOTHING_LOST
 
 
 async def test_data_without_a_mark_counts_as_lost(tmp_path: Path) -> None:
@@ -98,12 +99,43 @@ async def test_data_without_a_mark_counts_as_lost(tmp_path: Path) -> None:
         assert storage.recovered.lost_data
 
 
-async def test_another_boot_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with opened(tmp_path):
-        pass
-    monkeypatch.setattr("odradek.node.storage.storage.read_boot_id", lambda: "x" * 36)
+async def test_a_crash_of_the_machine_costs_unsynced_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def boot(name: str) -> None:
+        monkeypatch.setattr("odradek.node.storage.storage.read_boot_id", lambda: name * 36)
+
+    boot("a")
+    async with opened(tmp_path / "1"):
+        power_loss(tmp_path / "1", tmp_path / "2")
+        power_loss(tmp_path / "1", tmp_path / "3")
+    async with opened(tmp_path / "2") as storage:
+        assert storage.recovered == NOTHING_LOST, "only the process died"
+    boot("b")
+    async with opened(tmp_path / "2") as storage:
+        assert storage.recovered == NOTHING_LOST, "the machine restarted after an orderly stop"
+    for _ in range(2):
+        async with opened(tmp_path / "3") as storage:
+            assert storage.recovered == RecoveryReport(lost_data=False, lost_pages=True)
+    async with opened(tmp_path / "3") as storage:
+        await storage.recovery_told()
+    async with opened(tmp_path / "3") as storage:
+        assert storage.recovered == NOTHING_LOST
+
+
+async def test_changes_wait_patiently_for_room(tmp_path: Path) -> None:
     async with opened(tmp_path) as storage:
-        assert storage.recovered.boot_changed
+        storage.group_commit.on_write_stall()
+        log, refusals = storage.log(UID), [ThrottledError(), ThrottledError()]
+
+        def change() -> int:
+            if refusals:
+                storage.group_commit.on_write_stall()
+                raise refusals.pop()
+            return append(log, batch(2)).position
+
+        await storage.group_commit.when_durable(await storage.patiently(change))
+        assert log.log_end_offset == 2
 
 
 async def test_nothing_is_written_at_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,8 +236,7 @@ async def test_dropped_batches_give_their_room_back(tmp_path: Path) -> None:
     async with storage:
         for uid in (1, 2):
             for _ in range(20):
-                append(storage.log(PartitionUid(uid)), batch(value=bytes(500_000)))
-                await storage.group_commit.room()
+                await append_patiently(storage, PartitionUid(uid), batch(value=bytes(500_000)))
         storage._store.reclaim()
         before = storage._store.batch_bytes_on_disk
         storage.drop(PartitionUid(1))

@@ -9,7 +9,8 @@ the mark has lost data, and the replica must not count as in sync.
 The file holds two slots, each in a sector of its own, written in turn: a torn write damages one and
 leaves the other. It is preallocated, so that a full disk cannot stop it.
 
-Invariant: the sequence in the mark was captured before a sync that then succeeded.
+Invariants: the sequence in the mark was captured before a sync that then succeeded; what an opening
+found missing stays in the mark until the controller has been told, through any number of crashes.
 """
 
 import os
@@ -20,7 +21,8 @@ from pathlib import Path
 
 _MAGIC = b"ODRADEK1"
 _SLOT_BYTES = 4096
-_FIELDS = struct.Struct(">8sQQ?36s")  # magic, counter, sequence, clean stop, boot id
+# Magic, counter, sequence, boot id, clean stop, data lost, pages lost.
+_FIELDS = struct.Struct(">8sQQ36s???")
 _CRC = struct.Struct(">I")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -38,11 +40,15 @@ class Mark:
         sequence: The store's sequence number before a sync that succeeded.
         boot_id: The boot during which it was written.
         clean_stop: It was the last act of an orderly stop.
+        data_lost: An opening found synced data missing, and the controller does not know yet.
+        pages_lost: An opening followed a crash of the machine, and the controller does not know.
     """
 
     sequence: int
     boot_id: str
     clean_stop: bool
+    data_lost: bool = False
+    pages_lost: bool = False
 
 
 class MarkFile:
@@ -69,7 +75,13 @@ class MarkFile:
         """Replace the mark, on disk when this returns."""
         self._counter += 1
         fields = _FIELDS.pack(
-            _MAGIC, self._counter, mark.sequence, mark.clean_stop, mark.boot_id.encode()
+            _MAGIC,
+            self._counter,
+            mark.sequence,
+            mark.boot_id.encode(),
+            mark.clean_stop,
+            mark.data_lost,
+            mark.pages_lost,
         )
         slot = self._counter % 2
         os.pwrite(self._fd, fields + _CRC.pack(zlib.crc32(fields)), slot * _SLOT_BYTES)
@@ -81,10 +93,10 @@ class MarkFile:
         if len(data) < _FIELDS.size + _CRC.size:
             return 0, None
         fields, (crc,) = data[: _FIELDS.size], _CRC.unpack_from(data, _FIELDS.size)
-        magic, counter, sequence, clean_stop, boot_id = _FIELDS.unpack(fields)
+        magic, counter, sequence, boot_id, *flags = _FIELDS.unpack(fields)
         if magic != _MAGIC or crc != zlib.crc32(fields):
             return 0, None
-        return counter, Mark(sequence, boot_id.rstrip(b"\0").decode(), clean_stop)
+        return counter, Mark(sequence, boot_id.rstrip(b"\0").decode(), *flags)
 
 
 def _sync_directory(directory: Path) -> None:

@@ -51,7 +51,8 @@ class GroupCommit:
         self._requests: SimpleQueue[int | None] = SimpleQueue()
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._room_waiters: deque[asyncio.Future[None]] = deque()
-        self._syncing = False
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._stalled = False
         self._paused = False
         self.appended = 0
@@ -82,7 +83,11 @@ class GroupCommit:
         return not self._stalled and self.appended - self.durable < self._unsynced_bytes_max
 
     async def room(self) -> None:
-        """Wait until `has_room`; in the order of the calls."""
+        """Wait until `has_room`; in the order of the calls.
+
+        Raises:
+            StorageFullError: The disk filled up meanwhile.
+        """
         while not self.has_room:
             waiter = self._loop.create_future()
             self._room_waiters.append(waiter)
@@ -123,10 +128,7 @@ class GroupCommit:
     async def pause(self) -> None:
         """Wait for the sync in flight, if any, and begin no other until `resume`."""
         self._paused = True
-        while self._syncing:
-            waiter = self._loop.create_future()
-            self._room_waiters.append(waiter)
-            await waiter
+        await self._idle.wait()
 
     def resume(self) -> None:
         """Go on after `pause`."""
@@ -134,8 +136,8 @@ class GroupCommit:
         self.tick()
 
     def _start(self) -> None:
-        if not self._syncing and not self._paused:
-            self._syncing = True
+        if self._idle.is_set() and not self._paused:
+            self._idle.clear()
             self._requests.put(self.appended)
 
     def _run(self) -> None:
@@ -152,18 +154,18 @@ class GroupCommit:
             self._loop.call_soon_threadsafe(self._on_synced, position, failure)
 
     def _on_synced(self, position: int, failure: BaseException | None) -> None:
-        self._syncing = False
+        self._idle.set()
         if failure is not None:
             self._fail_waiters(failure)
-        else:
-            self.durable = position
-            waiters = self._waiters
-            while waiters and waiters[0][0] <= position:
-                _, future = waiters.popleft()
-                if not future.done():  # cancelled
-                    future.set_result(None)
-            if waiters or self.appended - position >= _START_SYNC_BYTES:
-                self._start()
+            return
+        self.durable = position
+        waiters = self._waiters
+        while waiters and waiters[0][0] <= position:
+            _, future = waiters.popleft()
+            if not future.done():  # cancelled
+                future.set_result(None)
+        if waiters or self.appended - position >= _START_SYNC_BYTES:
+            self._start()
         self._wake_room()
 
     def _end_stall(self) -> None:
@@ -177,8 +179,10 @@ class GroupCommit:
                 waiter.set_result(None)
 
     def _fail_waiters(self, error: BaseException) -> None:
-        waiters, self._waiters = self._waiters, deque()
-        for _, future in waiters:
+        waiters = [future for _, future in self._waiters] + list(self._room_waiters)
+        self._waiters.clear()
+        self._room_waiters.clear()
+        for future in waiters:
             if not future.done():
                 future.set_exception(error)
                 future.exception()  # whoever waits gets it; nobody waiting is no mistake

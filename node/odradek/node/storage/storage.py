@@ -12,12 +12,13 @@ with 10,000 partitions starts at once; every thread and task ends with the conte
 import asyncio
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from odradek.node.storage.blocking import Blocking
 from odradek.node.storage.durable_mark import Mark, MarkFile, read_boot_id
@@ -31,6 +32,8 @@ from odradek.node.storage.tail_cache import TailCache
 from odradek.node.storage.writer import Writer
 from odradek.protocol.errors import StorageFullError, ThrottledError
 from odradek.protocol.types import PartitionUid
+
+_T = TypeVar("_T")
 
 _TICK_S = 0.25
 _MARK_INTERVAL_S = 0.5
@@ -46,7 +49,7 @@ class StorageOptions:
         store: RocksDB's share.
         tail_cache_bytes: Newest batches of all partitions kept in memory.
         unsynced_bytes_max: Appended and not yet on disk; beyond, appends wait.
-        reserve_bytes: Kept free on the disk; below, appends are refused. At least four memtables.
+        reserve_bytes: Kept free on the disk; below, appends are refused. Four memtables or more.
         cold_read_threads: How many reads may wait for the disk at once.
     """
 
@@ -59,17 +62,16 @@ class StorageOptions:
 
 @dataclass(frozen=True, slots=True)
 class RecoveryReport:
-    """What opening found.
+    """What this opening found, or an earlier one that could not tell the controller.
 
     Attributes:
-        lost_data: Data once synced is missing: the replicas here are not in sync.
-        clean_stop: The last stop was orderly, so nothing at all is missing.
-        boot_changed: The machine has restarted since: unsynced appends are gone.
+        lost_data: Data once synced is missing: no replica here is in sync.
+        lost_pages: The machine went down without an orderly stop: unsynced appends are missing, so
+            that no replica with `flush=os` is in sync.
     """
 
     lost_data: bool
-    clean_stop: bool
-    boot_changed: bool
+    lost_pages: bool
 
 
 def free_bytes_on_disk(directory: Path) -> int:
@@ -105,6 +107,8 @@ class Storage:
         self._free_bytes = free_bytes
         self._boot_id = read_boot_id()
         self._logs: dict[PartitionUid, PartitionLog] = {}
+        self._untold = RecoveryReport(lost_data=False, lost_pages=False)
+        self._mark_lock = threading.Lock()  # the group commit's thread and `recovery_told`
         self._synced_sequence = 0
         self._marked_at_s = 0.0
 
@@ -145,6 +149,27 @@ class Storage:
     def is_full(self) -> bool:
         """Whether appends are refused for want of room at the moment."""
         return self._space.is_short or self._store.is_broken
+
+    async def recovery_told(self) -> None:
+        """Note that the controller has acted on `recovered`; until then each opening repeats it."""
+        if self._untold.lost_data or self._untold.lost_pages:
+            self._untold = RecoveryReport(lost_data=False, lost_pages=False)
+            await asyncio.to_thread(self._write_mark, self._synced_sequence)
+
+    async def patiently(self, change: Callable[[], _T]) -> _T:
+        """Make a change as soon as there is room for it.
+
+        Args:
+            change: An append, a truncation, a deletion: anything that may be THROTTLED, which means
+                that nothing has happened.
+
+        Returns:
+            What `change` returned.
+        """
+        while True:
+            await self.group_commit.room()
+            with contextlib.suppress(ThrottledError):
+                return change()
 
     def log(self, uid: PartitionUid) -> PartitionLog:
         """Return a partition's log, opening it; one that never was is empty."""
@@ -195,17 +220,15 @@ class Storage:
         mark = self._mark_file.mark
         if mark is None:
             # Data without a mark: somebody lost the file, and with it the proof.
-            report = RecoveryReport(sequence > 0, clean_stop=sequence == 0, boot_changed=False)
+            self._untold = RecoveryReport(sequence > 0, sequence > 0)
         else:
-            lost_data = sequence < mark.sequence
-            report = RecoveryReport(
-                lost_data,
-                clean_stop=mark.clean_stop and not lost_data,
-                boot_changed=mark.boot_id != self._boot_id,
+            crashed = not mark.clean_stop and mark.boot_id != self._boot_id
+            self._untold = RecoveryReport(
+                mark.data_lost or sequence < mark.sequence, mark.pages_lost or crashed
             )
         self._store.sync()
-        self._write_mark(sequence, clean_stop=False)
-        return report
+        self._write_mark(sequence)
+        return self._untold
 
     def _close(self) -> None:
         """Sync and leave a clean mark, unless the store is in no state for it."""
@@ -224,12 +247,16 @@ class Storage:
         self._store.sync()
         self._synced_sequence = sequence
         if time.monotonic() - self._marked_at_s >= _MARK_INTERVAL_S:
-            self._write_mark(sequence, clean_stop=False)
+            self._write_mark(sequence)
 
-    def _write_mark(self, sequence: int, *, clean_stop: bool) -> None:
-        self._mark_file.write(Mark(sequence, self._boot_id, clean_stop))
-        self._synced_sequence = sequence
-        self._marked_at_s = time.monotonic()
+    def _write_mark(self, sequence: int, *, clean_stop: bool = False) -> None:
+        with self._mark_lock:
+            untold = self._untold
+            self._mark_file.write(
+                Mark(sequence, self._boot_id, clean_stop, untold.lost_data, untold.lost_pages)
+            )
+            self._synced_sequence = sequence
+            self._marked_at_s = time.monotonic()
 
     def _measure(self) -> None:
         self._space.on_measured(self._free_bytes(self._directory))

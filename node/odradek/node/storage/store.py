@@ -103,6 +103,10 @@ class Store:
         options: Memory and disk.
         fatal: Called, from whatever thread, when the disk failed in a way that leaves the state of
             written data unknown; the process should end.
+
+    Raises:
+        StorageError: Another process has it open, or it is damaged.
+        StorageFullError: No room to open it.
     """
 
     def __init__(
@@ -118,7 +122,13 @@ class Store:
         self._readers_changed = threading.Condition()
         self.is_broken = False
         """Set after ENOSPC: reads go on, writes need a `reopen`."""
-        self._db: Any = self._open()  # None while it is being reopened
+        self._db: Any = None  # None also while it is being reopened
+        try:
+            self._db = self._open()
+        except Exception as error:
+            if _is_full(error):
+                raise _full(str(error)) from error
+            raise StorageError(f"the store in {directory} cannot be opened: {error}") from error
 
     @property
     def sequence(self) -> int:
