@@ -4,8 +4,8 @@ from dataclasses import asdict
 
 from rich.text import Text
 
-from odradek.client import ControllerDescription, NodeDescription
 from odradek.client.cli import output, session
+from odradek.client.descriptions import ControllerDescription, NodeDescription
 
 app = session.new_app(help="Look at nodes and controllers.", no_args_is_help=True)
 

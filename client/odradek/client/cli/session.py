@@ -124,19 +124,23 @@ async def interruption() -> AsyncIterator[Interruption]:
             loop.remove_signal_handler(signal_number)
 
 
-async def unless_interrupted(heard: Interruption, work: Coroutine[Any, Any, T]) -> T | None:
-    """Return the result of work, or None, the work cancelled, when the interruption comes first."""
-    task = asyncio.ensure_future(work)
+async def unless_interrupted(heard: Interruption, *work: Coroutine[Any, Any, T]) -> T | None:
+    """Return what the first of some works gives; None when the interruption comes first.
+
+    All the others have ended, cancelled, when this returns.
+    """
+    tasks = [asyncio.ensure_future(each) for each in work]
     interrupted = asyncio.ensure_future(heard.wait())
     try:
-        await asyncio.wait({task, interrupted}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
+        await asyncio.wait({*tasks, interrupted}, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            if task.done():
+                return task.result()
         return None
     finally:
-        task.cancel()
-        interrupted.cancel()
-        await asyncio.gather(task, interrupted, return_exceptions=True)
+        for each in (*tasks, interrupted):
+            each.cancel()
+        await asyncio.gather(*tasks, interrupted, return_exceptions=True)
 
 
 def checked(parse: Callable[[], T]) -> T:

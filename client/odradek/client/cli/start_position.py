@@ -30,8 +30,10 @@ def parse_start(text: str) -> StartPosition:
     Raises:
         StartPositionError: It is none of these.
     """
-    if text == "earliest" or text == "latest":  # noqa: PLR1714  (so that types narrow)
-        return text
+    if text == "earliest":
+        return "earliest"
+    if text == "latest":
+        return "latest"
     if text.isascii() and text.isdigit() and int(text) <= _OFFSET_MAX:
         return int(text)
     try:

@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from odradek.client import Client, ConfigEntry, TopicDescription, TopicPartition
+from odradek.client import Client, TopicPartition
 from odradek.client.cli import output, session
 from odradek.client.cli.record_format import parse_settings
+from odradek.client.descriptions import ConfigEntry, TopicDescription
 from odradek.protocol.errors import TopicAlreadyExistsError
 
 app = session.new_app(help="Create, list, describe, alter and delete topics.")

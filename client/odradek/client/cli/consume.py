@@ -1,0 +1,165 @@
+"""`odradek consume`: show records as they come, alone or as a member of a group."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from odradek.client import Client, Consumer, TopicPartition, serdes
+from odradek.client.cli import output, session
+from odradek.client.cli.exits import ExitCode
+from odradek.client.cli.record_format import Render, compile_format
+from odradek.client.cli.start_position import StartPosition, parse_start
+
+app = session.new_app()
+
+_POLL_INTERVAL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    """What is to be shown.
+
+    Attributes:
+        topic: Of which topic.
+        group: Shared with whom; None: alone, and nothing is committed.
+        start: From where.
+        partitions: Which; empty: all, or those the group gives.
+        render: How a record becomes a line.
+        count_max: How many; None: no limit.
+        exit_at_end: End once everything that was there at the beginning was shown.
+    """
+
+    topic: str
+    group: str | None
+    start: StartPosition
+    partitions: tuple[int, ...]
+    render: Render
+    count_max: int | None
+    exit_at_end: bool
+
+
+@app.command()
+def consume(
+    topic: Annotated[str, typer.Argument(show_default=False)],
+    *,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            "--group", "-g", help="Read as a member of this group, and commit. Default: alone."
+        ),
+    ] = None,
+    start: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="PLACE",
+            help="earliest, latest, an offset, a time (2026-01-31T12:00), or an age (-1h). A group"
+            " that has committed goes on from there instead.",
+        ),
+    ] = "earliest",
+    partition: Annotated[
+        list[int] | None,
+        typer.Option("--partition", "-p", min=0, help="Only this one; may be repeated."),
+    ] = None,
+    template: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            "-f",
+            help="json, or text with {topic} {partition} {offset} {timestamp} {timestamp_ms} {key}"
+            r" {value} {headers} and \t \n.",
+        ),
+    ] = "{value}",
+    count_max: Annotated[
+        int | None, typer.Option("--max", "-n", min=1, help="Leave after so many records.")
+    ] = None,
+    exit_at_end: Annotated[
+        bool,
+        typer.Option("--exit-at-end", help="Leave once all that is there now was shown."),
+    ] = False,
+    bootstrap: session.Bootstrap = session.DEFAULT_BOOTSTRAP,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+) -> None:
+    """Show the records of a topic, a line each, as they come. Ctrl-C leaves."""
+    request = _Request(
+        topic=topic,
+        group=group,
+        start=session.checked(lambda: parse_start(start)),
+        partitions=tuple(partition or ()),
+        render=session.checked(lambda: compile_format("json" if as_json else template)),
+        count_max=count_max,
+        exit_at_end=exit_at_end,
+    )
+    if group is not None and partition:
+        raise typer.BadParameter("a group shares out partitions itself; leave out one of the two")
+    if group is not None and isinstance(request.start, int):
+        raise typer.BadParameter(
+            "a group goes on from what it committed; move that with: odradek groups reset-offsets",
+            param_hint="--from",
+        )
+    interrupted = session.with_client(bootstrap, lambda client: _consume(client, request))
+    if interrupted:
+        raise typer.Exit(ExitCode.INTERRUPTED)
+
+
+async def _consume(client: Client, request: _Request) -> bool:
+    """Show records; return whether Ctrl-C ended it."""
+    topics = [request.topic] if request.group else []
+    start = "earliest" if isinstance(request.start, int) else request.start
+    async with session.interruption() as heard:
+        ends = await client.admin.list_offsets(request.topic) if request.exit_at_end else {}
+        async with client.consumer(
+            *topics, group=request.group, start=start, key=serdes.raw, value=serdes.raw
+        ) as consumer:
+            if request.group is None:
+                await _assign(client, consumer, request)
+            show = _show if request.count_max is None else _show_some
+            work = [show(consumer, request)]
+            if request.exit_at_end:
+                work.append(_reach(consumer, ends))
+            await session.unless_interrupted(heard, *work)
+        return heard.is_heard
+
+
+async def _assign(client: Client, consumer: Consumer[bytes, bytes], request: _Request) -> None:
+    described = await client.admin.describe_topic(request.topic)
+    indexes = request.partitions or range(len(described.partitions))
+    partitions = [(request.topic, index) for index in indexes]
+    consumer.assign(partitions)
+    if isinstance(request.start, int):
+        for partition in partitions:
+            consumer.seek(partition, request.start)
+
+
+async def _show(consumer: Consumer[bytes, bytes], request: _Request) -> None:
+    """Show every record; a terminal that dawdles (`less`) does not stop the heartbeats."""
+    async for batch in consumer.batches():
+        lines = b"".join([request.render(record) for record in batch])
+        await asyncio.to_thread(output.write_bytes, lines)
+
+
+async def _show_some(consumer: Consumer[bytes, bytes], request: _Request) -> None:
+    """Show so many records, and commit exactly these."""
+    shown = 0
+    async for record in consumer:
+        await asyncio.to_thread(output.write_bytes, request.render(record))
+        shown += 1
+        if shown == request.count_max:
+            break
+    if request.group is not None:
+        await consumer.commit()
+
+
+async def _reach(consumer: Consumer[bytes, bytes], ends: Mapping[TopicPartition, int]) -> None:
+    """Return once every assigned partition was shown up to where its log ended."""
+    while True:
+        positions = [
+            (await consumer.position(each), ends.get(each, 0))
+            for each in sorted(consumer.assignment)
+        ]
+        if positions and all(position >= end for position, end in positions):
+            return
+        await asyncio.sleep(_POLL_INTERVAL_S)
