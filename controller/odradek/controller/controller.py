@@ -15,8 +15,10 @@ from odradek.controller.committed import ClusterMachine, Committed
 from odradek.controller.config import ControllerConfig
 from odradek.controller.feed import Feed
 from odradek.controller.liveness import Liveness
+from odradek.controller.logs import bind_process_fields
 from odradek.controller.raft import RaftOptions, ReplicatedLog
 from odradek.controller.state.heartbeats import HeartbeatPolicy
+from odradek.controller.state.touched import Touched
 from odradek.protocol.types import ControllerId
 from odradek.rpc.channels import open_channel
 from odradek.rpc.server import Server
@@ -38,6 +40,7 @@ class Controller:
         machine = ClusterMachine()
         self._machine = machine
         self._committed = Committed(machine)
+        self._committed.listen(self._name_cluster)
         self._raft = ReplicatedLog(
             RaftOptions(
                 cluster_id=config.cluster_id,
@@ -103,6 +106,11 @@ class Controller:
                 for task in running:
                     task.cancel()
                 await server.drain(self._config.shutdown_grace_s)
+
+    def _name_cluster(self, touched: Touched | None) -> None:
+        """Say in the log which cluster this is, as soon as it is known."""
+        del touched
+        bind_process_fields(cluster=self._committed.image.cluster_id)
 
     async def _report(self, server: Server) -> None:
         """Report ready as long as the active controller is known."""

@@ -8,7 +8,7 @@ import uvloop
 
 from odradek.controller.config import ControllerConfig
 from odradek.controller.controller import Controller
-from odradek.controller.logs import bind_process_fields, configure_logs
+from odradek.controller.logs import configure_logs
 from odradek.controller.raft import DataDirectoryError
 from odradek.protocol.errors import OdradekError
 from odradek.rpc.server import AddressInUseError
@@ -22,8 +22,6 @@ _EXIT_FAILED = 1
 def run(config: ControllerConfig) -> int:
     """Run one controller until SIGTERM or SIGINT; return the exit code."""
     configure_logs(config.log_format, config.log_level, controller_id=config.id)
-    if config.cluster_id:
-        bind_process_fields(cluster=config.cluster_id)
     exit_code: int = uvloop.run(_run(config))
     return exit_code
 

@@ -10,11 +10,18 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from odradek.controller.state.decide import (
     AllocateProducerIds,
     AlterTopicConfigs,
+    ChangeGroups,
     CreateInternalTopic,
     CreatePartitions,
     CreateTopics,
     DeleteTopics,
     FinishElections,
+)
+from odradek.controller.state.groups import (
+    GroupChanges,
+    MemberJoined,
+    MemberLeft,
+    MemberProfile,
 )
 from odradek.controller.state.image import ClusterImage
 from odradek.controller.state.records import (
@@ -33,18 +40,24 @@ from odradek.controller.state.records import (
 from odradek.controller.state.topics import ConfigChange, NewPartitions, NewTopic, TopicRef
 from odradek.controller.wire.records import decode_snapshot, encode_snapshot
 from odradek.protocol.errors import BrokerError
+from odradek.protocol.hashing import coordinator_partition
 from odradek.protocol.types import (
+    GroupId,
     Incarnation,
+    MemberId,
     NodeId,
     PartitionUid,
     ProducerId,
     TopicId,
+    TopicName,
 )
 from tests.controller.state.cluster import Cluster, registration, replay
 
 NODES = st.integers(1, 4)
 NAMES = st.sampled_from(["a", "b", "c", "bad name", "__consumer_offsets"])
 COUNTS = st.integers(0, 5)
+GROUPS = st.sampled_from(["g", "h"])
+MEMBERS = st.sampled_from(["m1", "m2", "m3"])
 
 
 class ClusterMachine(RuleBasedStateMachine):
@@ -102,6 +115,24 @@ class ClusterMachine(RuleBasedStateMachine):
     def allocate(self, node_id: int) -> None:
         self._submit(node_id, AllocateProducerIds())
 
+    @rule(group=GROUPS, member=MEMBERS, name=NAMES)
+    def join(self, group: str, member: str, name: str) -> None:
+        profile = MemberProfile(member_id=MemberId(member), topics=frozenset({TopicName(name)}))
+        self._change_group(MemberJoined(GroupId(group), profile))
+
+    @rule(group=GROUPS, member=MEMBERS)
+    def leave(self, group: str, member: str) -> None:
+        self._change_group(MemberLeft(group=GroupId(group), member_id=MemberId(member)))
+
+    def _change_group(self, change: MemberJoined | MemberLeft) -> None:
+        """Let whoever coordinates the group tell."""
+        if self.cluster.image.topic_named("__consumer_offsets") is None:
+            return
+        index = coordinator_partition(change.group, 16)
+        partition = self.cluster.partitions("__consumer_offsets")[index]
+        changes = GroupChanges(index, (change,))
+        self._submit(partition.leader, ChangeGroups(partition.leader_epoch, changes))
+
     @rule()
     def change_controllers(self) -> None:
         self.cluster.begin_epoch()
@@ -151,6 +182,15 @@ class ClusterMachine(RuleBasedStateMachine):
             assert self.homes.setdefault(uid, place) == place
         for node in image.nodes.values():
             assert self.incarnations.setdefault(node.incarnation, node.node_id) == node.node_id
+
+    @invariant()
+    def groups_read_what_exists(self) -> None:
+        image = self.cluster.image
+        for group in image.groups.values():
+            for topic_id, index in group.owners():
+                topic = image.topics.get(topic_id)
+                assert topic is not None
+                assert index < len(topic.partitions)
 
     @invariant()
     def epochs_grow_with_every_change(self) -> None:

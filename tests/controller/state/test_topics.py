@@ -2,7 +2,9 @@
 
 import pytest
 
+from odradek.controller.raft import COMMAND_BYTES_MAX
 from odradek.controller.state.decide import (
+    TOPICS_MAX,
     AlterTopicConfigs,
     Answer,
     CreateInternalTopic,
@@ -115,6 +117,22 @@ def test_the_partitions_of_one_request_are_bounded() -> None:
     first, second = results(reply)
     assert not first.HasField("error")
     assert isinstance(error_from_proto(second.error), InvalidRequestError)
+
+
+def test_the_topics_of_one_request_are_bounded() -> None:
+    cluster = Cluster(nodes=1)
+    with pytest.raises(InvalidRequestError, match="at most 250"):
+        cluster.submit(DeleteTopics((TopicRef("t"),) * 251))
+
+
+def test_the_answer_to_the_largest_request_fits_into_a_command() -> None:
+    cluster = Cluster(nodes=1)
+    for number in range(3):
+        cluster.topic("near-" + "x" * 200 + str(number))
+    many = tuple(TopicRef("near-" + "x" * 198 + str(number)) for number in range(TOPICS_MAX))
+    answer = cluster.submit(DeleteTopics(many))
+    assert isinstance(answer, Answer)
+    assert len(answer.encoded) < COMMAND_BYTES_MAX
 
 
 def test_without_a_live_node_the_caller_may_try_again() -> None:

@@ -25,7 +25,12 @@ from odradek.controller.state.topics import (
     TopicOutcome,
     TopicRef,
 )
+from odradek.protocol.errors import InvalidRequestError
 from odradek.protocol.types import Incarnation, LeaderEpoch, NodeId
+
+# An answer is one record, and a record must fit into one command of the log.
+TOPICS_MAX = 250
+CHANGES_MAX = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +198,7 @@ def _decide_once(
 def _decide_for_node(
     draft: Draft, node_id: NodeId, request: NodeRequest, chance: Random
 ) -> NodeReply:
+    _check_size(request)
     match request:
         case CreateTopics():
             return TopicsReply(
@@ -222,3 +228,26 @@ def _decide_for_node(
             return PartitionsReply(partitions.propose_isr(draft, node_id, request.proposals))
         case _:
             assert_never(request)
+
+
+def _check_size(request: NodeRequest) -> None:
+    match request:
+        case CreateTopics() | DeleteTopics() | CreatePartitions():
+            field, count, limit = "topics", len(request.topics), TOPICS_MAX
+        case AlterTopicConfigs():
+            field, count, limit = "topics", len(request.changes), TOPICS_MAX
+        case ChangeGroups():
+            field, count, limit = "changes", len(request.changes.changes), CHANGES_MAX
+        case AlterPartitions():
+            field, count, limit = "partitions", len(request.proposals), CHANGES_MAX
+        case CreateInternalTopic() | AllocateProducerIds():
+            return
+        case _:
+            assert_never(request)
+    if count > limit:
+        raise InvalidRequestError(
+            f"{count} {field} in one request; at most {limit} are allowed: send several",
+            field=field,
+            value=count,
+            limit=limit,
+        )

@@ -39,7 +39,12 @@ from odradek.protocol.errors import (
     UnknownTopicIdError,
     UnknownTopicOrPartitionError,
 )
-from odradek.protocol.names import INTERNAL_TOPICS, check_topic_name, near_names
+from odradek.protocol.names import (
+    INTERNAL_TOPICS,
+    TOPIC_NAME_LENGTH_MAX,
+    check_topic_name,
+    near_names,
+)
 from odradek.protocol.topic_config import check_setting, known_setting, parse_topic_config
 from odradek.protocol.types import NodeId, PartitionUid, TopicId, TopicName
 
@@ -50,8 +55,9 @@ REPLICATION_DEFAULT = 1
 INTERNAL_PARTITIONS = 16
 INTERNAL_CONFIG: TopicSettings = (("cleanup.policy", "compact"),)
 _TOPIC_ID_BYTES = 16
-# difflib takes a microsecond or so a name, on the controller's only thread.
-_NAMES_COMPARED_MAX = 2_000
+# difflib takes tens of microseconds a name, on the controller's only loop.
+_NAMES_COMPARED_MAX = 100
+_LENGTHS_APART_MAX = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +199,7 @@ def find_topic(image: ClusterImage, ref: TopicRef) -> Topic:
         return topic
     topic = image.topic_named(ref.name)
     if topic is None:
-        near = near_names(ref.name[:249], islice(image.topic_ids, _NAMES_COMPARED_MAX))
+        near = _near_topics(image, ref.name[:TOPIC_NAME_LENGTH_MAX])
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise UnknownTopicOrPartitionError(
             f"there is no topic {ref.name[:64]!r}{hint}",
@@ -202,6 +208,13 @@ def find_topic(image: ClusterImage, ref: TopicRef) -> Topic:
             suggestions=near,
         )
     return topic
+
+
+def _near_topics(image: ClusterImage, name: str) -> tuple[str, ...]:
+    alike = (
+        known for known in image.topic_ids if abs(len(known) - len(name)) <= _LENGTHS_APART_MAX
+    )
+    return near_names(name, islice(alike, _NAMES_COMPARED_MAX))
 
 
 def _outcome(decide: Callable[[], TopicOutcome], name: str) -> TopicOutcome:
