@@ -140,6 +140,8 @@ class ControllerApi(controller_pb2_grpc.ControllerServiceServicer):
             stream.close()
             pushing.cancel()
             await asyncio.wait([pushing])
+            if not pushing.cancelled() and (failure := pushing.exception()) is not None:
+                _log.debug("a heartbeat stream broke", reason=repr(failure))
 
     def standing(self, heartbeat: heartbeats.Heartbeat) -> HeartbeatResponse:
         """Return what a node is told that said this."""
