@@ -7,7 +7,7 @@ import typer
 
 from odradek.node.config import ConfigError, load_config, prepare_libraries
 
-app = typer.Typer(add_completion=False, no_args_is_help=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 _EXIT_USAGE = 2
 

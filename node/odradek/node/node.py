@@ -94,9 +94,9 @@ class Node:
             MembershipRefusedError: The cluster will not have this node.
             AddressInUseError: Somebody else listens there.
         """
-        self.port = await self._server.start()
-        self._membership = self._make_membership()
         try:
+            self.port = await self._server.start()
+            self._membership = self._make_membership()
             async with asyncio.TaskGroup() as self._tasks:
                 running = [
                     self._tasks.create_task(self._membership.run(), name="membership"),
@@ -126,7 +126,7 @@ class Node:
             port=port,
             rack=self.config.rack,
             lost_data=recovered.lost_data,
-            unclean_boot=recovered.boot_changed and not recovered.clean_stop,
+            unclean_boot=recovered.lost_pages,
             replace=self.config.replace,
             software_version=version("odradek"),
         )
@@ -153,6 +153,7 @@ class Node:
         self._view.cluster_id = response.cluster_id
         bind_process_fields(cluster=response.cluster_id)
         metrics.FENCED.set(1)
+        self._tasks.create_task(self._storage.recovery_told(), name="recovery told")
 
     def _on_cluster_changed(self, response: controller_pb2.WatchClusterResponse) -> None:
         before = self._view.image

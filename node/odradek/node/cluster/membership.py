@@ -95,6 +95,7 @@ class Membership:
         self._version = 0
         self._interval_s = _HEARTBEAT_INTERVAL_FIRST_S
         self._wants_shutdown = False
+        self._doubts = 0
         self._must_register = asyncio.Event()
         self._poked = {peer: asyncio.Event() for peer in controllers.peers}
         self._chance = random.Random()  # noqa: S311  jitter, not a secret
@@ -146,7 +147,9 @@ class Membership:
                     continue
                 self._registered(response, sent_at_s)
                 return
-            await asyncio.sleep(delay_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(delay_s):
+                    await self._controllers.until_active_changes()
 
     def _candidates(self) -> list[ControllerPeer]:
         """Return the controllers, the one believed to be active first."""
@@ -178,6 +181,7 @@ class Membership:
 
     def _registered(self, response: pb.RegisterNodeResponse, sent_at_s: float) -> None:
         self._must_register.clear()
+        self._doubts = 0
         self._interval_s = response.heartbeat_interval_ms / 1000
         incarnation = Incarnation(response.incarnation)
         self.session.on_registered(incarnation, response.session_timeout_ms / 1000, sent_at_s)
@@ -333,14 +337,23 @@ class Membership:
         if answered is None or answered.incarnation != incarnation or not incarnation:
             return  # it does not speak of the registration in force
         if response.must_register:
-            self._must_register.set()
+            self._on_must_register()
             return
+        self._doubts = 0
         was_fenced = self.session.fenced
         self.session.on_contact(answered.at_s, fenced=response.fenced)
         if was_fenced != response.fenced:
             self._events.fenced_changed(response.fenced)
         if response.may_shut_down:
             self.may_shut_down.set()
+
+    def _on_must_register(self) -> None:
+        """Believe it when told twice: an unasked answer may speak of the registration before."""
+        self._doubts += 1
+        if self._doubts > 1:
+            self._must_register.set()
+        else:
+            self.poke()
 
     def _delays(self) -> Iterator[float]:
         return delays(self._chance)

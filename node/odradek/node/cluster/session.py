@@ -33,14 +33,21 @@ class HeartbeatClock:
     """Matches answers with heartbeats on one stream."""
 
     _sent: deque[SentHeartbeat] = field(default_factory=deque)
+    _answered: SentHeartbeat | None = None
 
     def on_sent(self, heartbeat: SentHeartbeat) -> None:
         """A heartbeat leaves."""
         self._sent.append(heartbeat)
 
     def on_answer(self) -> SentHeartbeat | None:
-        """Return the heartbeat that was answered; None for an answer nobody asked for."""
-        return self._sent.popleft() if self._sent else None
+        """Return the heartbeat an answer speaks of, at the least.
+
+        An answer nobody asked for speaks of the last heartbeat heard, which is the last one
+        answered or a later one. None: of nothing sent on this stream.
+        """
+        if self._sent:
+            self._answered = self._sent.popleft()
+        return self._answered
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ not append under the new epoch. Idea: a handle that is good for one epoch only.
 
 from odradek.node.replication.partition import PartitionReplica
 from odradek.node.replication.replicas import Replicas
-from odradek.protocol.errors import NotLeaderOrFollowerError
+from odradek.protocol.errors import NotLeaderOrFollowerError, StorageFullError
 from odradek.protocol.types import LeaderEpoch, Offset
 
 
@@ -38,7 +38,11 @@ class LedPartition:
         while not self._replicas.has_room:
             await self._replicas.room()
         self._check()
-        appended = self._replica.append(batch)
+        try:
+            appended = self._replica.append(batch)
+        except StorageFullError:
+            self._replicas.storage_refused()
+            raise
         self._replicas.commit_soon()
         return await appended
 
