@@ -15,6 +15,7 @@ from typing import Any
 
 from odradek.controller.raft.core import Applied, Failure, Proposal, RaftCore
 from odradek.controller.raft.interface import RaftOptions
+from odradek.controller.raft.journal import Journal
 from odradek.controller.raft.messages import Message
 from odradek.controller.raft.storage import Storage, open_storage
 from odradek.protocol.types import ControllerId
@@ -67,7 +68,12 @@ class Member:
 
 class Cluster:
     def __init__(
-        self, seed: int, *, core_class: type[RaftCore] = RaftCore, lying_disks: bool = False
+        self,
+        seed: int,
+        *,
+        core_class: type[RaftCore] = RaftCore,
+        lying_disks: bool = False,
+        members: int | None = None,
     ) -> None:
         self.chance = random.Random(seed)
         self.core_class = core_class
@@ -76,8 +82,11 @@ class Cluster:
         self.starts = 0
         self.proposals = 0
         self.is_proposing = True
+        self.loyal_to: ControllerId | None = None  # the one controller that clients propose to
+        self.plans: list[tuple[float, Callable[[Member], None]]] = []
         self.history = History()
-        ids = [ControllerId(i) for i in range(self.chance.choice([1, 3, 3, 3, 3, 5]))]
+        count = members or self.chance.choice([1, 3, 3, 3, 3, 5])
+        ids = [ControllerId(i) for i in range(count)]
         self.members = {i: Member(i, SimulatedDisk(self.chance, lies=lying_disks)) for i in ids}
         self.network = Network(self.chance, ids)
         self.snapshot_after = self.chance.choice([8, 30, 100, 10_000])
@@ -132,6 +141,7 @@ class Cluster:
     def replace_disk(self, member: Member) -> None:
         self.stop(member, power_loss=False)
         member.disk = SimulatedDisk(self.chance, lies=self.lying_disks)
+        member.storage = None
         member.is_replaced = True
         self.history.recorded.pop(member.id, None)
         self.network.forget(member.id, sent=True)
@@ -151,7 +161,7 @@ class Cluster:
         """
         end_s = self.now_s + FAULTY_S
         while self.now_s < end_s:
-            if self.chance.random() < self.faults_per_s * STEP_S:
+            if not self.plans and self.chance.random() < self.faults_per_s * STEP_S:
                 self.cause_fault()
             self.advance()
         self.heal()
@@ -163,6 +173,9 @@ class Cluster:
 
     def advance(self) -> None:
         self.now_s += STEP_S
+        for due in [plan for plan in self.plans if plan[0] <= self.now_s]:
+            self.plans.remove(due)
+            due[1](self.members[ControllerId(0)])
         for member in self.members.values():
             if member.core is None:
                 if self.now_s >= member.down_until_s:
@@ -193,6 +206,20 @@ class Cluster:
             self.stop(member, power_loss=True)
         else:
             self.history.on_step(member.id, core, storage.journal)
+            if core._leads and core.commit_index > self.history.committed_index:
+                self.check_quorum(core, storage.journal)
+
+    def check_quorum(self, core: RaftCore, journal: Journal) -> None:
+        index = core.commit_index
+        holders = 0
+        for member in self.members.values():
+            if member.storage is None or member.storage.hard_state.state.rejoin_nonce:
+                continue
+            theirs = member.storage.journal
+            same = theirs.first_index > index or theirs.term_at(index) == journal.term_at(index)
+            holders += same and theirs.durable_index >= index
+        check(2 * holders > len(self.members), f"commitment: {holders} controllers have {index}")
+        self.history.committed_index = index
 
     def compare_logs(self) -> None:
         journals = [
@@ -207,6 +234,8 @@ class Cluster:
 
     def propose(self, member: Member, core: RaftCore) -> int:
         count = self.chance.choice([0, 0, 0, 0, 0, 0, 1, 3]) if self.is_proposing else 0
+        if self.loyal_to not in {None, member.id}:
+            return 0
         if count and not core._leads and self.chance.random() < 0.9:
             return 0
         for _ in range(count):
@@ -248,12 +277,19 @@ class Cluster:
             self.set_fuse,
             self.pause,
             self.isolate,
+            self.split,
             self.cut_one_way,
+            self.hold_up,
+            self.depose,
             self.mend,
             self.stop_all,
             self.lose_disk,
         ]
-        self.chance.choice(faults)(self.chance.choice(list(self.members.values())))
+        victims = list(self.members.values())
+        leaders = [one for one in victims if one.core is not None and one.core._leads]
+        if leaders and self.chance.random() < 0.4:
+            victims = leaders
+        self.chance.choice(faults)(self.chance.choice(victims))
 
     def kill(self, member: Member) -> None:
         if member.core is not None:
@@ -272,6 +308,45 @@ class Cluster:
     def isolate(self, member: Member) -> None:
         pairs = [pair for pair in self.network.links if member.id in pair]
         self.network.cut(pairs, self.now_s)
+
+    def split(self, member: Member) -> None:
+        """Cut a member and perhaps some others from the rest."""
+        near = {member.id} | {one for one in self.members if self.chance.random() < 0.3}
+        pairs = [pair for pair in self.network.links if (pair[0] in near) != (pair[1] in near)]
+        self.network.cut(pairs, self.now_s)
+
+    def hold_up(self, member: Member) -> None:
+        """Delay what others send to a member, without loss, for seconds."""
+        pairs = [pair for pair in self.network.links if pair[1] == member.id]
+        for pair in pairs:
+            if self.chance.random() < 0.5:
+                self.network.hold(pair, self.now_s + self.chance.uniform(0.5, 5.0))
+
+    def depose(self, member: Member) -> None:
+        """Let a leader lead a minority, then none, then perhaps all, while old answers travel.
+
+        Its clients stay with it, so that the leader in between commits little.
+        """
+        others = [one for one in self.members if one != member.id]
+        if len(others) < 2 or member.core is None or not member.core._leads:
+            return
+        friend = self.chance.choice(others)
+        near = {member.id, friend}
+        pairs = [pair for pair in self.network.links if (pair[0] in near) != (pair[1] in near)]
+        self.network.hold((friend, member.id), self.now_s + 6.0)
+        self.network.cut(pairs, self.now_s)
+        self.plans.append((self.now_s + self.chance.uniform(0.8, 2.5), self.mend))
+        self.plans.append((self.now_s + self.chance.uniform(2.5, 3.5), self.stop_leader))
+        self.plans.append((self.now_s + 6.0, self.free_clients))
+        self.loyal_to = member.id
+
+    def free_clients(self, _member: Member) -> None:
+        self.loyal_to = None
+
+    def stop_leader(self, _member: Member) -> None:
+        for one in self.members.values():
+            if one.core is not None and one.core._leads:
+                self.stop(one, power_loss=False)
 
     def cut_one_way(self, member: Member) -> None:
         if pairs := [pair for pair in self.network.links if pair[0] == member.id]:
@@ -296,8 +371,11 @@ class Cluster:
 
     def heal(self) -> None:
         self.network.mend()
+        self.network.release()
         self.network.is_hostile = False
         self.is_proposing = False
+        self.plans.clear()
+        self.loyal_to = None
         self.network.tail_s = 0.0
         for member in self.members.values():
             member.disk.fuse = None
@@ -313,13 +391,19 @@ class Cluster:
         return leads and len(ends) == 1 and all(a == b for a, b in ends)
 
 
-def run_seed(seed: int, *, core_class: type[RaftCore] = RaftCore, lying_disks: bool = False) -> str:
+def run_seed(
+    seed: int,
+    *,
+    core_class: type[RaftCore] = RaftCore,
+    lying_disks: bool = False,
+    members: int | None = None,
+) -> str:
     """Run one seed; return a line about it.
 
     Raises:
         InvariantBrokenError: It found a bug; the message names the invariant.
     """
-    cluster = Cluster(seed, core_class=core_class, lying_disks=lying_disks)
+    cluster = Cluster(seed, core_class=core_class, lying_disks=lying_disks, members=members)
     try:
         cluster.run()
     except InvariantBrokenError:

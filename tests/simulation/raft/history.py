@@ -3,6 +3,7 @@
 - Election safety: a term has one leader.
 - Leader completeness: a leader has every entry that was committed in an earlier term.
 - State-machine safety: no two controllers apply different commands at one index.
+- Commitment: what a leader commits is on the disks of a quorum of voters.
 - Log matching: logs that agree on an entry agree on all before it.
 - No lost acknowledgement, no false success: what was answered as applied is in the history; what
   was answered as refused is not.
@@ -36,6 +37,7 @@ class History:
     acknowledged: dict[bytes, int] = field(default_factory=dict)  # command -> index
     refused: set[bytes] = field(default_factory=set)
     acknowledged_index: int = 0
+    committed_index: int = 0
     recorded: dict[ControllerId, int] = field(default_factory=dict)  # terms known up to here
 
     def on_applied(self, index: int, command: bytes, digest: int) -> None:

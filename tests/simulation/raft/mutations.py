@@ -88,12 +88,13 @@ class Mutation:
     name: str
     core_class: type[RaftCore] = RaftCore
     lying_disks: bool = False
+    members: int | None = None
+    seeds: int = 200  # within so many
 
 
 MUTATIONS = [
     Mutation("no fdatasync at all", lying_disks=True),
     Mutation("acknowledges before it syncs", EagerAcknowledgement),
-    Mutation("untagged next_node_idx", UntaggedAnswers),
     Mutation("unclamped snapshot commit index", UnclampedSnapshotCommit),
     Mutation("unclamped commit index", UnclampedCommit),
     Mutation("truncates matching entries", TruncatingFollower),

@@ -21,6 +21,7 @@ Pair = tuple[ControllerId, ControllerId]
 class Link:
     is_up: bool = False
     dial_at_s: float = 0.0
+    held_until_s: float = 0.0
     in_flight: list[tuple[float, Message]] = field(default_factory=list)
 
 
@@ -58,7 +59,7 @@ class Network:
         """Take what has arrived at a controller."""
         taken: list[tuple[ControllerId, Message]] = []
         for (sender, to), link in self.links.items():
-            if to != receiver or (sender, to) in self._cut:
+            if to != receiver or (sender, to) in self._cut or now_s < link.held_until_s:
                 continue
             while link.in_flight and link.in_flight[0][0] <= now_s:
                 taken.append((sender, link.in_flight.pop(0)[1]))
@@ -95,6 +96,15 @@ class Network:
     def mend(self) -> None:
         """Let everything through again; what was held up on streams that survived, too."""
         self._cut.clear()
+
+    def hold(self, pair: Pair, until_s: float) -> None:
+        """Delay what travels on a link, without loss."""
+        self.links[pair].held_until_s = until_s
+
+    def release(self) -> None:
+        """End every delay."""
+        for link in self.links.values():
+            link.held_until_s = 0.0
 
     def forget(self, member: ControllerId, *, sent: bool) -> None:
         """A process ended: its streams end, and what others sent to it is lost."""
