@@ -54,6 +54,12 @@ def node(  # noqa: PLR0917  one parameter a flag
         int | None,
         typer.Option(help="Memory for the newest batches.", show_default="48 MiB"),
     ] = None,
+    group_session_timeout_s: Annotated[
+        float | None,
+        typer.Option(
+            help="How long a group's silent member is kept, in seconds.", show_default="45"
+        ),
+    ] = None,
     shutdown_grace_s: Annotated[
         float | None,
         typer.Option(help="How long a stop may take, in seconds.", show_default="10"),

@@ -83,6 +83,8 @@ class NodeConfig(BaseSettings):
     """Disk space kept free: below it writes are refused; at least four memtables."""
     tail_cache_bytes: Annotated[int, Field(ge=0)] = 48 * _MIB
     """Memory for the newest batches of all partitions."""
+    group_session_timeout_s: Annotated[float, Field(ge=0.5, le=1800)] = 45.0
+    """How long a consumer group's silent member is kept; the same on every node."""
     shutdown_grace_s: Annotated[float, Field(ge=0, le=600)] = 10.0
     """How long a stop may take: moving leaderships away, then finishing requests."""
     log_format: Literal["auto", "json", "console"] = "auto"

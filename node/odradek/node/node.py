@@ -27,6 +27,7 @@ from odradek.node.cluster.translation import update_from_proto
 from odradek.node.cluster.view import ClusterView
 from odradek.node.config import NodeConfig
 from odradek.node.coordination.coordination import Coordination
+from odradek.node.coordination.model import GroupTimes
 from odradek.node.logs import bind_process_fields
 from odradek.node.replication.led import LedPartition
 from odradek.node.replication.replicas import Replicas, RoleChanges
@@ -65,7 +66,11 @@ class Node:
         self._view = ClusterView()
         self._controllers = Controllers(config.controllers)
         self._link = ControllerLink(self._node_id, self._controllers, self._session, self._view)
-        self._coordination = Coordination(controller=self._link, cluster=self._view)
+        self._coordination = Coordination(
+            controller=self._link,
+            cluster=self._view,
+            times=GroupTimes.of_session(config.group_session_timeout_s),
+        )
         self._replicas = Replicas(
             self._node_id,
             storage,

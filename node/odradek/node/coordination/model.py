@@ -5,7 +5,7 @@ A `Group` is the controller's word; the coordinator never changes one, it is fed
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Self, TypeAlias
 
 from odradek.protocol.types import GroupId, MemberId, PartitionIndex, TopicId, TopicName
 
@@ -134,3 +134,13 @@ class GroupTimes:
     def __post_init__(self) -> None:
         assert 0 < self.heartbeat_interval_s * 3 <= self.session_timeout_s
         assert 0 < self.reconnect_grace_s <= self.session_timeout_s
+
+    @classmethod
+    def of_session(cls, session_timeout_s: float) -> Self:
+        """Return the times around a session, which a short one shortens too."""
+        default = cls()
+        return cls(
+            session_timeout_s=session_timeout_s,
+            heartbeat_interval_s=min(default.heartbeat_interval_s, session_timeout_s / 3),
+            reconnect_grace_s=min(default.reconnect_grace_s, session_timeout_s),
+        )
