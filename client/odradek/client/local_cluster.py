@@ -143,8 +143,10 @@ class LocalCluster:
         node_ports += [self._reserve(undo) for _ in range(1, self._node_count)]
         self._describe_controllers(controller_ports)
         self._describe_nodes(node_ports, controller_ports)
-        undo.push_async_callback(_end, list(self._controllers.values()))
-        undo.push_async_callback(_end, list(self._nodes.values()))
+        # Data that is removed anyway needs no clean stop.
+        end = _kill if self._given_directory is None else _stop
+        undo.push_async_callback(end, list(self._controllers.values()))
+        undo.push_async_callback(end, list(self._nodes.values()))
         for process in (*self._controllers.values(), *self._nodes.values()):
             await process.start()
         await self._all_ready()
@@ -224,6 +226,11 @@ class LocalCluster:
             raise failures.exceptions[0] from None
 
 
-async def _end(processes: Sequence[LocalProcess]) -> None:
+async def _stop(processes: Sequence[LocalProcess]) -> None:
     """Stop those of the processes that still run, all at once."""
     await asyncio.gather(*(process.stop() for process in processes if process.is_running))
+
+
+async def _kill(processes: Sequence[LocalProcess]) -> None:
+    """Kill those of the processes that still run, all at once."""
+    await asyncio.gather(*(process.kill() for process in processes if process.is_running))

@@ -50,6 +50,8 @@ def exit_code(error: OdradekError) -> ExitCode:
 
 def advice(error: OdradekError, *, bootstrap: str) -> str:
     """Return one line on what to do next; empty when the message says it all."""
+    if "did you mean" in error.message:
+        return ""
     if error.suggestions:
         return f"Did you mean {' or '.join(error.suggestions)}?"
     match error:

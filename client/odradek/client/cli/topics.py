@@ -134,7 +134,7 @@ def describe(
         ),
     )
     output.print_table(
-        {"setting": False, "value": True, "": False, "meaning": False},
+        {"setting": False, "value": False, "": False, "meaning": False},
         (
             (each.key, each.value, "" if each.is_default else "changed", each.documentation)
             for each in settings
