@@ -125,6 +125,8 @@ class World:
     log: MemoryLog
     committed: Committed
     active: ActiveController
+    feed: Feed
+    liveness: Liveness
     port: int
     nodes: list[Node] = field(default_factory=list)
 
@@ -147,11 +149,12 @@ async def world() -> AsyncIterator[World]:
         log, committed, controller_id=ControllerId(1), cluster_id="c", chance=Random(1)
     )
     liveness = Liveness(active, committed, HeartbeatPolicy(session_timeout_s=6.0, grace_s=0.2))
+    feed = Feed(active, committed)
     api = ControllerApi(
         controller_id=ControllerId(1),
         active=active,
         committed=committed,
-        feed=Feed(active, committed),
+        feed=feed,
         liveness=liveness,
         heartbeat_interval_s=1.0,
     )
@@ -159,7 +162,7 @@ async def world() -> AsyncIterator[World]:
     controller_pb2_grpc.add_ControllerServiceServicer_to_server(api, server.grpc)
     port = await server.start()
     tasks = [asyncio.create_task(active.run()), asyncio.create_task(liveness.run())]
-    w = World(log, committed, active, port)
+    w = World(log, committed, active, feed, liveness, port)
     try:
         yield w
     finally:
@@ -355,7 +358,5 @@ async def test_streams_that_come_and_go_leave_nothing_behind() -> None:
         other = w.node(9)
         await other.beat()
         await other.channel.close()
-        # One task each: the round, the judge, and two for the heartbeat stream that stands.
-        await eventually(
-            lambda: not [t for t in asyncio.all_tasks() if "WatchCluster" in repr(t.get_coro())]
-        )
+        await eventually(lambda: not w.feed._watchers)
+        await eventually(lambda: w.liveness._heartbeats._pulses.keys() == {1})
