@@ -335,9 +335,9 @@ class GroupMembers:
         before = self.groups.get(group.group)
         self.groups[group.group] = group
         effects: list[Effect] = []
-        gone = () if before is None else before.members.keys() - group.members.keys()
-        for member_id in sorted(gone):
-            effects += self._on_gone(MemberKey(group.group, member_id))
+        known = {} if before is None else before.members
+        for member_id in sorted(known.keys() - group.members.keys()):
+            effects += self._on_gone(MemberKey(group.group, member_id), known[member_id])
         for member in group.members.values():
             effects += self._on_member(MemberKey(group.group, member.member_id), member, now_s)
         return effects
@@ -363,7 +363,7 @@ class GroupMembers:
             return [ReplyDue(presence.stream)]
         return []
 
-    def _on_gone(self, key: MemberKey) -> list[Effect]:
+    def _on_gone(self, key: MemberKey, member: Member) -> list[Effect]:
         presence = self._presences.get(key)
         if presence is not None and presence.status is Status.JOINING:
             return []  # the next incarnation is under way
@@ -373,7 +373,7 @@ class GroupMembers:
         del self._presences[key]
         if presence.stream is None:
             return []
-        gone = departed(key, self.groups.get(key.group), presence.instance_id)
+        gone = departed(key, self.groups.get(key.group), member.instance_id)
         return self._refuse(presence.stream, gone)
 
     # Streams
