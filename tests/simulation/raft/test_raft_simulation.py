@@ -7,7 +7,7 @@ from tests.simulation.raft.history import InvariantBrokenError
 from tests.simulation.raft.mutations import MUTATIONS, Mutation
 
 GROUPS = 8
-SEEDS = 160
+SEEDS = 96
 
 
 @pytest.mark.parametrize("group", range(GROUPS))
