@@ -197,6 +197,10 @@ class FakeCluster:
                 )
             )
 
+    def add_partition(self, topic: FakeTopic, *, leader: int = 1) -> None:
+        topic.partitions.append(FakePartition(len(topic.partitions), next(self._uids), leader))
+        self.publish(metadata_pb2.MetadataUpdate(topics=[topic.metadata()]))
+
     def publish(self, update: metadata_pb2.MetadataUpdate) -> None:
         self.version += 1
         update.version = self.version
@@ -312,6 +316,7 @@ class FakeNode:
     # ------------------------------------------------------------------ produce
 
     async def _produce(self, _, context) -> None:
+        writing = asyncio.Lock()
         try:
             async with asyncio.TaskGroup() as group:
                 while (data := await context.read()) is not grpc.aio.EOF:
@@ -319,16 +324,17 @@ class FakeNode:
                     frame = decode_produce_request(data)
                     self.requests.append(frame)
                     results = [self._append(each) for each in frame.partitions]
-                    group.create_task(self._answer(context, frame, results))
+                    group.create_task(self._answer(context, writing, frame, results))
         except* _StreamBroken:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the stream breaks")
 
-    async def _answer(self, context, frame: ProduceFrame, results: list) -> None:
+    async def _answer(self, context, writing, frame: ProduceFrame, results: list) -> None:
         await self.answering.wait()
         response = broker_pb2.ProduceResponse(
             correlation_id=frame.correlation_id, partitions=results
         )
-        await context.write(response.SerializeToString())
+        async with writing:
+            await context.write(response.SerializeToString())
 
     def _append(self, entry: ProducePartitionFrame) -> broker_pb2.ProducePartitionResult:
         fault = self.judge(entry) or (self.faults.popleft() if self.faults else None)

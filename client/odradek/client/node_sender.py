@@ -10,6 +10,7 @@ batch of its requests is answered "lost"; an answer counts only for the attempt 
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 from collections.abc import Callable
@@ -111,12 +112,11 @@ class NodeSender:
     async def run(self) -> None:
         """Send until cancelled; a broken stream is opened again when there is something to send."""
         while True:
-            await self._wait_for_work()
+            while self._due_at_s(self._loop.time()) > self._loop.time():
+                await self._rest()
             try:
                 await self._converse()
-            except* OdradekError as errors:
-                error = errors.exceptions[0]
-                assert isinstance(error, OdradekError)
+            except OdradekError as error:
                 _log.debug("produce stream to node %d ended: %s", self.node_id, error)
                 self._lose_requests(error)
                 self._settings.suspect()
@@ -130,18 +130,23 @@ class NodeSender:
             request_serializer=None,
             response_deserializer=broker_pb2.ProduceResponse.FromString,
         )()
+        # No TaskGroup: one that is cancelled while a child fails forgets the cancellation (3.11).
+        reading = asyncio.create_task(self._read(call))
+        reading.add_done_callback(lambda _: self._wake.set())
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._read(call))
-                group.create_task(self._write(call))
+            await self._write(call, reading)
         finally:
+            reading.cancel()
             call.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
 
-    async def _write(self, call: "grpc.aio.StreamStreamCall[bytes, Any]") -> None:
-        while True:
+    async def _write(
+        self, call: "grpc.aio.StreamStreamCall[bytes, Any]", reading: asyncio.Task[None]
+    ) -> None:
+        while not reading.done():
             batches = self._take()
             if not batches:
-                await self._wait_for_work()
+                await self._rest()
                 continue
             request = Request(self._loop.time(), [(batch, batch.attempts) for batch in batches])
             self._correlation_id += 1
@@ -153,6 +158,9 @@ class NodeSender:
                 raise error_from_rpc(error) from error
             except asyncio.InvalidStateError as error:
                 raise ConnectionLostError("the produce stream has ended") from error
+        if reading.cancelled():
+            raise ConnectionLostError("the produce stream was cancelled")
+        reading.result()
 
     async def _read(self, call: "grpc.aio.StreamStreamCall[bytes, Any]") -> None:
         while True:
@@ -164,19 +172,18 @@ class NodeSender:
                 raise ConnectionLostError(f"node {self.node_id} ended the produce stream")
             self._on_response(response)
 
-    async def _wait_for_work(self) -> None:
-        """Return when a request can be made; raise when the node has been silent for too long."""
-        while True:
-            self._wake.clear()
-            now_s = self._loop.time()
-            wait_s = min(self._due_at_s(now_s), self._silence_ends_at_s(now_s)) - now_s
-            if wait_s <= 0:
-                return
-            try:
-                async with asyncio.timeout(None if wait_s == math.inf else wait_s):
-                    await self._wake.wait()
-            except TimeoutError:
-                continue
+    async def _rest(self) -> None:
+        """Sleep until woken, or until something is due.
+
+        Raises:
+            RequestTimedOutError: The node has been silent for too long.
+        """
+        self._wake.clear()
+        now_s = self._loop.time()
+        until_s = min(self._due_at_s(now_s), self._silence_ends_at_s(now_s))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(None if until_s == math.inf else until_s):
+                await self._wake.wait()
 
     def _silence_ends_at_s(self, now_s: float) -> float:
         """Return when to look at the oldest request again; speak up when it is overdue."""
