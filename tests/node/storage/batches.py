@@ -1,6 +1,8 @@
 """Batches and storages for the tests of this directory."""
 
 import asyncio
+import contextlib
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -57,6 +59,25 @@ async def read_all(log: PartitionLog) -> list[bytes]:
         found += await log.read(offset, 1 << 20)
         offset = Offset(BatchHeader.parse(found[-1]).next_offset)
     return found
+
+
+def copy_as_after_power_loss(source: Path, target: Path) -> None:
+    """Copy a directory in use, as it is at one moment: again while RocksDB moves its files."""
+
+    def listing() -> dict[str, tuple[int, int]]:
+        with contextlib.suppress(FileNotFoundError):
+            stats = {str(path): path.stat() for path in source.rglob("*")}
+            return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in stats.items()}
+        return {}
+
+    for _ in range(1000):
+        before = listing()
+        with contextlib.suppress(shutil.Error, FileNotFoundError):
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("LOCK"))
+            if before and before == listing():
+                return
+        shutil.rmtree(target, ignore_errors=True)
+    raise AssertionError("the directory never stood still")
 
 
 def refuse(error: BaseException) -> None:

@@ -1,6 +1,5 @@
 """The whole: recovery, detection of lost data, dropping, many partitions, full disks."""
 
-import shutil
 import time
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from tests.node.storage.batches import (
     append_patiently,
     base_offsets,
     batch,
+    copy_as_after_power_loss,
     opened,
     read_all,
     refuse,
@@ -24,11 +24,6 @@ from tests.node.storage.batches import (
 )
 
 NOTHING_LOST = RecoveryReport(lost_data=False, lost_pages=False)
-
-
-def power_loss(source: Path, target: Path) -> None:
-    """Copy a data directory that is in use."""
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns("LOCK"))
 
 
 def newest_log(directory: Path) -> Path:
@@ -59,7 +54,7 @@ async def test_power_loss_is_no_orderly_stop_but_loses_nothing_synced(tmp_path: 
         for _ in range(20):
             appended = append(log, batch(2))
         await storage.group_commit.when_durable(appended.position)
-        power_loss(tmp_path / "live", tmp_path / "after")
+        copy_as_after_power_loss(tmp_path / "live", tmp_path / "after")
     async with opened(tmp_path / "after") as storage:
         assert storage.recovered == NOTHING_LOST
         assert storage.log(UID).log_end_offset == 40
@@ -74,7 +69,7 @@ async def test_missing_synced_data_is_detected(tmp_path: Path) -> None:
         sequence = storage._store.sequence
         # Without further traffic the mark catches up by itself.
         await until(lambda: marked_sequence(storage) >= sequence)
-        power_loss(tmp_path / "live", tmp_path / "rotten")
+        copy_as_after_power_loss(tmp_path / "live", tmp_path / "rotten")
     path = newest_log(tmp_path / "rotten")
     content = bytearray(path.read_bytes())
     content[len(content.rstrip(b"\0")) // 2] ^= 1
@@ -107,8 +102,8 @@ async def test_a_crash_of_the_machine_costs_unsynced_pages(
 
     boot("a")
     async with opened(tmp_path / "1"):
-        power_loss(tmp_path / "1", tmp_path / "2")
-        power_loss(tmp_path / "1", tmp_path / "3")
+        copy_as_after_power_loss(tmp_path / "1", tmp_path / "2")
+        copy_as_after_power_loss(tmp_path / "1", tmp_path / "3")
     async with opened(tmp_path / "2") as storage:
         assert storage.recovered == NOTHING_LOST, "only the process died"
     boot("b")

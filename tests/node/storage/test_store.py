@@ -11,7 +11,7 @@ from odradek.node.storage.keys import Kind, offset_range
 from odradek.node.storage.store import Mutation, Store, StoreOptions
 from odradek.protocol.errors import StorageError, StorageFullError, ThrottledError
 from odradek.protocol.types import Offset, PartitionUid
-from tests.node.storage.batches import refuse
+from tests.node.storage.batches import copy_as_after_power_loss, refuse
 
 OPTIONS = StoreOptions(memtable_bytes=4 << 20)
 
@@ -114,13 +114,8 @@ def test_batches_are_read_in_order_whole_and_bounded(tmp_path: Path) -> None:
     store.close()
 
 
-def copy_as_after_power_loss(source: Path, target: Path) -> Path:
-    """Copy the files of an open store; returns the copy of its newest log."""
-    target.mkdir()
-    for path in source.iterdir():
-        if path.name != "LOCK":
-            (target / path.name).write_bytes(path.read_bytes())
-    return max(target.glob("*.log"), key=lambda path: path.name)
+def newest_log(directory: Path) -> Path:
+    return max(directory.glob("*.log"), key=lambda path: path.name)
 
 
 def written_end(log: Path) -> int:
@@ -133,7 +128,8 @@ def test_a_torn_log_loses_only_its_end(tmp_path: Path) -> None:
         put_numbered(store, number)
     previous = 99
     for cut in (1, 50, 200, 5000):
-        log = copy_as_after_power_loss(tmp_path / "live", tmp_path / f"cut-{cut}")
+        copy_as_after_power_loss(tmp_path / "live", tmp_path / f"cut-{cut}")
+        log = newest_log(tmp_path / f"cut-{cut}")
         os.truncate(log, written_end(log) - cut)
         torn = Store(tmp_path / f"cut-{cut}", OPTIONS, refuse)
         found = numbers(torn)
@@ -155,7 +151,8 @@ def test_a_flipped_bit_in_the_log_leaves_no_hole(tmp_path: Path) -> None:
         put_numbered(store, number)
     store.sync()
     sequence = store.sequence
-    log = copy_as_after_power_loss(tmp_path / "live", tmp_path / "rotten")
+    copy_as_after_power_loss(tmp_path / "live", tmp_path / "rotten")
+    log = newest_log(tmp_path / "rotten")
     content = bytearray(log.read_bytes())
     content[written_end(log) // 2] ^= 0x04
     log.write_bytes(content)
