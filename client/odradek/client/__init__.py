@@ -8,6 +8,7 @@
 
 from odradek.client import serdes
 from odradek.client.admin import Admin
+from odradek.client.batch import Batch
 from odradek.client.client import Client
 from odradek.client.config import (
     Acks,
@@ -17,8 +18,25 @@ from odradek.client.config import (
     Isolation,
     ProducerOptions,
 )
+from odradek.client.consumer import Consumer
+from odradek.client.consumer_queries import Lag
 from odradek.client.delivery import Acknowledgements, Delivery
-from odradek.client.descriptions import NewTopic
+from odradek.client.descriptions import (
+    ClusterDescription,
+    CommittedOffset,
+    ConfigEntry,
+    ControllerDescription,
+    GroupDescription,
+    GroupMemberDescription,
+    GroupMemberState,
+    GroupState,
+    GroupSummary,
+    NewTopic,
+    NodeDescription,
+    PartitionDescription,
+    TopicDescription,
+    TopicSummary,
+)
 from odradek.client.errors import (
     BufferFullError,
     ClientClosedError,
@@ -43,25 +61,39 @@ __all__ = [
     "Acknowledgements",
     "Acks",
     "Admin",
+    "Batch",
     "BrokerError",
     "BufferFullError",
     "Client",
     "ClientClosedError",
+    "ClusterDescription",
+    "CommittedOffset",
     "Compression",
+    "ConfigEntry",
+    "Consumer",
     "ConsumerOptions",
+    "ControllerDescription",
     "Delivery",
     "DeliveryFailedError",
     "DeliveryGuarantee",
     "DeliveryTimeoutError",
     "DeserializationError",
     "ForkedProcessError",
+    "GroupDescription",
+    "GroupMemberDescription",
+    "GroupMemberState",
+    "GroupState",
+    "GroupSummary",
     "Header",
     "Headers",
     "InvalidOptionsError",
     "Isolation",
+    "Lag",
     "NewTopic",
+    "NodeDescription",
     "NodesUnreachableError",
     "OdradekError",
+    "PartitionDescription",
     "Producer",
     "ProducerOptions",
     "Record",
@@ -70,7 +102,9 @@ __all__ = [
     "SerializationError",
     "TlsOptions",
     "Topic",
+    "TopicDescription",
     "TopicPartition",
+    "TopicSummary",
     "WrongEventLoopError",
     "serdes",
 ]

@@ -28,12 +28,16 @@ from odradek.client.admin import Admin
 from odradek.client.background import Background
 from odradek.client.config import (
     ClientOptions,
+    ConsumerOptions,
+    ConsumerSettings,
     ProducerOptions,
     ProducerSettings,
+    consumer_options,
     default_client_id,
     parse_bootstrap,
     producer_options,
 )
+from odradek.client.consumer import Consumer
 from odradek.client.producer import Producer
 from odradek.client.scope import Scope
 from odradek.client.serdes import Serde
@@ -203,3 +207,81 @@ class Client:
             InvalidOptionsError: Lists every mistake.
         """
         return Producer(self._scope, producer_options(options, settings), key, value)
+
+    @overload
+    def consumer(
+        self,
+        topic: Topic[K, V],
+        /,
+        *,
+        options: ConsumerOptions | None = None,
+        **settings: Unpack[ConsumerSettings],
+    ) -> Consumer[K, V]: ...
+
+    @overload
+    def consumer(
+        self,
+        *topics: str,
+        options: ConsumerOptions | None = None,
+        **settings: Unpack[ConsumerSettings],
+    ) -> Consumer[bytes, bytes]: ...
+
+    @overload
+    def consumer(
+        self,
+        *topics: str,
+        key: Serde[K],
+        options: ConsumerOptions | None = None,
+        **settings: Unpack[ConsumerSettings],
+    ) -> Consumer[K, bytes]: ...
+
+    @overload
+    def consumer(
+        self,
+        *topics: str,
+        value: Serde[V],
+        options: ConsumerOptions | None = None,
+        **settings: Unpack[ConsumerSettings],
+    ) -> Consumer[bytes, V]: ...
+
+    @overload
+    def consumer(
+        self,
+        *topics: str,
+        key: Serde[K],
+        value: Serde[V],
+        options: ConsumerOptions | None = None,
+        **settings: Unpack[ConsumerSettings],
+    ) -> Consumer[K, V]: ...
+
+    def consumer(
+        self,
+        *topics: str | Topic[Any, Any],
+        key: Serde[Any] = serdes.raw,
+        value: Serde[Any] = serdes.raw,
+        options: ConsumerOptions | None = None,
+        **settings: Unpack[ConsumerSettings],
+    ) -> Consumer[Any, Any]:
+        """Return a consumer, to be entered with `async with`.
+
+        Args:
+            topics: Names, or one `Topic`, which brings its serdes. None: use `Consumer.assign`.
+            key: Serde of the keys; bytes by default.
+            value: Serde of the values; bytes by default.
+            options: A whole set of options.
+            settings: Single options, each as documented in `ConsumerOptions`; `delivery` and
+                `isolation` also as text.
+
+        Raises:
+            InvalidOptionsError: Lists every mistake.
+            InvalidTopicError: A name is illegal.
+        """
+        chosen = consumer_options(options, settings)
+        names: list[str] = []
+        for topic in topics:
+            if isinstance(topic, Topic):
+                key, value = topic.key, topic.value
+                names.append(topic.name)
+            else:
+                names.append(check_topic_name(topic))
+        return Consumer(self._scope, chosen, names, key, value)

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
 
 from odradek.client.errors import InvalidOptionsError
 from odradek.protocol.names import near_names
@@ -18,6 +18,8 @@ from odradek.rpc.tls import TlsOptions
 
 Partitioner: TypeAlias = Callable[[str, bytes | None, int], int]
 """(topic, encoded key, partition count) -> partition."""
+
+OptionsT = TypeVar("OptionsT", "ProducerOptions", "ConsumerOptions")
 
 DEFAULT_PORT = 7070
 _BATCH_BYTES_MIN = 1024
@@ -274,6 +276,27 @@ class ProducerSettings(TypedDict, total=False):
     partitioner: Partitioner | None
 
 
+class ConsumerSettings(TypedDict, total=False):
+    """The same options as keywords of `Client.consumer`; enums also as text."""
+
+    group: str | None
+    instance_id: str | None
+    start: Start
+    delivery: DeliveryGuarantee | Literal["at_least_once", "at_most_once"]
+    auto_commit: bool
+    commit_interval_s: float
+    isolation: Isolation | Literal["read_committed", "read_uncommitted"]
+    fetch_bytes: int
+    partition_fetch_bytes: int
+    min_bytes: int
+    max_wait_s: float
+    rebalance_timeout_s: float
+    max_processing_time_s: float | None
+    on_assigned: RebalanceCallback | None
+    on_revoked: RebalanceCallback | None
+    on_lost: RebalanceCallback | None
+
+
 def producer_options(
     options: ProducerOptions | None, settings: ProducerSettings
 ) -> ProducerOptions:
@@ -282,20 +305,44 @@ def producer_options(
     Raises:
         InvalidOptionsError: Lists every mistake.
     """
-    changes: dict[str, Any] = dict(settings)
-    known = {field.name for field in fields(ProducerOptions)}
+    return _laid_over(
+        options or ProducerOptions(), dict(settings), acks=Acks, compression=Compression
+    )
+
+
+def consumer_options(
+    options: ConsumerOptions | None, settings: ConsumerSettings
+) -> ConsumerOptions:
+    """Return options with single settings laid over them.
+
+    Raises:
+        InvalidOptionsError: Lists every mistake.
+    """
+    return _laid_over(
+        options or ConsumerOptions(),
+        dict(settings),
+        delivery=DeliveryGuarantee,
+        isolation=Isolation,
+    )
+
+
+def _laid_over(options: OptionsT, changes: dict[str, Any], **choices: type[enum.Enum]) -> OptionsT:
+    known: set[str] = {field.name for field in fields(options)}
     _raise_for(
-        "ProducerOptions",
+        type(options).__name__,
         [
             *((name in known, _unknown_option(name, known)) for name in changes),
-            _choice_rule("acks", changes.get("acks", Acks.ALL), Acks),
-            _choice_rule("compression", changes.get("compression", Compression.NONE), Compression),
+            *(
+                _choice_rule(name, changes[name], kind)
+                for name, kind in choices.items()
+                if name in changes
+            ),
         ],
     )
-    for name, kind in (("acks", Acks), ("compression", Compression)):
+    for name, kind in choices.items():
         if name in changes:
             changes[name] = kind(changes[name])
-    return replace(options or ProducerOptions(), **changes)
+    return replace(options, **changes)
 
 
 def default_client_id() -> str:
