@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 from bench.report import Figure
 from bench.stage import PARTITIONS, Stage
-from odradek.client import Client, TopicPartition, serdes
+from odradek.client import Client, serdes
 
 _RATE = 1_000
 _DURATION_S = 20
@@ -51,7 +51,7 @@ async def _receive(client: Client, topic: str, count: int) -> list[float]:
     """Return the latencies in seconds, in order of arrival."""
     latencies: list[float] = []
     async with client.consumer(key=serdes.raw, value=serdes.raw) as consumer:
-        consumer.assign([TopicPartition(topic, index) for index in range(PARTITIONS)])
+        consumer.assign((topic, index) for index in range(PARTITIONS))
         async for record in consumer:
             sent_ns = _STAMP.unpack_from(record.value)[0]
             latencies.append((time.perf_counter_ns() - sent_ns) / 1e9)

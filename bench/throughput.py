@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 from bench.report import Figure
 from bench.stage import MEGABYTE, PARTITIONS, Stage
-from odradek.client import Client, Producer, TopicPartition, serdes
+from odradek.client import Client, Producer, serdes
 
 KIB = 1024
 _DISTINCT_VALUES = 1_000
@@ -128,7 +128,7 @@ async def _read_batches(client: Client, topic: str, count: int) -> float:
     started_s = time.perf_counter()
     read = 0
     async with client.consumer(key=serdes.raw, value=serdes.raw) as consumer:
-        consumer.assign([TopicPartition(topic, index) for index in range(PARTITIONS)])
+        consumer.assign((topic, index) for index in range(PARTITIONS))
         async for batch in consumer.batches():
             read += len(batch)
             if read >= count:
@@ -141,7 +141,7 @@ async def _read_records(client: Client, topic: str, count: int) -> float:
     started_s = time.perf_counter()
     read = 0
     async with client.consumer(key=serdes.raw, value=serdes.raw) as consumer:
-        consumer.assign([TopicPartition(topic, index) for index in range(PARTITIONS)])
+        consumer.assign((topic, index) for index in range(PARTITIONS))
         async for _ in consumer:
             read += 1
             if read >= count:
