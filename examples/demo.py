@@ -166,7 +166,8 @@ def say(text: str) -> None:
 
 def show(verdicts: list[Verdict]) -> None:
     """Print the table of groups."""
-    table = Table("group", title="What each group saw")
+    table = Table(title="What each group saw")
+    table.add_column("group", no_wrap=True)
     for heading in ("consumers", "vehicles", "points", "lost", "out of order", "duplicates"):
         table.add_column(heading, justify="right")
     for verdict in verdicts:

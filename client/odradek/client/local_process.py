@@ -170,7 +170,10 @@ async def _serving(address: str) -> None:
     while True:
         try:
             async with open_channel(address) as channel:
-                async for status in channel.unary_stream(_HEALTH_WATCH)(b""):
+                watch: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(
+                    _HEALTH_WATCH
+                )
+                async for status in watch(b""):
                     if status == _HEALTH_SERVING:
                         return
         except grpc.aio.AioRpcError:

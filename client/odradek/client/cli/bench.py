@@ -20,7 +20,7 @@ from odradek.client.cli.exits import ExitCode
 app = session.new_app()
 
 _MEGABYTE = 1_000_000
-_CALL_BYTES = 4 * _MEGABYTE
+_CALL_BYTES = 32 * _MEGABYTE  # one call returns when all of it is acknowledged
 
 
 @dataclass(frozen=True, slots=True)

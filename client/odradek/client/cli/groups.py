@@ -141,13 +141,13 @@ def reset_offsets(
         output.print_json(
             [
                 {"topic": each.topic, "partition": each.partition, "offset": offset}
-                for each, offset in committed.items()
+                for each, offset in sorted(committed.items())
             ]
         )
         return
     output.print_table(
         {"topic": False, "partition": True, "next offset": True},
-        ((each.topic, each.partition, offset) for each, offset in committed.items()),
+        ((each.topic, each.partition, offset) for each, offset in sorted(committed.items())),
     )
 
 
