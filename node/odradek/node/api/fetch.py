@@ -31,6 +31,7 @@ from odradek.v1 import broker_pb2 as pb
 PUSH_BYTES: Final = 1 << 20
 _SUBSCRIPTIONS_MAX: Final = 20_000
 _HOLD_S_MAX: Final = 10.0
+_FINISH_S: Final = 1.0
 
 Frame = FetchedPartitionFrame[list[bytes]]
 
@@ -49,6 +50,8 @@ class FetchStream:
         self._min_bytes = 0
         self._hold_s = 0.0
         self._reads_stable = True
+        self._ended = False
+        self._failure: BrokerError | None = None
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Read until the client half-closes or goes away.
@@ -59,22 +62,34 @@ class FetchStream:
         metrics.FETCH_STREAMS.inc()
         try:
             async with asyncio.TaskGroup() as self._tasks:
-                pump = self._tasks.create_task(self._pump())
-                reading = self._tasks.create_task(self._read_requests())
+                pumping = self._tasks.create_task(self._pump())
+                reading = self._tasks.create_task(self._read_until_refused())
                 halt = self._tasks.create_task(stopping.wait())
-                await asyncio.wait((reading, halt), return_when=asyncio.FIRST_COMPLETED)
-                for task in (pump, reading, halt):
-                    task.cancel()
-            if stopping.is_set():
-                raise NodeShuttingDownError
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None
+                ends = (pumping, reading, halt)
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                reading.cancel()
+                halt.cancel()
+                self._ended = True
+                self._ready.set()
+                # gRPC cannot end a call while one of its messages is being sent.
+                await asyncio.wait((pumping,), timeout=_FINISH_S)
+                pumping.cancel()
         finally:
             metrics.FETCH_STREAMS.dec()
             for subscription_id in list(self._subscriptions):
                 self._unsubscribe(subscription_id)
+        if self._failure is not None:
+            raise self._failure
+        if stopping.is_set():
+            raise NodeShuttingDownError
 
     # What the client asks for
+
+    async def _read_until_refused(self) -> None:
+        try:
+            await self._read_requests()
+        except BrokerError as error:
+            self._failure = error
 
     async def _read_requests(self) -> None:
         read, end = self._context.read, grpc.aio.EOF
@@ -178,17 +193,19 @@ class FetchStream:
 
     async def _pump(self) -> None:
         write = self._context.write
-        while True:
-            frames = await self._fill()
+        while frames := await self._fill():
             await write(encode_fetch_response(frames))
 
     async def _fill(self) -> list[Frame]:
-        """Return the next push: what there is, or, if the client prefers, what came meanwhile."""
+        """Return the next push: what there is, or, if the client prefers, what came meanwhile.
+
+        Nothing: the stream has ended.
+        """
         loop = asyncio.get_running_loop()
         frames: list[Frame] = []
         held_bytes = 0
         deadline_s: float | None = None
-        while True:
+        while not self._ended:
             gathered_bytes = self._gather(frames)
             held_bytes += gathered_bytes
             if frames and (
@@ -206,6 +223,7 @@ class FetchStream:
             except TimeoutError:
                 return frames
             self._ready.clear()
+        return []
 
     def _gather(self, frames: list[Frame]) -> int:
         """Give each queued subscription a turn; return the bytes of records added to `frames`."""

@@ -21,6 +21,7 @@ from odradek.node import metrics
 from odradek.node.replication.replicas import Replicas
 from odradek.protocol.errors import (
     BrokerError,
+    InvalidRequestError,
     InvalidTxnStateError,
     NodeShuttingDownError,
     RequestTimedOutError,
@@ -37,6 +38,7 @@ from odradek.v1 import broker_pb2 as pb
 _UNANSWERED_BYTES_MAX: Final = 32 << 20
 _TIMEOUT_DEFAULT_S: Final = 30.0
 _TICK_S: Final = 0.5
+_FINISH_S: Final = 2.0
 
 
 class ProduceCall:
@@ -132,6 +134,7 @@ class ProduceStream:
         self._answers: deque[bytes] = deque()
         self._answer_ready = asyncio.Event()
         self._ended = False
+        self._failure: BrokerError | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -143,22 +146,26 @@ class ProduceStream:
         metrics.PRODUCE_STREAMS.inc()
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._write_answers())
+                writing = tasks.create_task(self._write_answers())
                 reading = tasks.create_task(self._read_requests())
                 halt = tasks.create_task(stopping.wait())
-                await asyncio.wait((reading, halt), return_when=asyncio.FIRST_COMPLETED)
+                ends = (writing, reading, halt)
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
                 reading.cancel()
                 halt.cancel()
                 self._ended = True
                 self._answer_ready.set()
-            if stopping.is_set():
-                raise NodeShuttingDownError
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None
+                # gRPC cannot end a call while one of its messages is being sent.
+                await asyncio.wait((writing,), timeout=_FINISH_S)
+                writing.cancel()
         finally:
             metrics.PRODUCE_STREAMS.dec()
             if self._timer is not None:
                 self._timer.cancel()
+        if self._failure is not None:
+            raise self._failure
+        if stopping.is_set():
+            raise NodeShuttingDownError
 
     def leader_hint(self, target: ProducePartitionFrame) -> tuple[int, int]:
         """Return leader and epoch of a partition as this node knows them; -1 when unknown."""
@@ -180,7 +187,12 @@ class ProduceStream:
         read, end = self._context.read, grpc.aio.EOF
         while (data := await read()) is not end:
             metrics.PRODUCE_REQUESTS.inc()
-            await self._begin(decode_produce_request(data), len(data))
+            try:
+                frame = decode_produce_request(data)
+            except InvalidRequestError as error:
+                self._failure = error
+                return
+            await self._begin(frame, len(data))
             if self._unanswered_bytes > _UNANSWERED_BYTES_MAX:
                 self._room.clear()
                 await self._room.wait()

@@ -1,0 +1,252 @@
+"""A controller in memory: the real contract over real gRPC, decisions as the test wants them."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+
+from odradek.protocol.errors import BrokerError, InvalidTopicError, error_to_proto
+from odradek.protocol.names import check_topic_name
+from odradek.rpc.server import Server
+from odradek.v1 import admin_pb2, controller_pb2_grpc, metadata_pb2
+from odradek.v1 import controller_pb2 as pb
+
+CLUSTER_ID = "test-cluster"
+NOBODY = -1
+
+
+class FakeController(controller_pb2_grpc.ControllerServiceServicer):
+    """Always active, knows one node's place, keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.address = ""
+        self.version = 1
+        self.epoch = 1
+        self.session_timeout_ms = 6000
+        self.heartbeat_interval_ms = 100
+        self.nodes: dict[int, metadata_pb2.NodeMetadata] = {}
+        self.topics: dict[bytes, metadata_pb2.TopicMetadata] = {}
+        self.registrations: list[pb.RegisterNodeRequest] = []
+        self.heartbeats: list[pb.ControllerServiceHeartbeatRequest] = []
+        self.submitted: list[pb.SubmitRequest] = []
+        self.refusal: BrokerError | None = None
+        """Raised by RegisterNode."""
+        self.answers_heartbeats = True
+        self.lose_answers = 0
+        """So many answers to Submit are lost after the change was made."""
+        self._answered: dict[int, pb.SubmitResponse] = {}
+        self._watchers: set[asyncio.Queue[pb.WatchClusterResponse]] = set()
+        self._changed = asyncio.Condition()
+        self._uid = 0
+        self._next_producer_id = 1000
+
+    # What tests do
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait until something has happened here."""
+        async with asyncio.timeout(10), self._changed:
+            await self._changed.wait_for(condition)
+
+    def add_topic(
+        self,
+        name: str,
+        *,
+        partitions: int = 1,
+        leader_id: int = 1,
+        config: dict[str, str] | None = None,
+    ) -> metadata_pb2.TopicMetadata:
+        """Create a topic and tell the node."""
+        topic = metadata_pb2.TopicMetadata(
+            name=name,
+            topic_id=uuid.uuid4().bytes,
+            internal=name.startswith("__"),
+            config=config or {},
+        )
+        for index in range(partitions):
+            self._uid += 1
+            topic.partitions.add(
+                partition=index, uid=self._uid, leader_id=leader_id, replicas=[1], isr=[1]
+            )
+        self.topics[topic.topic_id] = topic
+        self.publish(metadata_pb2.MetadataUpdate(topics=[topic]))
+        return topic
+
+    def remove_topic(self, topic: metadata_pb2.TopicMetadata) -> None:
+        """Delete a topic and tell the node."""
+        del self.topics[topic.topic_id]
+        self.publish(metadata_pb2.MetadataUpdate(removed_topic_ids=[topic.topic_id]))
+
+    def elect(self, topic: metadata_pb2.TopicMetadata, index: int, leader_id: int) -> None:
+        """Begin a new leader epoch of a partition."""
+        partition = topic.partitions[index]
+        partition.leader_id = leader_id
+        partition.leader_epoch += 1
+        change = metadata_pb2.PartitionUpdate(topic_id=topic.topic_id, partition=partition)
+        self.publish(metadata_pb2.MetadataUpdate(partitions=[change]))
+
+    def publish(self, update: metadata_pb2.MetadataUpdate) -> int:
+        """Step to the next version; return it."""
+        self.version += 1
+        update.version = self.version
+        for watcher in self._watchers:
+            watcher.put_nowait(
+                pb.WatchClusterResponse(controller_epoch=self.epoch, metadata=update)
+            )
+        return self.version
+
+    # The contract
+
+    async def RegisterNode(  # noqa: N802
+        self, request: pb.RegisterNodeRequest, context: Any
+    ) -> Any:
+        if self.refusal is not None:
+            raise self.refusal
+        self.registrations.append(request)
+        known = self.nodes.get(request.node_id)
+        node = metadata_pb2.NodeMetadata(
+            node_id=request.node_id,
+            host=request.host,
+            port=request.port,
+            fenced=True,
+            incarnation=1 if known is None else known.incarnation + 1,
+        )
+        self.nodes[request.node_id] = node
+        version = self.publish(metadata_pb2.MetadataUpdate(nodes=[node]))
+        for topic in self.topics.values():
+            for partition in topic.partitions:
+                if partition.leader_id in {NOBODY, request.node_id}:
+                    self.elect(topic, partition.partition, NOBODY)
+        await self._happened()
+        return pb.RegisterNodeResponse(
+            cluster_id=CLUSTER_ID,
+            incarnation=node.incarnation,
+            controller_epoch=self.epoch,
+            version=version,
+            heartbeat_interval_ms=self.heartbeat_interval_ms,
+            session_timeout_ms=self.session_timeout_ms,
+        )
+
+    async def Heartbeat(  # type: ignore[override]  # noqa: N802
+        self, request_iterator: Any, context: Any
+    ) -> None:
+        while (request := await context.read()) is not grpc.aio.EOF:
+            self.heartbeats.append(request)
+            self._judge(request)
+            await self._happened()
+            if self.answers_heartbeats:
+                await context.write(self._standing(request))
+
+    def _judge(self, request: pb.ControllerServiceHeartbeatRequest) -> None:
+        node = self.nodes.get(request.node_id)
+        if node is None or node.incarnation != request.incarnation:
+            return
+        if request.wants_shutdown and not node.fenced:
+            self._set_fenced(node, fenced=True)
+        elif node.fenced and not request.wants_shutdown and request.version >= 1:
+            self._set_fenced(node, fenced=False)
+
+    def _set_fenced(self, node: metadata_pb2.NodeMetadata, *, fenced: bool) -> None:
+        node.fenced = fenced
+        self.publish(metadata_pb2.MetadataUpdate(nodes=[node]))
+        for topic in self.topics.values():
+            for partition in topic.partitions:
+                if partition.leader_id in {NOBODY, node.node_id}:
+                    self.elect(topic, partition.partition, NOBODY if fenced else node.node_id)
+
+    def _standing(
+        self, request: pb.ControllerServiceHeartbeatRequest
+    ) -> pb.ControllerServiceHeartbeatResponse:
+        node = self.nodes.get(request.node_id)
+        known = node is not None and node.incarnation == request.incarnation
+        return pb.ControllerServiceHeartbeatResponse(
+            controller_id=1,
+            active=True,
+            active_id=1,
+            controller_epoch=self.epoch,
+            must_register=not known,
+            fenced=node is not None and node.fenced,
+            may_shut_down=node is not None and node.fenced and request.wants_shutdown,
+        )
+
+    async def WatchCluster(  # noqa: N802
+        self, request: pb.WatchClusterRequest, context: Any
+    ) -> AsyncIterator[pb.WatchClusterResponse]:
+        queue: asyncio.Queue[pb.WatchClusterResponse] = asyncio.Queue()
+        snapshot = metadata_pb2.MetadataUpdate(
+            version=self.version,
+            snapshot=True,
+            nodes=self.nodes.values(),
+            topics=self.topics.values(),
+        )
+        queue.put_nowait(pb.WatchClusterResponse(controller_epoch=self.epoch, metadata=snapshot))
+        self._watchers.add(queue)
+        try:
+            while True:
+                yield await queue.get()
+        finally:
+            self._watchers.remove(queue)
+
+    async def Submit(  # noqa: N802
+        self, request: pb.SubmitRequest, context: Any
+    ) -> pb.SubmitResponse:
+        self.submitted.append(request)
+        response = self._answered.get(request.sequence)
+        if response is None:
+            response = self._answered[request.sequence] = self._decide(request)
+        if self.lose_answers:
+            self.lose_answers -= 1
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the answer was lost")
+        return response
+
+    def _decide(self, request: pb.SubmitRequest) -> pb.SubmitResponse:
+        response = pb.SubmitResponse()
+        match request.WhichOneof("command"):
+            case "create_topics":
+                for wanted in request.create_topics.topics:
+                    response.create_topics.topics.append(self._create(wanted))
+            case "create_internal_topic":
+                if not any(
+                    topic.name == request.create_internal_topic.name
+                    for topic in self.topics.values()
+                ):
+                    self.add_topic(request.create_internal_topic.name)
+                response.create_topics.SetInParent()
+            case "allocate_producer_ids":
+                response.allocate_producer_ids.first_producer_id = self._next_producer_id
+                response.allocate_producer_ids.count = 10
+                self._next_producer_id += 10
+            case other:
+                raise AssertionError(f"the fake controller knows no {other}")
+        response.version = self.version
+        return response
+
+    def _create(self, wanted: admin_pb2.NewTopic) -> admin_pb2.TopicResult:
+        try:
+            topic = self.add_topic(
+                check_topic_name(wanted.name),
+                partitions=wanted.partitions,
+                config=dict(wanted.config),
+            )
+        except InvalidTopicError as error:
+            return admin_pb2.TopicResult(name=wanted.name, error=error_to_proto(error))
+        return admin_pb2.TopicResult(name=wanted.name, topic_id=topic.topic_id)
+
+    async def _happened(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+
+@asynccontextmanager
+async def fake_controller() -> AsyncIterator[FakeController]:
+    """Serve a fake controller on a port of the system's choice."""
+    controller = FakeController()
+    server = Server("127.0.0.1:0")
+    controller_pb2_grpc.add_ControllerServiceServicer_to_server(controller, server.grpc)
+    controller.address = f"127.0.0.1:{await server.start()}"
+    try:
+        yield controller
+    finally:
+        await server.drain(0)
