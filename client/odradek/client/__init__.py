@@ -40,15 +40,20 @@ from odradek.client.descriptions import (
 from odradek.client.errors import (
     BufferFullError,
     ClientClosedError,
+    ConsumerBusyError,
     DeliveryFailedError,
     DeliveryTimeoutError,
     DeserializationError,
     ForkedProcessError,
     InvalidOptionsError,
+    LogTruncatedError,
+    NoCommittedOffsetError,
     NodesUnreachableError,
+    NotAssignedError,
     SerializationError,
     WrongEventLoopError,
 )
+from odradek.client.handler_order import OrderedBy
 from odradek.client.producer import Producer
 from odradek.client.record import Header, Headers, Record, RecordMetadata
 from odradek.client.serdes import Serde
@@ -71,6 +76,7 @@ __all__ = [
     "Compression",
     "ConfigEntry",
     "Consumer",
+    "ConsumerBusyError",
     "ConsumerOptions",
     "ControllerDescription",
     "Delivery",
@@ -89,10 +95,14 @@ __all__ = [
     "InvalidOptionsError",
     "Isolation",
     "Lag",
+    "LogTruncatedError",
     "NewTopic",
+    "NoCommittedOffsetError",
     "NodeDescription",
     "NodesUnreachableError",
+    "NotAssignedError",
     "OdradekError",
+    "OrderedBy",
     "PartitionDescription",
     "Producer",
     "ProducerOptions",

@@ -29,18 +29,20 @@ from odradek.client.background import Background
 from odradek.client.config import (
     ClientOptions,
     ConsumerOptions,
-    ConsumerSettings,
     ProducerOptions,
-    ProducerSettings,
-    consumer_options,
     default_client_id,
     parse_bootstrap,
-    producer_options,
 )
 from odradek.client.consumer import Consumer
 from odradek.client.producer import Producer
 from odradek.client.scope import Scope
 from odradek.client.serdes import Serde
+from odradek.client.settings import (
+    ConsumerSettings,
+    ProducerSettings,
+    consumer_options,
+    producer_options,
+)
 from odradek.client.topic import Topic
 from odradek.protocol.names import check_topic_name
 from odradek.rpc.tls import TlsOptions

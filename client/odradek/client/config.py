@@ -7,12 +7,11 @@ import enum
 import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 from odradek.client.errors import InvalidOptionsError
-from odradek.protocol.names import near_names
 from odradek.protocol.types import TopicPartition
 from odradek.rpc.tls import TlsOptions
 
@@ -66,7 +65,7 @@ class ClientOptions:
     tls: TlsOptions | None = None
 
     def __post_init__(self) -> None:
-        _raise_for(
+        raise_for(
             "ClientOptions",
             [
                 (bool(self.bootstrap), "bootstrap needs at least one host:port"),
@@ -117,7 +116,7 @@ class ProducerOptions:
     partitioner: Partitioner | None = None
 
     def __post_init__(self) -> None:
-        _raise_for(
+        raise_for(
             "ProducerOptions",
             [
                 (self.linger_s >= 0, "linger_s must not be negative"),
@@ -224,7 +223,7 @@ class ConsumerOptions:
     on_lost: RebalanceCallback | None = None
 
     def __post_init__(self) -> None:
-        _raise_for(
+        raise_for(
             "ConsumerOptions",
             [
                 (self.group != "", "group must not be empty"),
@@ -259,92 +258,6 @@ class ConsumerOptions:
         )
 
 
-class ProducerSettings(TypedDict, total=False):
-    """The same options as keywords of `Client.producer`; enums also as text."""
-
-    acks: Acks | Literal["all", "leader"]
-    linger_s: float
-    batch_bytes: int
-    request_bytes: int
-    buffer_bytes: int
-    delivery_timeout_s: float
-    request_timeout_s: float
-    in_flight: int
-    retry_delay_s: float
-    retry_delay_max_s: float
-    compression: Compression | Literal["none", "gzip", "snappy", "lz4", "zstd"]
-    partitioner: Partitioner | None
-
-
-class ConsumerSettings(TypedDict, total=False):
-    """The same options as keywords of `Client.consumer`; enums also as text."""
-
-    group: str | None
-    instance_id: str | None
-    start: Start
-    delivery: DeliveryGuarantee | Literal["at_least_once", "at_most_once"]
-    auto_commit: bool
-    commit_interval_s: float
-    isolation: Isolation | Literal["read_committed", "read_uncommitted"]
-    fetch_bytes: int
-    partition_fetch_bytes: int
-    min_bytes: int
-    max_wait_s: float
-    rebalance_timeout_s: float
-    max_processing_time_s: float | None
-    on_assigned: RebalanceCallback | None
-    on_revoked: RebalanceCallback | None
-    on_lost: RebalanceCallback | None
-
-
-def producer_options(
-    options: ProducerOptions | None, settings: ProducerSettings
-) -> ProducerOptions:
-    """Return options with single settings laid over them.
-
-    Raises:
-        InvalidOptionsError: Lists every mistake.
-    """
-    return _laid_over(
-        options or ProducerOptions(), dict(settings), acks=Acks, compression=Compression
-    )
-
-
-def consumer_options(
-    options: ConsumerOptions | None, settings: ConsumerSettings
-) -> ConsumerOptions:
-    """Return options with single settings laid over them.
-
-    Raises:
-        InvalidOptionsError: Lists every mistake.
-    """
-    return _laid_over(
-        options or ConsumerOptions(),
-        dict(settings),
-        delivery=DeliveryGuarantee,
-        isolation=Isolation,
-    )
-
-
-def _laid_over(options: OptionsT, changes: dict[str, Any], **choices: type[enum.Enum]) -> OptionsT:
-    known: set[str] = {field.name for field in fields(options)}
-    _raise_for(
-        type(options).__name__,
-        [
-            *((name in known, _unknown_option(name, known)) for name in changes),
-            *(
-                _choice_rule(name, changes[name], kind)
-                for name, kind in choices.items()
-                if name in changes
-            ),
-        ],
-    )
-    for name, kind in choices.items():
-        if name in changes:
-            changes[name] = kind(changes[name])
-    return replace(options, **changes)
-
-
 def default_client_id() -> str:
     """Return a name for people: host and process."""
     return f"{socket.gethostname()}-{os.getpid()}"
@@ -362,18 +275,8 @@ def _address_rule(address: str) -> tuple[bool, str]:
     return valid, f"{address!r} is not host:port"
 
 
-def _unknown_option(name: str, known: set[str]) -> str:
-    near = near_names(name, known)
-    return f"unknown option {name!r}" + (f"; did you mean {' or '.join(near)}?" if near else "")
-
-
-def _choice_rule(name: str, value: object, kind: type[enum.Enum]) -> tuple[bool, str]:
-    words = [each.value for each in kind]
-    holds = isinstance(value, kind) or value in words
-    return holds, f"{name} {value!r} must be one of {', '.join(words)}"
-
-
-def _raise_for(options: str, rules: list[tuple[bool, str]]) -> None:
+def raise_for(options: str, rules: list[tuple[bool, str]]) -> None:
+    """Raise one error with the reason of each rule that does not hold."""
     reasons = tuple(reason for holds, reason in rules if not holds)
     if reasons:
         raise InvalidOptionsError(options, reasons)
