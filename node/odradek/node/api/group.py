@@ -115,8 +115,9 @@ class GroupServicer(group_pb2_grpc.GroupServiceServicer):
             await stream.due()
             if stream.ended is not None:
                 last = stream.ended
-                await context.write(last_reply_to_proto(last.member_epoch, last.error))
-                return
+                if last.error is not None or last.member_epoch < 0:
+                    await context.write(last_reply_to_proto(last.member_epoch, last.error))
+                return  # without a word: the member has a newer stream
             if reading.done():
                 reading.result()
                 return

@@ -54,7 +54,10 @@ class ReplyDue:
 
 @dataclass(frozen=True, slots=True)
 class StreamEnded:
-    """Write a last reply with this epoch and error, then close the stream."""
+    """Write a last reply with the error, or the epoch of the goodbye, then close the stream.
+
+    With neither, the member has opened a newer stream, and this one is closed without a word.
+    """
 
     stream: StreamId
     member_epoch: int
