@@ -3,13 +3,14 @@
 import asyncio
 import signal
 from collections import Counter
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 
 from odradek.client import Client
 from odradek.client.descriptions import GroupState
 from odradek.client.local_cluster import LocalCluster
+from odradek.protocol.errors import GroupIdNotFoundError
 from tests.cluster.conftest import GROUP_SESSION_TIMEOUT_S
 from tests.cluster.traffic import (
     DEADLINE_S,
@@ -31,14 +32,15 @@ async def shares(client: Client, group: str, member_count: int) -> list[int]:
     """Return how many partitions each member has, once the group of that size is settled."""
     async with asyncio.timeout(DEADLINE_S):
         while True:
-            described = await client.admin.describe_group(group)
-            assigned = [len(member.assigned) for member in described.members]
-            if (
-                described.state is GroupState.STABLE
-                and len(assigned) == member_count
-                and sum(assigned) == PARTITIONS
-            ):
-                return sorted(assigned)
+            with suppress(GroupIdNotFoundError):  # until its first member's join is through
+                described = await client.admin.describe_group(group)
+                assigned = [len(member.assigned) for member in described.members]
+                if (
+                    described.state is GroupState.STABLE
+                    and len(assigned) == member_count
+                    and sum(assigned) == PARTITIONS
+                ):
+                    return sorted(assigned)
             await asyncio.sleep(0.1)
 
 
