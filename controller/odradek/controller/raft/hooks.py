@@ -12,7 +12,6 @@ from pysyncobj import syncobj
 PINNED_VERSION = "0.3.17"
 
 OVERRIDDEN = {
-    "_SyncObj__applyLogEntries": (),
     "_SyncObj__connectedToAnyone": (),
     "_SyncObj__doApplyCommand": ("command",),
     "_SyncObj__generateRaftTimeout": (),

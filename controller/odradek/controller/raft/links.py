@@ -238,16 +238,22 @@ class Links(raft_pb2_grpc.RaftServiceServicer):
             outgoing = self._outgoing[peer]
             outgoing.set_up(is_up=True)
             self._inbox.put(LinkUp(peer), 0)
+            # Not a TaskGroup: in Python 3.11 an error of the peer would swallow our cancellation.
+            both = {
+                asyncio.create_task(self._write(call, outgoing)),
+                asyncio.create_task(self._watch(call)),
+            }
             try:
-                async with asyncio.TaskGroup() as tasks:
-                    writer = tasks.create_task(self._write(call, outgoing))
-                    await self._watch(call)
-                    writer.cancel()
-            except* (grpc.aio.AioRpcError, TimeoutError, asyncio.InvalidStateError) as errors:
-                _log.debug("link to controller %d: %r", peer, errors.exceptions)
+                done, _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+                done.pop().result()
+            except (grpc.aio.AioRpcError, TimeoutError, asyncio.InvalidStateError) as error:
+                _log.debug("link to controller %d: %r", peer, error)
             finally:
+                for one in both:
+                    one.cancel()
                 outgoing.set_up(is_up=False)
                 self._inbox.put(LinkDown(peer), 0)
+                await asyncio.wait(both)
             return True
         finally:
             call.cancel()

@@ -53,13 +53,8 @@ def open_storage(
     is_new = not files.exists(state_path)
     had_journal = files.exists(journal_path)
     if is_new:
-        if not (options.bootstrap or options.rejoin):
-            raise DataDirectoryError(
-                f"{directory} holds no controller. Start with bootstrap for a new cluster, or with "
-                "rejoin if this controller's disk was replaced",
-                field="data_directory",
-                value=directory,
-            )
+        if not had_journal and not (options.bootstrap or options.rejoin):
+            raise _unasked(options)
         state = HardState(cluster_id=options.cluster_id, controller_id=options.self_id)
         hard_state = HardStateFile(files, state_path, state)
     else:
@@ -82,6 +77,15 @@ def open_storage(
     return Storage(hard_state, journal, snapshots, snapshot)
 
 
+def _unasked(options: RaftOptions) -> DataDirectoryError:
+    return DataDirectoryError(
+        f"{options.data_directory} holds no controller. Start with bootstrap for a new cluster, or "
+        "with rejoin if this controller's disk was replaced",
+        field="data_directory",
+        value=options.data_directory,
+    )
+
+
 def _create(
     files: FileSystem, options: RaftOptions, journal: Journal, *, has_snapshot: bool
 ) -> None:
@@ -91,6 +95,8 @@ def _create(
             "empty the directory and start with rejoin",
             field="raft.state",
         )
+    if not (options.bootstrap or options.rejoin):
+        raise _unasked(options)  # the remains of an interrupted first start
     if len(journal) == 0:
         journal.add(*GENESIS)
         journal.sync()

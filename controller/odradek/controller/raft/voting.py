@@ -177,9 +177,9 @@ class VotingRaft(SyncObj):  # type: ignore[misc]
 
     def _accept_leader(self, node: Any, term: int) -> None:
         """Follow the leader of a term that is not older than ours."""
+        assert term > self.term or not self._leads, "a term has one leader"
         if term > self.term:
             self._SyncObj__setCurrentTerm(term, None)
-        assert not self._leads, "a term has one leader"
         self._SyncObj__setState(_RAFT_STATE.FOLLOWER)
         self._SyncObj__raftLeader = node
         self._leader_heard_s = self._clock()
