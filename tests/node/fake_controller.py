@@ -25,6 +25,7 @@ class FakeController(controller_pb2_grpc.ControllerServiceServicer):
         self.address = ""
         self.version = 1
         self.epoch = 1
+        self.incarnation = 0
         self.session_timeout_ms = 6000
         self.heartbeat_interval_ms = 100
         self.nodes: dict[int, metadata_pb2.NodeMetadata] = {}
@@ -105,13 +106,13 @@ class FakeController(controller_pb2_grpc.ControllerServiceServicer):
         if self.refusal is not None:
             raise self.refusal
         self.registrations.append(request)
-        known = self.nodes.get(request.node_id)
+        self.incarnation += 1
         node = metadata_pb2.NodeMetadata(
             node_id=request.node_id,
             host=request.host,
             port=request.port,
             fenced=True,
-            incarnation=1 if known is None else known.incarnation + 1,
+            incarnation=self.incarnation,
         )
         self.nodes[request.node_id] = node
         version = self.publish(metadata_pb2.MetadataUpdate(nodes=[node]))

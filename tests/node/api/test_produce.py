@@ -6,7 +6,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from odradek.protocol.errors import NodeShuttingDownError
+from odradek.protocol.errors import NodeShuttingDownError, OdradekError
 from odradek.protocol.hot import Acks
 from odradek.protocol.record_batch import BatchHeader, Codec, stamp_producer
 from odradek.protocol.types import PartitionUid, ProducerEpoch, ProducerId
@@ -266,7 +266,8 @@ async def test_a_stopping_node_answers_what_it_began(
         await producer.send(topic, batch())
     await producer.answer()
     node.stop.set()
-    answers = await _answers_until_end(producer)
+    answers, farewell = await _answers_until_end(producer)
+    assert isinstance(farewell, NodeShuttingDownError)
     appended = node.storage.log(PartitionUid(topic.partitions[0].uid)).log_end_offset
     assert 1 + len(answers) >= appended, "nothing that was appended stays unanswered"
     acknowledged = [answer for answer in answers if not answer.error.code]
@@ -275,15 +276,14 @@ async def test_a_stopping_node_answers_what_it_began(
 
 async def _answers_until_end(
     producer: ProduceClient,
-) -> list[broker_pb2.ProducePartitionResult]:
+) -> tuple[list[broker_pb2.ProducePartitionResult], OdradekError]:
     """Read on until the node says goodbye."""
     answers = []
     try:
         while True:
             answers.append((await producer.answer()).partitions[0])
     except grpc.aio.AioRpcError as error:
-        assert isinstance(error_from_rpc(error), NodeShuttingDownError)
-    return answers
+        return answers, error_from_rpc(error)
 
 
 async def test_without_contact_to_the_controller_nothing_is_acknowledged(

@@ -184,6 +184,11 @@ class Membership:
         self._doubts = 0
         self._interval_s = response.heartbeat_interval_ms / 1000
         incarnation = Incarnation(response.incarnation)
+        if incarnation <= self.session.incarnation:
+            raise MembershipRefusedError(
+                f"the controllers gave out incarnation {incarnation} after"
+                f" {self.session.incarnation}: they have lost what they knew"
+            )
         self.session.on_registered(incarnation, response.session_timeout_ms / 1000, sent_at_s)
         self._events.registered(response)
         _log.info("registered", incarnation=incarnation, version=response.version)

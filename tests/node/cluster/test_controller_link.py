@@ -1,0 +1,50 @@
+"""Changes survive lost answers, once."""
+
+import grpc
+import pytest
+
+from odradek.protocol.errors import OutcomeUnknownError
+from odradek.rpc.channels import error_from_rpc
+from odradek.v1 import admin_pb2, broker_pb2
+from tests.node.fake_controller import FakeController
+from tests.node.running import RunningNode
+
+
+async def test_a_lost_answer_is_asked_for_again_with_the_same_sequence(
+    node: RunningNode, controller: FakeController
+) -> None:
+    controller.lose_answers = 2
+    created = await node.admin.CreateTopics(
+        admin_pb2.CreateTopicsRequest(topics=[admin_pb2.NewTopic(name="t", partitions=1)]),
+        timeout=10,
+    )
+    assert created.topics[0].topic_id in controller.topics
+    assert len(controller.topics) == 1
+    assert len({each.sequence for each in controller.submitted}) == 1
+    assert len(controller.submitted) == 3
+
+
+async def test_each_change_has_a_sequence_of_its_own(
+    node: RunningNode, controller: FakeController
+) -> None:
+    for name in ("a", "b"):
+        await node.admin.CreateTopics(
+            admin_pb2.CreateTopicsRequest(topics=[admin_pb2.NewTopic(name=name, partitions=1)])
+        )
+    assert [each.sequence for each in controller.submitted] == [1, 2]
+
+
+async def test_an_answer_that_never_comes_is_an_unknown_outcome(
+    node: RunningNode, controller: FakeController
+) -> None:
+    controller.lose_answers = 1_000
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await node.admin.CreateTopics(admin_pb2.CreateTopicsRequest(), timeout=1)
+    assert isinstance(error_from_rpc(caught.value), OutcomeUnknownError)
+
+
+async def test_producer_ids_come_in_blocks(node: RunningNode, controller: FakeController) -> None:
+    request = broker_pb2.InitProducerIdRequest(producer_id=-1, producer_epoch=-1)
+    granted = [(await node.broker.InitProducerId(request)).producer_id for _ in range(12)]
+    assert granted == list(range(1000, 1012))
+    assert len(controller.submitted) == 2
