@@ -8,8 +8,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from odradek.client.positions import (
     Anchor,
-    LogPosition,
     CommitPoint,
+    LogPosition,
     PartitionState,
     Positions,
     TopicIdPartition,

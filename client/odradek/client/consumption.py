@@ -182,8 +182,8 @@ class Consumption(Generic[K, V]):
         now_s = asyncio.get_running_loop().time()
         if now_s - self._breathed_s >= _BREATH_S:
             # With records at hand nothing below suspends, and heartbeats would starve.
+            self._breathed_s = now_s
             await asyncio.sleep(0)
-            self._breathed_s = asyncio.get_running_loop().time()
         taken = await self.reader.handout.take(count_max)
         if taken is not None and self.at_most_once and self._commits is not None:
             await self._commit_ahead(taken, self._commits)

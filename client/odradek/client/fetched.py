@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from odradek.client.fetch_plan import Accepted
-from odradek.protocol.errors import CorruptMessageError
+from odradek.protocol.errors import BrokerError, CorruptMessageError
 from odradek.protocol.hot import AbortedTransaction
 from odradek.protocol.record_batch import BatchHeader, Codec, RawRecord, decode, split
 from odradek.protocol.types import NO_LEADER_EPOCH, LeaderEpoch, Offset, ProducerId
@@ -107,21 +107,33 @@ class Chunk:
         records: list[RawRecord] = []
         end, epoch, decoded_bytes = position, NO_LEADER_EPOCH, 0
         while self.batches and decoded_bytes < bytes_max:
-            header = BatchHeader.parse(self.batches[0])
+            batch = self.batches[0]
+            header = BatchHeader.parse(batch)
             if decoded_bytes and header.leader_epoch != epoch:
                 break
-            batch = self.batches.popleft()
-            decoded_bytes += len(batch)
-            epoch = header.leader_epoch
-            if header.next_offset <= position:
-                continue
-            end = max(end, header.next_offset)
-            if self._shows(header, batch):
-                shown = decode(batch)
-                if header.base_offset < position:
-                    shown = [record for record in shown if record.offset >= position]
+            if header.next_offset > position:
+                try:
+                    shown = self._records_of(header, batch, position)
+                except BrokerError:
+                    if decoded_bytes:
+                        break  # first what lies before the damage
+                    raise
                 records = records + shown if records else shown
+                end = max(end, header.next_offset)
+            epoch = header.leader_epoch
+            decoded_bytes += len(batch)
+            self.batches.popleft()
         return Piece(records, position, end, epoch)
+
+    def _records_of(
+        self, header: BatchHeader, batch: memoryview, position: Offset
+    ) -> list[RawRecord]:
+        if not self._shows(header, batch):
+            return []
+        records = decode(batch)
+        if header.base_offset < position:
+            return [record for record in records if record.offset >= position]
+        return records
 
     def _shows(self, header: BatchHeader, batch: memoryview) -> bool:
         """Whether the application sees a batch; follows transactions as a side effect."""

@@ -250,7 +250,8 @@ class Handout(Generic[K, V]):
             )
             lane.decoding.add_done_callback(_ignore_outcome)
         # `wait` leaves the thread's work alone when we are cancelled: the next call picks it up.
-        await asyncio.wait((lane.decoding,))
+        if not lane.decoding.done():
+            await asyncio.wait((lane.decoding,))
         decoding, lane.decoding = lane.decoding, None
         if lane.is_current and self._lanes.get(lane.state.id.name) is lane:
             try:

@@ -29,7 +29,7 @@ class TopicWatch:
             image = self._scope.metadata.image
             self.assign_new(image)
             for state in self._reader.positions:
-                if image.names and state.id.topic_id not in image.names:
+                if state.id.topic_id not in image.names:
                     self._fail(state)
             await self._scope.metadata.newer_than(image)
 

@@ -1,0 +1,286 @@
+"""A group coordinator in memory, after KIP-848: targets, hand-over after confirmation, fencing."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+import grpc
+
+from odradek.client.coordinator import from_topic_partitions, topic_partitions
+from odradek.client.positions import TopicIdPartition
+from odradek.protocol.errors import (
+    BrokerError,
+    FencedMemberEpochError,
+    NotCoordinatorError,
+    UnknownMemberIdError,
+    error_to_proto,
+)
+from odradek.protocol.types import PartitionIndex, TopicId, TopicName
+from odradek.rpc.errors import error_metadata
+from odradek.v1 import group_pb2, group_pb2_grpc
+from tests.client.fake_node import FakeNode
+
+HEARTBEAT_MS = 50
+
+
+@dataclass(eq=False)
+class FakeMember:
+    """A member as the coordinator sees it."""
+
+    member_id: str
+    topics: tuple[str, ...] = ()
+    epoch: int = 0
+    owned: frozenset[TopicIdPartition] = frozenset()
+    assigned: frozenset[TopicIdPartition] | None = None
+    """What was last sent."""
+    outgoing: asyncio.Queue = field(default_factory=asyncio.Queue)
+
+
+class FakeGroups:
+    """The groups of a cluster; one node coordinates all of them.
+
+    Attributes:
+        coordinator_id: That node.
+        offsets: By group, topic id and partition: offset, epoch and metadata.
+        commits: Every commit that took effect, in order: partition, offset.
+        commit_errors: For the commit calls to come, in order; raised by the call.
+        silent: While set, heartbeats are not answered.
+        history: What members confirmed to own, in order: member id, partition names.
+    """
+
+    def __init__(self, cluster, *, session_timeout_ms: int = 45_000) -> None:
+        self.cluster = cluster
+        self.coordinator_id = 1
+        self.session_timeout_ms = session_timeout_ms
+        self.members: dict[str, dict[str, FakeMember]] = {}
+        self.epochs: dict[str, int] = {}
+        self.offsets: dict[tuple[str, bytes, int], tuple[int, int, str]] = {}
+        self.commits: list[tuple[str, int]] = []
+        self.commit_errors: list[BrokerError] = []
+        self.join_errors: list[BrokerError] = []
+        self.silent = False
+        self.history: list[tuple[str, tuple[str, ...]]] = []
+        self.left: list[tuple[str, int]] = []
+        self._changed = asyncio.Event()
+
+    def committed(self, group: str, topic, partition: int) -> int | None:
+        found = self.offsets.get((group, topic.topic_id, partition))
+        return None if found is None else found[0]
+
+    def commit(self, group: str, topic, partition: int, offset: int, epoch: int = -1) -> None:
+        self.offsets[group, topic.topic_id, partition] = (offset, epoch, "")
+
+    async def until(self, holds) -> None:
+        """Wait until a condition over the groups holds."""
+        async with asyncio.timeout(20):
+            while not holds():
+                await self._changed.wait()
+
+    def notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def fence(self, group: str, member_id: str, error: BrokerError | None = None) -> None:
+        """Expel a member; its partitions are free at once."""
+        member = self.members[group].pop(member_id)
+        fenced = error or FencedMemberEpochError("expelled")
+        member.outgoing.put_nowait(
+            group_pb2.GroupServiceHeartbeatResponse(error=error_to_proto(fenced))
+        )
+        self.rebalance(group)
+
+    def rebalance(self, group: str) -> None:
+        """A new target: partitions in turn to members by id; each is told what it may own now."""
+        self.epochs[group] = self.epochs.get(group, 0) + 1
+        self.offer(group)
+
+    def target(self, group: str) -> dict[str, set[TopicIdPartition]]:
+        members = sorted(self.members[group].values(), key=lambda each: each.member_id)
+        target: dict[str, set[TopicIdPartition]] = {each.member_id: set() for each in members}
+        turn = 0
+        for topic in self.cluster.topics.values():
+            for index in range(len(topic.partitions)):
+                takers = [each for each in members if topic.name in each.topics]
+                if takers:
+                    taker = takers[turn % len(takers)]
+                    target[taker.member_id].add(
+                        TopicIdPartition(
+                            TopicName(topic.name), PartitionIndex(index), TopicId(topic.topic_id)
+                        )
+                    )
+                    turn += 1
+        return target
+
+    def offer(self, group: str) -> None:
+        target = self.target(group)
+        for member in self.members[group].values():
+            taken = frozenset().union(
+                *(each.owned for each in self.members[group].values() if each is not member),
+                *(
+                    each.assigned or frozenset()
+                    for each in self.members[group].values()
+                    if each is not member
+                ),
+            )
+            now = frozenset(target[member.member_id]) - taken
+            if now != member.assigned:
+                member.assigned = now
+                member.outgoing.put_nowait(self.reply(group, member, changed=True))
+
+    def reply(self, group: str, member: FakeMember, *, changed: bool = False):
+        if member.owned == self.target(group).get(member.member_id):
+            member.epoch = self.epochs[group]
+        return group_pb2.GroupServiceHeartbeatResponse(
+            member_epoch=max(member.epoch, 1),
+            heartbeat_interval_ms=HEARTBEAT_MS,
+            session_timeout_ms=self.session_timeout_ms,
+            assignment_changed=changed,
+            assignment=topic_partitions(member.assigned or ()) if changed else (),
+            group_epoch=self.epochs[group],
+        )
+
+    def on_heartbeat(self, request) -> FakeMember | None:
+        """Apply a frame; None when it asks to leave."""
+        members = self.members.setdefault(request.group, {})
+        if request.member_epoch < 0:
+            members.pop(request.member_id, None)
+            self.left.append((request.member_id, request.member_epoch))
+            self.rebalance(request.group)
+            self.notify()
+            return None
+        if request.member_epoch == 0 and self.join_errors:
+            raise self.join_errors.pop(0)
+        member = members.get(request.member_id)
+        if member is None and request.member_epoch > 0:
+            raise UnknownMemberIdError("no such member")
+        if member is None or (request.member_epoch == 0 and request.subscription_changed):
+            member = members[request.member_id] = FakeMember(request.member_id)
+            member.topics = tuple(request.topics)
+            self.rebalance(request.group)
+        if request.owned_changed:
+            owned = from_topic_partitions(request.owned)
+            if owned != member.owned:
+                member.owned = owned
+                names = tuple(sorted(map(str, owned)))
+                self.history.append((member.member_id, names))
+            self.offer(request.group)
+        self.notify()
+        return member
+
+    def fetch_offsets(self, request):
+        found = []
+        for each in request.partitions:
+            for index in each.partitions:
+                offset, epoch, metadata = self.offsets.get(
+                    (request.group, each.topic_id, index), (-1, -1, "")
+                )
+                found.append(
+                    group_pb2.CommittedOffset(
+                        topic_id=each.topic_id,
+                        topic=each.topic,
+                        partition=index,
+                        offset=offset,
+                        leader_epoch=epoch,
+                        metadata=metadata,
+                    )
+                )
+        return group_pb2.FetchOffsetsResponse(offsets=found)
+
+    def commit_offsets(self, request):
+        if self.commit_errors:
+            raise self.commit_errors.pop(0)
+        members = self.members.get(request.group, {})
+        if request.member_id and request.member_id not in members:
+            raise UnknownMemberIdError("no such member")
+        results = []
+        for each in request.offsets:
+            key = (request.group, each.topic_id, each.partition)
+            self.offsets[key] = (each.offset, each.leader_epoch, each.metadata)
+            self.commits.append((f"{each.topic}-{each.partition}", each.offset))
+            results.append(
+                group_pb2.OffsetCommitResult(topic_id=each.topic_id, partition=each.partition)
+            )
+        self.notify()
+        return group_pb2.CommitOffsetsResponse(offsets=results)
+
+
+class FakeGroupService(group_pb2_grpc.GroupServiceServicer):
+    """One node's group service."""
+
+    def __init__(self, node: FakeNode, groups: FakeGroups) -> None:
+        self._node = node
+        self._groups = groups
+        self.streams: set[asyncio.Task] = set()
+        node.servicers.append(
+            lambda server: group_pb2_grpc.add_GroupServiceServicer_to_server(self, server)
+        )
+
+    def break_streams(self) -> None:
+        for stream in list(self.streams):
+            stream.cancel()
+
+    async def FindCoordinator(self, request, context):  # noqa: N802
+        node = self._groups.cluster.nodes[self._groups.coordinator_id]
+        return group_pb2.FindCoordinatorResponse(
+            node_id=node.node_id, host="127.0.0.1", port=node.port
+        )
+
+    async def FetchOffsets(self, request, context):  # noqa: N802
+        await self._require_coordinator(context)
+        return self._groups.fetch_offsets(request)
+
+    async def CommitOffsets(self, request, context):  # noqa: N802
+        await self._require_coordinator(context)
+        try:
+            return self._groups.commit_offsets(request)
+        except BrokerError as error:
+            await _abort(context, error)
+
+    async def Heartbeat(self, _, context) -> None:  # noqa: N802
+        if self._groups.coordinator_id != self._node.node_id:
+            await context.write(_error(NotCoordinatorError("not here")))
+            return
+        task = asyncio.current_task()
+        self.streams.add(task)
+        writer: asyncio.Task | None = None
+        try:
+            while (request := await context.read()) is not grpc.aio.EOF:
+                if self._groups.silent:
+                    continue
+                member = self._groups.on_heartbeat(request)
+                if member is None:
+                    await context.write(
+                        group_pb2.GroupServiceHeartbeatResponse(member_epoch=request.member_epoch)
+                    )
+                    continue
+                if writer is None:
+                    writer = asyncio.create_task(self._write(context, member))
+                if member.outgoing.empty():
+                    changed = request.subscription_changed
+                    member.outgoing.put_nowait(
+                        self._groups.reply(request.group, member, changed=changed)
+                    )
+        except BrokerError as error:
+            await context.write(_error(error))
+        except asyncio.CancelledError:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the stream breaks")
+        finally:
+            self.streams.discard(task)
+            if writer is not None:
+                writer.cancel()
+
+    async def _write(self, context, member: FakeMember) -> None:
+        while True:
+            await context.write(await member.outgoing.get())
+
+    async def _require_coordinator(self, context) -> None:
+        if self._groups.coordinator_id != self._node.node_id:
+            await _abort(context, NotCoordinatorError("not here"))
+
+
+def _error(error: BrokerError):
+    return group_pb2.GroupServiceHeartbeatResponse(error=error_to_proto(error))
+
+
+async def _abort(context, error: BrokerError) -> None:
+    context.set_trailing_metadata(error_metadata(error))
+    await context.abort(grpc.StatusCode.UNAVAILABLE, error.message)
