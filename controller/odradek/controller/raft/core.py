@@ -44,6 +44,8 @@ from odradek.controller.raft.storage import Storage
 from odradek.controller.raft.voting import Send, VotingRaft
 from odradek.protocol.types import ControllerId
 
+IDLE_S_MAX = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class Applied:
@@ -121,6 +123,16 @@ class RaftCore(VotingRaft):
         self._journal.sync()  # while the followers sync theirs
         if not self._peers and self.commit_index < self._journal.last_index:
             self.doTick(0.0)
+
+    def idle_s(self) -> float:
+        """How long, if nothing arrives, there is nothing to do."""
+        if self._leads:
+            due_s = self._SyncObj__newAppendEntriesTime
+        else:
+            due_s = self._SyncObj__raftElectionDeadline
+        shortest_s = self._options.tick_interval_s
+        longest_s = shortest_s if self._snapshots.is_writing else IDLE_S_MAX
+        return float(max(shortest_s, min(longest_s, due_s - self._clock())))
 
     def fail_pending(self) -> None:
         """Resolve every proposal that has no outcome yet: it has become unknown."""
@@ -286,10 +298,12 @@ class RaftCore(VotingRaft):
         return index
 
     def _SyncObj__sendAppendEntries(self) -> None:
-        now_s = self._clock()
-        self._SyncObj__newAppendEntriesTime = now_s + self._options.heartbeat_interval_s / 2
-        for node in self._reachable():
+        reachable = self._reachable()
+        for node in reachable:
             self._send_due(node)
+        due = (self._progress[node.id].heartbeat_due_s for node in reachable)
+        idle_until_s = self._clock() + self._options.heartbeat_interval_s
+        self._SyncObj__newAppendEntriesTime = min(due, default=idle_until_s)
 
     def _send_due(self, node: Any) -> None:
         if node not in self._SyncObj__connectedNodes:

@@ -96,7 +96,8 @@ class RaftOptions:
         election_timeout_max_s: See above.
         heartbeat_interval_s: The leader's; less than a third of the shortest election timeout.
         leader_contact_timeout_s: A leader that hears no quorum for so long steps down.
-        tick_interval_s: The tick thread's longest sleep; events wake it at once.
+        tick_interval_s: The tick thread's sleep while an election or a snapshot is due; otherwise
+            it sleeps until the next deadline. Events wake it at once.
         dial_timeout_s: Connecting to a peer and shaking hands, together.
         link_silence_timeout_s: A link whose other end is silent for so long is dialled anew.
         snapshot_after_entries: A snapshot is written after so many applied entries,

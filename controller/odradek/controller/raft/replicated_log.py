@@ -328,7 +328,7 @@ class ReplicatedLog:
 
     def _tick(self, running: _Running) -> None:
         core = running.core
-        for event in self._inbox.take(self._options.tick_interval_s):
+        for event in self._inbox.take(core.idle_s()):
             match event:
                 case Received() if self._links.is_current(event):
                     core.deliver(event.sender, event.message)
