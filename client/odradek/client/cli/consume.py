@@ -128,10 +128,15 @@ async def _assign(client: Client, consumer: Consumer[bytes, bytes], request: _Re
     described = await client.admin.describe_topic(request.topic)
     indexes = request.partitions or range(len(described.partitions))
     partitions = [(request.topic, index) for index in indexes]
+    if not isinstance(request.start, int):
+        consumer.assign(partitions)
+        return
+    # Partitions differ in length: one that does not reach so far begins at its end.
+    earliest = await client.admin.list_offsets(request.topic, "earliest", partitions=indexes)
+    latest = await client.admin.list_offsets(request.topic, "latest", partitions=indexes)
     consumer.assign(partitions)
-    if isinstance(request.start, int):
-        for partition in partitions:
-            consumer.seek(partition, request.start)
+    for partition, end in latest.items():
+        consumer.seek(partition, max(earliest[partition], min(request.start, end)))
 
 
 async def _show(consumer: Consumer[bytes, bytes], request: _Request) -> None:

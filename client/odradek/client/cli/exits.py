@@ -1,7 +1,9 @@
 """What the exit status of `odradek` means, and which status an error gets. Pure."""
 
+import re
 from enum import IntEnum
 
+from odradek.client.errors import InvalidOptionsError
 from odradek.protocol import errors
 from odradek.protocol.errors import OdradekError
 
@@ -29,6 +31,7 @@ _NOT_FOUND = (
     errors.GroupIdNotFoundError,
 )
 _USAGE = (
+    InvalidOptionsError,
     errors.InvalidTopicError,
     errors.InvalidGroupIdError,
     errors.InvalidPartitionsError,
@@ -63,7 +66,7 @@ def advice(error: OdradekError, *, bootstrap: str) -> str:
             return "To accept that, add --if-not-exists"
         case errors.NonEmptyGroupError():
             return "Stop its consumers first; odradek groups describe shows who they are"
-        case errors.BrokerError() if error.limit and str(error.limit) not in error.message:
+        case errors.BrokerError() if not _names(error.message, error.limit):
             return f"Allowed: {error.limit}"
         case errors.BrokerError():
             return ""
@@ -74,3 +77,8 @@ def advice(error: OdradekError, *, bootstrap: str) -> str:
             )
         case _:
             return ""
+
+
+def _names(message: str, limit: str) -> bool:
+    """Return whether a message holds every number or word of a limit already."""
+    return all(part in message for part in re.findall(r"\w+", limit))

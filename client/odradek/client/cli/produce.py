@@ -101,6 +101,7 @@ async def _produce(
         session.interruption() as heard,
         client.producer(key=serdes.raw, value=serdes.raw, compression=compression) as producer,
     ):
+        await client.admin.describe_topic(lines.topic)  # a mistyped name is told before any typing
         sender = _Sender(producer, lines)
         reading = _read_files(sender, files) if files else _read_standard_input(sender)
         await session.unless_interrupted(heard, reading)

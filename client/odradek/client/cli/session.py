@@ -36,6 +36,7 @@ DEFAULT_BOOTSTRAP = "localhost:7070"
 # A person waits for the answer: give up sooner than a service would.
 _OPERATION_TIMEOUT_S = 10.0
 _REQUEST_TIMEOUT_S = 5.0
+_PATIENCE_S = 1.5
 
 
 def new_app(**settings: Any) -> typer.Typer:
@@ -56,13 +57,20 @@ def with_client(bootstrap: str, action: Callable[[Client], Awaitable[T]]) -> T:
     """
 
     async def connected() -> T:
-        async with Client(
-            bootstrap,
-            client_id="odradek-cli",
-            operation_timeout_s=_OPERATION_TIMEOUT_S,
-            request_timeout_s=_REQUEST_TIMEOUT_S,
-        ) as client:
-            return await action(client)
+        patience = asyncio.get_running_loop().call_later(
+            _PATIENCE_S, output.note, f"no answer from {bootstrap} yet ..."
+        )
+        try:
+            async with Client(
+                bootstrap,
+                client_id="odradek-cli",
+                operation_timeout_s=_OPERATION_TIMEOUT_S,
+                request_timeout_s=_REQUEST_TIMEOUT_S,
+            ) as client:
+                patience.cancel()
+                return await action(client)
+        finally:
+            patience.cancel()
 
     return run(connected(), bootstrap=bootstrap)
 
