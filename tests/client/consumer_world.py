@@ -7,7 +7,6 @@ from typing import Any
 
 from odradek.client import serdes
 from odradek.client.client import Client
-from odradek.client.config import ConsumerOptions
 from odradek.client.consumer import Consumer
 from odradek.client.record import Record
 from odradek.v1 import metadata_pb2
@@ -63,8 +62,7 @@ class World:
         self, *topics: str, key: Any = serdes.raw, value: Any = serdes.raw, **settings: Any
     ) -> Consumer[Any, Any]:
         settings.setdefault("commit_interval_s", 0.05)
-        options = ConsumerOptions(**settings)
-        return Consumer(self.client._scope, options, topics, key, value)
+        return self.client.consumer(*topics, key=key, value=value, **settings)
 
 
 @asynccontextmanager

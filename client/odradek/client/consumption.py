@@ -25,7 +25,11 @@ from odradek.client.scope import Scope
 from odradek.client.serdes import Serde
 from odradek.client.topic_watch import TopicWatch
 from odradek.client.watchdog import Watchdog
-from odradek.protocol.errors import InvalidRequestError, UnknownTopicOrPartitionError
+from odradek.protocol.errors import (
+    InvalidRequestError,
+    OdradekError,
+    UnknownTopicOrPartitionError,
+)
 from odradek.protocol.names import check_group_id
 from odradek.protocol.record_batch import RawRecord
 from odradek.protocol.types import (
@@ -44,6 +48,7 @@ Partition: TypeAlias = TopicPartition | tuple[str, int]
 """How callers name a partition."""
 
 _CLOSE_COMMIT_TIMEOUT_S: Final = 10.0
+_GONE: Final = {MemberState.LEAVING, MemberState.LEFT}
 _BREATH_S: Final = 0.005  # so long the loop may be kept from other tasks while records are there
 
 
@@ -163,7 +168,8 @@ class Consumption(Generic[K, V]):
         partitions = frozenset(state.id for state in self.positions)
         self._rebalance.drop(partitions)
         await self._session.leave()
-        await self._rebalance.tell_lost(partitions, None)
+        reason = OdradekError("the application took longer than max_processing_time_s")
+        await self._rebalance.tell_lost(partitions, reason)
 
     def _oldest_in_hand(self) -> Record[K, V] | None:
         if self._runner is not None:
@@ -177,8 +183,8 @@ class Consumption(Generic[K, V]):
 
     async def take(self, count_max: int) -> Slice[K, V] | None:
         """Return the next records; None once the consumer is closed. Safe to cancel."""
-        if self._session is not None and self._session.state is MemberState.LEFT:
-            self._session.start()
+        if self._session is not None and self._session.state in _GONE:
+            await self._session.rejoin()
         now_s = asyncio.get_running_loop().time()
         if now_s - self._breathed_s >= _BREATH_S:
             # With records at hand nothing below suspends, and heartbeats would starve.

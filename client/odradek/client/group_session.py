@@ -98,7 +98,7 @@ class GroupSession:
         self._stream: asyncio.Task[None] | None = None
         self._walk: asyncio.Task[None] | None = None
         self._ticking: asyncio.Task[None] | None = None
-        self._left = asyncio.Event()
+        self._step = asyncio.Event()
         self._pauses = delays(scope.chance)
 
     @property
@@ -113,9 +113,15 @@ class GroupSession:
 
     def start(self) -> None:
         """Join the group; also after `leave`."""
-        self._left.clear()
         self._perform(self._member.on_start(self._now_s()))
         self._ticking = self._background.spawn(self._tick(), name="heartbeats")
+
+    async def rejoin(self) -> None:
+        """Join again after `leave`, once that has ended."""
+        while self._member.state is MemberState.LEAVING:
+            await self._stepped()
+        if self._member.state is MemberState.LEFT:
+            self.start()
 
     async def leave(self, *, for_good: bool = False) -> None:
         """Leave the group; the consumer has committed and told everything before."""
@@ -126,8 +132,7 @@ class GroupSession:
         try:
             async with asyncio.timeout(_LEAVE_TIMEOUT_S):
                 while self._member.state is MemberState.LEAVING:
-                    self._left.clear()
-                    await self._left.wait()
+                    await self._stepped()
         except TimeoutError:
             _log.info("group %s did not confirm that we left", self._member.group)
         self._perform(self._member.on_left())
@@ -157,7 +162,12 @@ class GroupSession:
                     self._rebalancing.fail(effect.error)
                 case _:
                     assert_never(effect)
-        self._left.set()
+        self._step.set()
+        self._step = asyncio.Event()
+
+    async def _stepped(self) -> None:
+        """Wait until the machine has made a step."""
+        await self._step.wait()
 
     def _disconnect(self) -> None:
         if self._stream is not None:

@@ -12,7 +12,7 @@ from odradek.client.config import Isolation
 from odradek.client.connections import unary
 from odradek.client.fetch_plan import Leader
 from odradek.client.image import ClusterImage
-from odradek.client.positions import Anchor, LogPosition, AtTimestamp, Target, TopicIdPartition
+from odradek.client.positions import Anchor, AtTimestamp, LogPosition, Target, TopicIdPartition
 from odradek.client.scope import Scope
 from odradek.protocol.errors import (
     LeaderNotAvailableError,
