@@ -27,6 +27,7 @@ from tests.simulation.raft.history import (
     check,
     check_log_matching,
 )
+from tests.simulation.raft.nemesis import Nemesis
 from tests.simulation.raft.network import Network
 
 STEP_S = 0.01
@@ -83,7 +84,7 @@ class Cluster:
         self.proposals = 0
         self.is_proposing = True
         self.loyal_to: ControllerId | None = None  # the one controller that clients propose to
-        self.plans: list[tuple[float, Callable[[Member], None]]] = []
+        self.nemesis = Nemesis(self)
         self.history = History()
         count = members or self.chance.choice([1, 3, 3, 3, 3, 5])
         ids = [ControllerId(i) for i in range(count)]
@@ -161,8 +162,8 @@ class Cluster:
         """
         end_s = self.now_s + FAULTY_S
         while self.now_s < end_s:
-            if not self.plans and self.chance.random() < self.faults_per_s * STEP_S:
-                self.cause_fault()
+            if not self.nemesis.plans and self.chance.random() < self.faults_per_s * STEP_S:
+                self.nemesis.cause_fault()
             self.advance()
         self.heal()
         end_s = self.now_s + HEALING_S
@@ -173,9 +174,7 @@ class Cluster:
 
     def advance(self) -> None:
         self.now_s += STEP_S
-        for due in [plan for plan in self.plans if plan[0] <= self.now_s]:
-            self.plans.remove(due)
-            due[1](self.members[ControllerId(0)])
+        self.nemesis.follow_plans()
         for member in self.members.values():
             if member.core is None:
                 if self.now_s >= member.down_until_s:
@@ -267,104 +266,6 @@ class Cluster:
 
         core.submit([Proposal(None, None, on_outcome)])
 
-    # Faults.
-
-    def cause_fault(self) -> None:
-        faults = [
-            self.kill,
-            self.lose_power,
-            self.set_fuse,
-            self.set_fuse,
-            self.pause,
-            self.isolate,
-            self.split,
-            self.cut_one_way,
-            self.hold_up,
-            self.depose,
-            self.mend,
-            self.stop_all,
-            self.lose_disk,
-        ]
-        victims = list(self.members.values())
-        leaders = [one for one in victims if one.core is not None and one.core._leads]
-        if leaders and self.chance.random() < 0.4:
-            victims = leaders
-        self.chance.choice(faults)(self.chance.choice(victims))
-
-    def kill(self, member: Member) -> None:
-        if member.core is not None:
-            self.stop(member, power_loss=False)
-
-    def lose_power(self, member: Member) -> None:
-        if member.core is not None:
-            self.stop(member, power_loss=True)
-
-    def set_fuse(self, member: Member) -> None:
-        member.disk.fuse = self.chance.randint(1, 40)
-
-    def pause(self, member: Member) -> None:
-        member.paused_until_s = self.now_s + self.chance.uniform(0.1, 3.0)
-
-    def isolate(self, member: Member) -> None:
-        pairs = [pair for pair in self.network.links if member.id in pair]
-        self.network.cut(pairs, self.now_s)
-
-    def split(self, member: Member) -> None:
-        """Cut a member and perhaps some others from the rest."""
-        near = {member.id} | {one for one in self.members if self.chance.random() < 0.3}
-        pairs = [pair for pair in self.network.links if (pair[0] in near) != (pair[1] in near)]
-        self.network.cut(pairs, self.now_s)
-
-    def hold_up(self, member: Member) -> None:
-        """Delay what others send to a member, without loss, for seconds."""
-        pairs = [pair for pair in self.network.links if pair[1] == member.id]
-        for pair in pairs:
-            if self.chance.random() < 0.5:
-                self.network.hold(pair, self.now_s + self.chance.uniform(0.5, 5.0))
-
-    def depose(self, member: Member) -> None:
-        """Let a leader lead a minority, then none, then perhaps all, while old answers travel.
-
-        Its clients stay with it, so that the leader in between commits little.
-        """
-        others = [one for one in self.members if one != member.id]
-        if len(others) < 2 or member.core is None or not member.core._leads:
-            return
-        friend = self.chance.choice(others)
-        near = {member.id, friend}
-        pairs = [pair for pair in self.network.links if (pair[0] in near) != (pair[1] in near)]
-        self.network.hold((friend, member.id), self.now_s + 6.0)
-        self.network.cut(pairs, self.now_s)
-        self.plans.append((self.now_s + self.chance.uniform(0.8, 2.5), self.mend))
-        self.plans.append((self.now_s + self.chance.uniform(2.5, 3.5), self.stop_leader))
-        self.plans.append((self.now_s + 6.0, self.free_clients))
-        self.loyal_to = member.id
-
-    def free_clients(self, _member: Member) -> None:
-        self.loyal_to = None
-
-    def stop_leader(self, _member: Member) -> None:
-        for one in self.members.values():
-            if one.core is not None and one.core._leads:
-                self.stop(one, power_loss=False)
-
-    def cut_one_way(self, member: Member) -> None:
-        if pairs := [pair for pair in self.network.links if pair[0] == member.id]:
-            self.network.cut([self.chance.choice(pairs)], self.now_s)
-
-    def mend(self, _member: Member) -> None:
-        self.network.mend()
-
-    def stop_all(self, _member: Member) -> None:
-        power_loss = self.chance.random() < 0.5
-        for one in self.members.values():
-            if one.core is not None:
-                self.stop(one, power_loss=power_loss)
-
-    def lose_disk(self, member: Member) -> None:
-        if len(self.members) > 1 and self.all_vote():
-            self.replace_disk(member)
-
     def all_vote(self) -> bool:
         """Whether every controller runs and has its vote: only then one disk may be lost."""
         return all(m.core is not None and m.core.status().is_voter for m in self.members.values())
@@ -374,7 +275,7 @@ class Cluster:
         self.network.release()
         self.network.is_hostile = False
         self.is_proposing = False
-        self.plans.clear()
+        self.nemesis.plans.clear()
         self.loyal_to = None
         self.network.tail_s = 0.0
         for member in self.members.values():
