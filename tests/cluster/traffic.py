@@ -91,11 +91,13 @@ async def load(client: Client, topic: str, *, rate: float = 300.0) -> AsyncItera
     """Produce while the block runs; leaving it waits for every acknowledgement."""
     running = Load(client, topic, rate=rate)
     async with asyncio.TaskGroup() as group:
-        group.create_task(running.run())
+        producing = group.create_task(running.run())
         try:
             yield running
-        finally:
-            running.stop()
+        except BaseException:
+            producing.cancel()  # the block's own failure is the one to show, and at once
+            raise
+        running.stop()
 
 
 async def produce(client: Client, topic: str, count: int) -> Found:
