@@ -12,6 +12,7 @@ from odradek.protocol.errors import (
     InvalidRequestError,
     NotLeaderOrFollowerError,
     OffsetOutOfRangeError,
+    UnknownLeaderEpochError,
     UnknownTopicIdError,
     UnknownTopicOrPartitionError,
 )
@@ -277,6 +278,8 @@ async def test_another_history_is_told_where_it_parts(
     assert (push.diverging_epoch.leader_epoch, push.diverging_epoch.end_offset) == (0, 3)
     await fetcher.subscribe(2, topic, offset=3, last_fetched_epoch=0)
     assert _offsets((await fetcher.records()).records) == [3, 4]
+    await fetcher.subscribe(3, topic, offset=3, last_fetched_epoch=9)
+    assert isinstance((await fetcher.push()).error, UnknownLeaderEpochError)
 
 
 async def test_a_stream_must_be_opened_first(node: RunningNode, controller: FakeController) -> None:

@@ -140,9 +140,11 @@ class BrokerServicer:
         for question in questions:
             result = pb.LeaderEpochResult(topic_id=question.topic_id, partition=question.partition)
             try:
-                log = self._find(question).log
+                replica = self._find(question)
                 epoch = LeaderEpoch(question.leader_epoch)
-                end = log.leader_epochs.end_of(epoch, log.log_end_offset)
+                known = epoch <= replica.leader_epoch
+                epochs, log_end = replica.log.leader_epochs, replica.log_end_offset
+                end = epochs.end_of(epoch, log_end) if known else None
                 result.end.leader_epoch = _UNKNOWN if end is None else end.epoch
                 result.end.end_offset = _UNKNOWN if end is None else end.end_offset
             except BrokerError as error:

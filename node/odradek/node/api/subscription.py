@@ -4,7 +4,12 @@ import enum
 from collections.abc import Callable
 
 from odradek.node.replication.partition import PartitionReplica
-from odradek.protocol.errors import BrokerError, InvalidRequestError, OffsetOutOfRangeError
+from odradek.protocol.errors import (
+    BrokerError,
+    InvalidRequestError,
+    OffsetOutOfRangeError,
+    UnknownLeaderEpochError,
+)
 from odradek.protocol.hot import EpochEnd
 from odradek.protocol.types import LeaderEpoch, Offset
 
@@ -111,6 +116,7 @@ def check_position(
     Raises:
         InvalidRequestError: A negative offset.
         OffsetOutOfRangeError: Below the log start, or beyond an end its epoch proves never was.
+        UnknownLeaderEpochError: The record before is of an epoch this leader has not heard of.
     """
     if offset < 0:
         raise InvalidRequestError(
@@ -118,12 +124,19 @@ def check_position(
         )
     if offset < replica.log_start_offset:
         raise _out_of_range(replica, offset)
+    if last_fetched_epoch > replica.leader_epoch:
+        raise UnknownLeaderEpochError(
+            f"partition {replica} is in leader epoch {replica.leader_epoch}, the reader has records"
+            f" of epoch {last_fetched_epoch}",
+            field="last_fetched_epoch",
+            value=last_fetched_epoch,
+            limit=replica.leader_epoch,
+        )
     if last_fetched_epoch >= 0:
-        epochs = replica.log.leader_epochs
-        end = epochs.end_of(last_fetched_epoch, replica.log_end_offset)
+        end = replica.log.leader_epochs.end_of(last_fetched_epoch, replica.log_end_offset)
         if end is None:
             # Older than everything kept: right at the log's start nothing contradicts it.
-            if offset > replica.log_start_offset or last_fetched_epoch > epochs.latest:
+            if offset > replica.log_start_offset:
                 raise _out_of_range(replica, offset)
         elif end.epoch < last_fetched_epoch or end.end_offset < offset:
             return EpochEnd(end.epoch, end.end_offset)
