@@ -60,6 +60,7 @@ class FakeGroups:
         self.silent = False
         self.history: list[tuple[str, tuple[str, ...]]] = []
         self.left: list[tuple[str, int]] = []
+        self.heartbeats = 0
         self._changed = asyncio.Event()
 
     def committed(self, group: str, topic, partition: int) -> int | None:
@@ -89,12 +90,12 @@ class FakeGroups:
         self.rebalance(group)
 
     def rebalance(self, group: str) -> None:
-        """A new target: partitions in turn to members by id; each is told what it may own now."""
+        """A new target: partitions in turn to members as they joined; each is told its part."""
         self.epochs[group] = self.epochs.get(group, 0) + 1
         self.offer(group)
 
     def target(self, group: str) -> dict[str, set[TopicIdPartition]]:
-        members = sorted(self.members[group].values(), key=lambda each: each.member_id)
+        members = list(self.members[group].values())
         target: dict[str, set[TopicIdPartition]] = {each.member_id: set() for each in members}
         turn = 0
         for topic in self.cluster.topics.values():
@@ -140,6 +141,7 @@ class FakeGroups:
 
     def on_heartbeat(self, request) -> FakeMember | None:
         """Apply a frame; None when it asks to leave."""
+        self.heartbeats += 1
         members = self.members.setdefault(request.group, {})
         if request.member_epoch < 0:
             members.pop(request.member_id, None)

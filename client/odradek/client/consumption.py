@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping
 from typing import Final, Generic, TypeAlias, TypeVar
 
 from odradek.client.background import Background
@@ -181,7 +181,9 @@ class Consumption(Generic[K, V]):
 
     # ------------------------------------------------------------------ taking
 
-    async def take(self, count_max: int) -> Slice[K, V] | None:
+    async def take(
+        self, count_max: int, *, but_not: Container[TopicPartition] = ()
+    ) -> Slice[K, V] | None:
         """Return the next records; None once the consumer is closed. Safe to cancel."""
         if self._session is not None and self._session.state in _GONE:
             await self._session.rejoin()
@@ -190,7 +192,7 @@ class Consumption(Generic[K, V]):
             # With records at hand nothing below suspends, and heartbeats would starve.
             self._breathed_s = now_s
             await asyncio.sleep(0)
-        taken = await self.reader.handout.take(count_max)
+        taken = await self.reader.handout.take(count_max, but_not=but_not)
         if taken is not None and self.at_most_once and self._commits is not None:
             await self._commit_ahead(taken, self._commits)
         return taken
@@ -213,7 +215,9 @@ class Consumption(Generic[K, V]):
         return raw if self.reader.handout.skip(partition, error.offset) else None
 
     def on_progress(self) -> None:
-        """The application is done with something."""
+        """The application is done with something, or has room for more."""
+        if self._runner is not None:
+            self.reader.handout.wake()
         if self._rebalance is not None:
             self._rebalance.on_progress()
 

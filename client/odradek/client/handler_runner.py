@@ -1,17 +1,19 @@
 """`Consumer.run`: many handlers at a time, in order where order matters.
 
-A dispatcher takes slices, at most twice as many records ahead as there are handlers; a record
-starts when its line and a slot are free. Offsets follow the ledger's frontier, so a record that is
-not handled is never committed past. A record that fails every attempt goes to the dead letter
-topic; if there is none, nothing more is started, what runs is finished, and `run` raises.
+A dispatcher takes slices a little ahead of the handlers, and from no partition so many that others
+would have to wait; a record starts when its line and a slot are free. Offsets follow the ledger's
+frontier, so a record that is not handled is never committed past. A record that fails every attempt
+goes to the dead letter topic; if there is none, nothing more is started, what runs is finished, and
+`run` raises.
 
 Source: Confluent's Parallel Consumer (ordering by key over a partition log).
 """
 
 import asyncio
 import random
-from collections import deque
-from collections.abc import Awaitable, Callable, Hashable
+import sys
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Container, Hashable
 from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -27,21 +29,23 @@ from odradek.rpc.backoff import delays
 K = TypeVar("K")
 V = TypeVar("V")
 
-_AHEAD: Final = 2  # records taken for each handler
+_AHEAD: Final = 2  # records taken for each that can be handled now
 _RETRY_DELAY_S_MAX: Final = 30.0
 
 
 class Source(Protocol[K, V]):
     """Where the runner gets records from."""
 
-    async def take(self, count_max: int) -> Slice[K, V] | None:
+    async def take(
+        self, count_max: int, *, but_not: Container[TopicPartition] = ()
+    ) -> Slice[K, V] | None:
         """Return the next records; None when the consumer is closed."""
 
     def take_damaged(self, error: DeserializationError) -> RawRecord | None:
         """Step past a record that does not deserialize and return it; None when it is gone."""
 
     def on_progress(self) -> None:
-        """Something was processed."""
+        """Something was processed, and `but_not` may have shrunk."""
 
     def rewind(self, partition: TopicPartition) -> None:
         """Hand out again what was taken of a partition and not processed."""
@@ -105,7 +109,14 @@ class HandlerRunner(Generic[K, V]):
         self._ledgers: dict[tuple[TopicPartition, int], Ledger] = {}
         self._startable: deque[_Work[K, V]] = deque()
         self._running: dict[_Work[K, V], float] = {}
-        self._admitted = 0
+        self._admitted: Counter[TopicPartition] = Counter()
+        self._full: set[TopicPartition] = set()
+        if options.ordered_by is OrderedBy.PARTITION:
+            # One of a partition at a time, so partitions bound what is taken.
+            self._partition_max, self._total_max = _AHEAD, sys.maxsize
+        else:
+            self._partition_max = max(_AHEAD, options.concurrency)
+            self._total_max = _AHEAD * options.concurrency
         self._room = asyncio.Event()
         self._stopped = asyncio.Event()
         self._error: BaseException | None = None
@@ -140,13 +151,13 @@ class HandlerRunner(Generic[K, V]):
 
     async def _take(self) -> Slice[K, V] | None:
         while True:
-            room = self._options.concurrency * _AHEAD - self._admitted
+            room = min(self._partition_max, self._total_max - self._admitted.total())
             if room <= 0:
                 self._room.clear()
                 await self._room.wait()
                 continue
             try:
-                return await self._source.take(room)
+                return await self._source.take(room, but_not=self._full)
             except DeserializationError as error:
                 if self._dead_letters is None:
                     raise
@@ -163,9 +174,11 @@ class HandlerRunner(Generic[K, V]):
             end = taken.end if index == last else Offset(record.offset + 1)
             ledger.add(record.offset, end)
             work = _Work(taken, index, self._line_of(taken, index))
-            self._admitted += 1
             if self._lines.join(work.line, work):
                 self._startable.append(work)
+        self._admitted[name] += len(taken.records)
+        if self._admitted[name] >= self._partition_max:
+            self._full.add(name)
         if self._at_most_once:
             self._positions.on_processed(name, taken.generation, taken.end, taken.epoch)
         self._start_some(tasks)
@@ -231,11 +244,12 @@ class HandlerRunner(Generic[K, V]):
         frontier = ledger.done(work.record.offset)
         if frontier is not None:
             self._positions.on_processed(*key, frontier, taken.epoch)
-            self._source.on_progress()
             if not ledger:
                 del self._ledgers[key]
-        self._admitted -= 1
+        self._admitted[key[0]] -= 1
+        self._full.discard(key[0])
         self._room.set()
+        self._source.on_progress()
         successor = self._lines.leave(work.line)
         if successor is not None:
             self._startable.append(successor)

@@ -12,7 +12,7 @@ to the fetcher exactly once.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
@@ -162,11 +162,14 @@ class Handout(Generic[K, V]):
 
     # ------------------------------------------------------------------ what goes out
 
-    async def take(self, count_max: int) -> Slice[K, V] | None:
+    async def take(
+        self, count_max: int, *, but_not: Container[TopicPartition] = ()
+    ) -> Slice[K, V] | None:
         """Return the next records, waiting for them if need be; None once closed. Safe to cancel.
 
         Args:
             count_max: At most so many.
+            but_not: None of these partitions; `wake` when it has fewer of them.
 
         Raises:
             DeserializationError: At the record that is next in its partition; raised again until
@@ -176,7 +179,7 @@ class Handout(Generic[K, V]):
         while not self._closed:
             if self._failure is not None or self._failures:
                 self.raise_failures()
-            lane = self._next_lane()
+            lane = self._next_lane(but_not)
             if lane is None:
                 self._changed.clear()
                 await self._changed.wait()
@@ -230,11 +233,11 @@ class Handout(Generic[K, V]):
 
     # ------------------------------------------------------------------ lanes
 
-    def _next_lane(self) -> _Lane | None:
-        return next(
-            (lane for lane in self._lanes.values() if lane.is_current and lane.state.hands_out),
-            None,
-        )
+    def _next_lane(self, but_not: Container[TopicPartition]) -> _Lane | None:
+        for name, lane in self._lanes.items():
+            if lane.is_current and lane.state.hands_out and name not in but_not:
+                return lane
+        return None
 
     def _wants_thread(self, chunk: Chunk) -> bool:
         return chunk.compressed_bytes(PIECE_BYTES) >= _THREAD_BYTES

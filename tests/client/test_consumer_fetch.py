@@ -1,0 +1,153 @@
+"""What goes wrong between a consumer and the leaders it reads from."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+
+import pytest
+
+from odradek.client.errors import LogTruncatedError
+from odradek.protocol.errors import (
+    CorruptMessageError,
+    InvalidRequestError,
+    OffsetOutOfRangeError,
+    UnknownLeaderEpochError,
+)
+from odradek.protocol.hot import EpochEnd
+from odradek.protocol.types import LeaderEpoch, Offset
+from tests.client.consumer_world import World, offsets, read, world
+
+T0 = ("t", 0)
+
+
+@pytest.fixture
+async def two() -> AsyncIterator[World]:
+    async with world(nodes=2) as made:
+        yield made
+
+
+@pytest.mark.parametrize("announce", [True, False])
+async def test_a_leader_that_moves_is_followed(two: World, announce: bool) -> None:  # noqa: FBT001
+    topic = await two.topic(records=50)
+    async with two.consumer("t") as consumer:
+        assert offsets(await read(consumer, 50)) == list(range(50))
+        two.cluster.move_leader(topic, 0, 2, announce=announce)
+        two.fill(topic, 0, 50)
+        assert offsets(await read(consumer, 50)) == list(range(50, 100))
+        last = two.logs.subscribed[-1]
+        assert (last.offset, last.current_leader_epoch, last.last_fetched_epoch) == (50, 1, 0)
+
+
+async def test_a_broken_stream_is_opened_again_where_it_broke(two: World) -> None:
+    topic = await two.topic(records=20)
+    two.logs.push_bytes = 1
+    async with two.consumer("t") as consumer:
+        found = offsets(await read(consumer, 5))
+        for _ in range(3):
+            two.fetch[1].break_streams()
+            two.fill(topic, 0, 20)
+            found += offsets(await read(consumer, 20))
+    assert found == list(range(65))
+
+
+async def test_a_node_that_dies_and_comes_back_is_found_again(two: World) -> None:
+    topic = await two.topic(records=20)
+    async with two.consumer("t") as consumer:
+        assert len(await read(consumer, 20)) == 20
+        await two.cluster.nodes[1].stop()
+        two.cluster.move_leader(topic, 0, 2)
+        two.fill(topic, 0, 20)
+        assert offsets(await read(consumer, 20)) == list(range(20, 40))
+
+
+async def test_what_is_retriable_is_retried(two: World) -> None:
+    await two.topic(records=5)
+    two.fetch[1].errors = [
+        UnknownLeaderEpochError(),
+        CorruptMessageError(),
+        UnknownLeaderEpochError(),
+    ]
+    async with two.consumer("t") as consumer:
+        assert offsets(await read(consumer, 5)) == list(range(5))
+    assert len(two.logs.subscribed) == 4
+
+
+async def test_what_is_not_retriable_is_raised_until_the_partition_is_sought(two: World) -> None:
+    await two.topic(records=5)
+    two.fetch[1].errors = [InvalidRequestError("no")]
+    async with two.consumer("t") as consumer:
+        for _ in range(2):
+            with pytest.raises(InvalidRequestError):
+                await anext(consumer)
+        consumer.seek(T0, 1)
+        assert offsets(await read(consumer, 4)) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("start", "first"), [("earliest", 30), ("latest", 50)])
+async def test_out_of_range_follows_the_start_rule(
+    two: World, start: str, first: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    topic = await two.topic(records=50)
+    async with two.consumer("t", start=start) as consumer:
+        consumer.seek(T0, 0)
+        await read(consumer, 1)
+        two.logs.cut_start(topic, 0, 30)
+        with caplog.at_level(logging.WARNING):
+            consumer.seek(T0, 3)
+            asked = asyncio.ensure_future(anext(consumer))
+            while not asked.done():
+                two.fill(topic, 0, 1)
+                await asyncio.wait([asked], timeout=0.01)
+        assert first <= (await asked).offset <= (30 if first == 30 else 10_000)
+    assert "out of range" in caplog.text
+
+
+async def test_out_of_range_without_a_rule_is_the_application_s_to_decide(two: World) -> None:
+    topic = await two.topic(records=50)
+    two.logs.cut_start(topic, 0, 30)
+    two.groups.commit("g", topic, 0, 10)
+    async with two.consumer("t", group="g", start="none") as consumer:
+        with pytest.raises(OffsetOutOfRangeError):
+            await anext(consumer)
+        consumer.seek(T0, "earliest")
+        assert (await anext(consumer)).offset == 30
+
+
+async def test_a_position_beyond_the_end_waits(two: World) -> None:
+    topic = await two.topic(records=5)
+    async with two.consumer("t") as consumer:
+        consumer.seek(T0, 8)
+        two.fill(topic, 0, 1)
+        two.fill(topic, 0, 10)
+        assert (await anext(consumer)).offset == 8
+
+
+async def test_truncation_is_detected_and_read_on_from_the_common_end(
+    two: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    topic = await two.topic(records=50)
+    two.logs.divergence[topic.partitions[0].uid] = EpochEnd(LeaderEpoch(0), Offset(44))
+    two.groups.commit("g", topic, 0, 47, epoch=0)
+    with caplog.at_level(logging.WARNING):
+        async with two.consumer("t", group="g") as consumer:
+            assert (await anext(consumer)).offset == 44
+    assert "truncated at 44" in caplog.text
+
+
+async def test_truncation_without_a_start_rule_is_raised(two: World) -> None:
+    topic = await two.topic(records=50)
+    two.logs.divergence[topic.partitions[0].uid] = EpochEnd(LeaderEpoch(0), Offset(44))
+    two.groups.commit("g", topic, 0, 47, epoch=0)
+    async with two.consumer("t", group="g", start="none") as consumer:
+        with pytest.raises(LogTruncatedError) as caught:
+            await anext(consumer)
+        assert (caught.value.position, caught.value.end_offset) == (47, 44)
+
+
+async def test_keeping_up_costs_few_credit_frames(two: World) -> None:
+    topic = await two.topic()
+    async with two.consumer("t") as consumer:
+        for _ in range(300):
+            two.fill(topic, 0, 1)
+            await anext(consumer)
+    assert two.logs.credit_frames < 100
