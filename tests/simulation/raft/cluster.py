@@ -213,6 +213,7 @@ class Cluster:
         holders = 0
         for member in self.members.values():
             if member.storage is None or member.storage.hard_state.state.rejoin_nonce:
+                holders += 1  # its lost disk may have held it when it was counted
                 continue
             theirs = member.storage.journal
             same = theirs.first_index > index or theirs.term_at(index) == journal.term_at(index)
