@@ -1,8 +1,8 @@
 """A small cluster in this process: real gRPC on ports the system chose, logs in memory.
 
-It follows the rules a client relies on (leader epochs, producer sequences, metadata deltas) and does
-wrong on demand: a test scripts faults for the produce entries to come, holds answers back, stops a
-node or moves a leader. `FakeNode.servicers` is where further services join.
+It follows the rules a client relies on (leader epochs, producer sequences, metadata deltas) and
+does wrong on demand: a test scripts faults for the produce entries to come, holds answers back,
+stops a node or moves a leader. `FakeNode.servicers` is where further services join.
 """
 
 import asyncio
@@ -201,6 +201,10 @@ class FakeCluster:
         topic.partitions.append(FakePartition(len(topic.partitions), next(self._uids), leader))
         self.publish(metadata_pb2.MetadataUpdate(topics=[topic.metadata()]))
 
+    def resend(self, name: str) -> None:
+        """Publish a topic once more, for a node that was deaf."""
+        self.publish(metadata_pb2.MetadataUpdate(topics=[self.topics[name].metadata()]))
+
     def publish(self, update: metadata_pb2.MetadataUpdate) -> None:
         self.version += 1
         update.version = self.version
@@ -265,6 +269,7 @@ class FakeNode:
         self.reading.set()
         self.deaf = False
         self.requests: list[ProduceFrame] = []
+        self._requested = asyncio.Condition()
         self.server = Server("127.0.0.1:0")
         self.servicers: list[Callable[[grpc.aio.Server], None]] = [self._serve]
         self._streams: set[asyncio.Task] = set()
@@ -272,6 +277,11 @@ class FakeNode:
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
+
+    async def has_requests(self, count: int) -> None:
+        """Return once so many produce requests have come."""
+        async with self._requested:
+            await self._requested.wait_for(lambda: len(self.requests) >= count)
 
     def metadata(self) -> metadata_pb2.NodeMetadata:
         return metadata_pb2.NodeMetadata(node_id=self.node_id, host="127.0.0.1", port=self.port)
@@ -323,9 +333,11 @@ class FakeNode:
                     await self.reading.wait()
                     frame = decode_produce_request(data)
                     self.requests.append(frame)
+                    async with self._requested:
+                        self._requested.notify_all()
                     results = [self._append(each) for each in frame.partitions]
                     group.create_task(self._answer(context, writing, frame, results))
-        except* _StreamBroken:
+        except* _StreamBrokenError:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the stream breaks")
 
     async def _answer(self, context, writing, frame: ProduceFrame, results: list) -> None:
@@ -347,10 +359,10 @@ class FakeNode:
         )
         try:
             if fault is not None and not fault.appended:
-                raise fault.error or _StreamBroken
+                raise fault.error or _StreamBrokenError
             result.base_offset = self._append_to_log(entry)
             if fault is not None:
-                raise fault.error or _StreamBroken
+                raise fault.error or _StreamBrokenError
         except BrokerError as error:
             result.base_offset = -1
             result.error.CopyFrom(error_to_proto(error))
@@ -381,7 +393,7 @@ class FakeNode:
         return broker_pb2.InitProducerIdResponse(producer_id=granted[0], producer_epoch=granted[1])
 
 
-class _StreamBroken(Exception):
+class _StreamBrokenError(Exception):
     """Raised inside a stream to end it without an answer."""
 
 
@@ -412,9 +424,9 @@ class _MetadataServicer(metadata_pb2_grpc.MetadataServiceServicer):
             yield metadata_pb2.WatchMetadataResponse(
                 cluster_id=cluster.cluster_id, update=cluster.image()
             )
-            while True:
+            while (update := await watcher.get()) is not None:
                 yield metadata_pb2.WatchMetadataResponse(
-                    cluster_id=cluster.cluster_id, update=await watcher.get()
+                    cluster_id=cluster.cluster_id, update=update
                 )
 
 

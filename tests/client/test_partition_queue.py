@@ -286,7 +286,7 @@ def test_every_record_is_appended_once_and_in_order(seed):
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 1 << 30))
 def test_giving_up_loses_only_what_is_reported_and_never_repeats_or_reorders(seed):
-    """With delivery time-outs: the log holds an ordered selection, and all that was acknowledged."""
+    """With delivery time-outs: the log is an ordered selection with all that was acknowledged."""
     chance = random.Random(seed)
     leader = Leader(chance)
     queue = new_queue(delivery_timeout_s=1.5)

@@ -6,6 +6,7 @@
 `odradek.protocol.errors`; all errors derive from `OdradekError`.
 """
 
+from odradek.client import config as _config  # isort: skip  before anything imports gRPC
 from odradek.client import serdes
 from odradek.client.admin import Admin
 from odradek.client.batch import Batch
@@ -61,6 +62,8 @@ from odradek.client.topic import Topic
 from odradek.protocol.errors import BrokerError, OdradekError
 from odradek.protocol.types import TopicPartition
 from odradek.rpc.tls import TlsOptions
+
+del _config
 
 __all__ = [
     "Acknowledgements",

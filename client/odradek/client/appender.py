@@ -6,6 +6,7 @@ so records enter batches in the order in which they found room.
 
 import asyncio
 import contextlib
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 from odradek.client.accumulator import TopicQueues
@@ -32,12 +33,22 @@ class Appender:
         room: The line before the buffer.
         intake: Encodes and appends.
         loop: The client's loop while the producer is open: one comparison finds every misuse.
+
+    Args:
+        lock: Guards what threads may fill; None when only the loop does.
     """
 
     def __init__(
-        self, scope: Scope, options: ProducerOptions, key: Serde[Any], value: Serde[Any]
+        self,
+        scope: Scope,
+        options: ProducerOptions,
+        key: Serde[Any],
+        value: Serde[Any],
+        *,
+        lock: AbstractContextManager[Any] | None = None,
     ) -> None:
         self._scope = scope
+        self._lock = lock or contextlib.nullcontext()
         self._options = options
         self._key = key
         self._value = value
@@ -47,7 +58,7 @@ class Appender:
             scope,
             options,
             ledger=self._ledger,
-            lock=contextlib.nullcontext(),
+            lock=self._lock,
             on_room=self.room.look,
             on_topic_gone=self._forget,
         )
@@ -76,7 +87,8 @@ class Appender:
 
     def raise_unheard(self) -> None:
         """Raise the failures nobody awaited."""
-        failure = self._ledger.take_failure()
+        with self._lock:
+            failure = self._ledger.take_failure()
         if failure is not None:
             raise failure
 
@@ -95,6 +107,11 @@ class Appender:
         self.raise_unheard()
 
     # ------------------------------------------------------------------ checking
+
+    @property
+    def is_usable(self) -> bool:
+        """False once closed, or in a forked child; asked by threads, which have no loop."""
+        return self.loop is not None and self._scope.loop is self.loop
 
     def check(self) -> None:
         """Raise unless records may be sent here and now."""
@@ -135,13 +152,18 @@ class Appender:
         await self.room.enter(timeout_s=self._options.delivery_timeout_s)
         try:
             self._check_still(topic, target)
-            return self.intake.append(target, record) or await self._append_now(target, record)
+            return self._append(target, record) or await self._append_now(target, record)
         finally:
             self.room.look()
 
+    def _append(self, target: Target, record: Encoded) -> Delivery | None:
+        with self._lock:
+            return self.intake.append(target, record)
+
     async def _append_now(self, target: Target, record: Encoded) -> Delivery:
-        full = (record.queue or target.topic.current).open is not None
-        delivery = self.intake.append_new(target, record, self._now_s())
+        with self._lock:
+            full = (record.queue or target.topic.current).open is not None
+            delivery = self.intake.append_new(target, record, self._now_s())
         if full:  # whoever fills batches in a loop lets the loop breathe
             await asyncio.sleep(0)
         return delivery
@@ -170,9 +192,10 @@ class Appender:
                 await self.room.enter(timeout_s=self._options.delivery_timeout_s)
                 self._check_still(topic, target)
             chunk = encoded[position : position + _CHUNK_RECORDS]
-            run = self.intake.append_many(
-                target, queue, chunk, position, timestamp_ms, self._now_s()
-            )
+            with self._lock:
+                run = self.intake.append_many(
+                    target, queue, chunk, position, timestamp_ms, self._now_s()
+                )
             self.room.look()
             opened = not runs or runs[-1].batch is not run.batch
             extend_runs(runs, run)
@@ -188,7 +211,7 @@ class Appender:
         """Append records one by one."""
         runs: list[Run] = []
         for position, record in enumerate(records):
-            delivery = self.intake.append(target, record) if self.room.is_free else None
+            delivery = self._append(target, record) if self.room.is_free else None
             if delivery is None:
                 self._check_still(topic, target)
                 delivery = await self.append_slowly(topic, target, record)

@@ -3,8 +3,13 @@
 Durations are seconds, sizes bytes. A wrong set raises one `InvalidOptionsError` with every mistake.
 """
 
-import enum
 import os
+
+# gRPC's own fork handlers abort a child forked while another thread is inside gRPC, as a client's
+# poller always is. Without them the child lives, and is told by us when it uses the client.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
+
+import enum
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass

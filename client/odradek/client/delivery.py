@@ -16,21 +16,26 @@ class Delivery(Struct, frozen=True, gc=False):
 
     Cancelling who awaits does not recall the record. A failed delivery nobody awaits is raised by
     `flush` and when the producer closes.
+
+    Attributes:
+        batch: The batch it shares its fate with; of no use to applications.
+        index: Its place in that batch.
+        timestamp_ms: Milliseconds since the epoch, as sent.
     """
 
-    _batch: ProducerBatch
-    _index: int
-    _timestamp_ms: int
+    batch: ProducerBatch
+    index: int
+    timestamp_ms: int
 
     @property
     def partition(self) -> int:
         """Where it goes."""
-        return self._batch.queue.partition
+        return self.batch.queue.partition
 
     @property
     def done(self) -> bool:
         """True once it is acknowledged or has failed."""
-        return self._batch.done
+        return self.batch.done
 
     def __await__(self) -> Generator[Any, None, RecordMetadata]:
         """Wait for the acknowledgement.
@@ -39,21 +44,26 @@ class Delivery(Struct, frozen=True, gc=False):
             DeliveryTimeoutError: Says whether the record may be in the log.
             BrokerError: The cluster refused it.
         """
-        batch = self._batch
+        batch = self.batch
         batch.watched_count += 1
         if not batch.done:
             # A future of one's own: a shared one would be cancelled with the first of its waiters.
             waiter = asyncio.get_running_loop().create_future()
             batch.watch(waiter)
             yield from waiter
-        if batch.error is not None:
-            raise batch.error
-        return metadata_of(batch, self._index, self._timestamp_ms)
+        return self.outcome()
+
+    def outcome(self) -> RecordMetadata:
+        """Return or raise what became of it; only once it is `done`."""
+        assert self.batch.done, "asked once there is an outcome"
+        if self.batch.error is not None:
+            raise self.batch.error
+        return metadata_of(self.batch, self.index, self.timestamp_ms)
 
     def as_run(self, position: int) -> "Run":
         """Return this record as a run of one, watched: its sender will raise what it meets."""
-        self._batch.watched_count += 1
-        return Run(self._batch, self._index, position, 1)
+        self.batch.watched_count += 1
+        return Run(self.batch, self.index, position, 1)
 
 
 class Run(Struct, gc=False):

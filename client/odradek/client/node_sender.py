@@ -210,11 +210,12 @@ class NodeSender:
         if identity is None and self._settings.options.acks is Acks.ALL:
             return math.inf
         ready_at_s, ready_bytes = math.inf, 0
-        for queue in self.queues:
-            at_s = queue.ready_at_s(identity)
-            ready_at_s = min(ready_at_s, at_s)
-            if at_s <= now_s:
-                ready_bytes += queue.ready_bytes(self._settings.options.request_bytes)
+        with self._settings.lock:
+            for queue in self.queues:
+                at_s = queue.ready_at_s(identity)
+                ready_at_s = min(ready_at_s, at_s)
+                if at_s <= now_s:
+                    ready_bytes += queue.ready_bytes(self._settings.options.request_bytes)
         if self._requests and ready_bytes < self._settings.options.request_bytes:
             return math.inf
         return max(ready_at_s, self._paused_until_s)

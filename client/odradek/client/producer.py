@@ -8,6 +8,7 @@ whole sequence. Whatever they accept is delivered in order per partition, once, 
 import asyncio
 import contextlib
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from itertools import repeat
 from time import time_ns
 from types import TracebackType
@@ -34,9 +35,15 @@ class Producer(Generic[K, V]):
     """
 
     def __init__(
-        self, scope: Scope, options: ProducerOptions, key: Serde[K], value: Serde[V]
+        self,
+        scope: Scope,
+        options: ProducerOptions,
+        key: Serde[K],
+        value: Serde[V],
+        *,
+        lock: AbstractContextManager[Any] | None = None,
     ) -> None:
-        self._core = Appender(scope, options, key, value)
+        self._core = Appender(scope, options, key, value, lock=lock)
 
     async def __aenter__(self) -> Self:
         """Begin to send.

@@ -1,0 +1,144 @@
+"""Lost answers, refusals, moved and silent leaders: once and in order, or an honest error."""
+
+import asyncio
+
+import pytest
+
+from odradek.client import (
+    Client,
+    DeliveryTimeoutError,
+)
+from odradek.protocol.errors import (
+    NotEnoughReplicasError,
+    NotLeaderOrFollowerError,
+    OutOfOrderSequenceNumberError,
+    RequestTimedOutError,
+    StorageFullError,
+    ThrottledError,
+)
+from tests.client.fake_node import Fault
+from tests.client.producing import DEADLINE_S, numbers, producing
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(),
+        Fault(appended=True),
+        Fault(ThrottledError()),
+        Fault(NotEnoughReplicasError()),
+        Fault(StorageFullError()),
+        Fault(RequestTimedOutError(), appended=True),
+    ],
+    ids=lambda fault: f"{type(fault.error).__name__}-{fault.appended}",
+)
+async def test_a_retry_neither_duplicates_nor_reorders(cluster, fault):
+    topic = cluster.create_topic("t", partitions=2)
+    node = cluster.nodes[1]
+    async with producing(cluster, batch_bytes=1024, request_bytes=4096) as producer:
+        await producer.send_many("t", [b"000"] * 2)
+        node.faults.extend([None, fault, None, None, fault, fault, None, fault])
+        await asyncio.gather(
+            *(producer.send("t", b"%d" % number, partition=number % 2) for number in range(1, 2001))
+        )
+    for index, partition in enumerate(topic.partitions):
+        sent = [number for number in range(1, 2001) if number % 2 == index]
+        assert [number for number in numbers(partition.values()) if number] == sent
+
+
+async def test_a_moved_leader_is_found_by_the_hint_in_the_refusal(cluster):
+    topic = cluster.create_topic("t")
+    await cluster.start_node()
+    async with producing(cluster) as producer:
+        await producer.send("t", b"1")
+        cluster.move_leader(topic, 0, 2, announce=False)
+        ack = await producer.send("t", b"2")
+    assert (ack.offset, topic.values()) == (1, [b"1", b"2"])
+    assert len(cluster.nodes[2].requests) == 1
+
+
+async def test_records_follow_the_leader_when_its_node_dies(cluster):
+    topic = cluster.create_topic("t", partitions=2)
+    await cluster.start_node()
+    async with producing(cluster) as producer:
+        await producer.send("t", b"0", partition=0)
+        sending = [
+            asyncio.create_task(producer.send("t", b"%d" % number, partition=number % 2))
+            for number in range(1, 300)
+        ]
+        await asyncio.sleep(0)
+        await cluster.nodes[1].stop()
+        for index in range(2):
+            cluster.move_leader(topic, index, 2)
+        await asyncio.gather(*sending)
+    assert sorted(numbers(topic.values())) == list(range(300))
+    for partition in topic.partitions:
+        assert numbers(partition.values()) == sorted(numbers(partition.values()))
+
+
+async def test_a_silent_leader_does_not_hold_its_records_once_another_leads(cluster):
+    """A paused process breaks no connection; the news comes from another node."""
+    topic = cluster.create_topic("t")
+    second = await cluster.start_node()
+    async with (
+        asyncio.timeout(DEADLINE_S),
+        Client(second.address) as client,
+        client.producer() as producer,
+    ):
+        await producer.send("t", b"1")
+        cluster.nodes[1].reading.clear()
+        sending = asyncio.create_task(producer.send("t", b"2"))
+        await asyncio.sleep(0.05)
+        cluster.move_leader(topic, 0, 2)
+        assert (await sending).offset == 1
+        cluster.nodes[1].reading.set()
+    assert topic.values() == [b"1", b"2"]
+
+
+async def test_a_broken_sequence_gets_a_new_epoch(cluster):
+    topic = cluster.create_topic("t", partitions=2)
+    async with producing(cluster) as producer:
+        await asyncio.gather(*(producer.send("t", b"0", partition=index) for index in range(2)))
+        cluster.nodes[1].faults.append(Fault(OutOfOrderSequenceNumberError()))
+        await producer.send("t", b"1", partition=0)
+        await producer.send("t", b"1", partition=1)
+    assert cluster.granted == [(1000, 0), (1000, 1)]
+    assert [partition.values() for partition in topic.partitions] == [[b"0", b"1"]] * 2
+
+
+async def test_the_leader_unknown_for_a_while(cluster):
+    topic = cluster.create_topic("t", leader=-1)
+    async with producing(cluster) as producer:
+        sending = asyncio.create_task(producer.send("t", b"v"))
+        await asyncio.sleep(0.05)
+        assert not sending.done()
+        cluster.move_leader(topic, 0, 1)
+        assert (await sending).offset == 0
+
+
+async def test_not_leader_without_end_is_given_up_after_the_delivery_timeout(cluster):
+    cluster.create_topic("t")
+    cluster.nodes[1].judge = lambda _: Fault(NotLeaderOrFollowerError("not here"))
+    async with producing(cluster, delivery_timeout_s=0.3) as producer:
+        with pytest.raises(DeliveryTimeoutError, match="not here") as caught:
+            await producer.send("t", b"v")
+    assert (caught.value.topic, caught.value.partition) == ("t", 0)
+    assert caught.value.maybe_appended
+
+
+async def test_the_delivery_timeout_of_a_record_never_sent_says_so(cluster):
+    cluster.create_topic("t", leader=-1)
+    async with producing(cluster, delivery_timeout_s=0.2) as producer:
+        with pytest.raises(DeliveryTimeoutError, match="nobody leads") as caught:
+            await producer.send("t", b"v")
+    assert not caught.value.maybe_appended
+
+
+async def test_a_node_that_never_answers_is_given_up(cluster):
+    cluster.create_topic("t")
+    cluster.nodes[1].answering.clear()
+    async with producing(cluster, delivery_timeout_s=0.3) as producer:
+        with pytest.raises(DeliveryTimeoutError) as caught:
+            await producer.send("t", b"v")
+        cluster.nodes[1].answering.set()
+    assert caught.value.maybe_appended
