@@ -1,7 +1,7 @@
 """`odradek node`: arguments to configuration to a running node."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -9,73 +9,75 @@ from odradek.node.config import ConfigError, load_config, prepare_libraries
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-_EXIT_USAGE = 2
+_EXIT_USAGE: Final = 2
+
+Id = Annotated[
+    int | None, typer.Option(help="The node's number: unique in the cluster, kept for ever.")
+]
+Controllers = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT,...", help="Every controller of the cluster.")
+]
+Data = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the node stores everything.")]
+Listen = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="Where to serve.", show_default="0.0.0.0:7070"),
+]
+Advertise = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="What clients and other nodes dial.",
+        show_default="where it listens",
+    ),
+]
+Rack = Annotated[str | None, typer.Option(help="The node's failure domain.")]
+Replace = Annotated[
+    bool,
+    typer.Option("--replace", help="Take the place of a dead node of this id whose data is lost."),
+]
+ConnectionsMax = Annotated[
+    int | None, typer.Option(help="Refuse client connections beyond this.", show_default="10000")
+]
+StorageReserve = Annotated[
+    int | None, typer.Option(help="Refuse writes when less disk is free.", show_default="1 GiB")
+]
+TailCache = Annotated[
+    int | None, typer.Option(help="Memory for the newest batches.", show_default="48 MiB")
+]
+ShutdownGrace = Annotated[
+    float | None, typer.Option(help="How long a stop may take, in seconds.", show_default="10")
+]
+LogFormat = Annotated[
+    str | None, typer.Option(metavar="auto|json|console", show_default="auto", help="Of events.")
+]
+LogLevel = Annotated[
+    str | None,
+    typer.Option(metavar="debug|info|warning|error", show_default="info", help="Least to tell."),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", envvar="ODRADEK_NODE_CONFIG", help="A TOML file with these settings."
+    ),
+]
 
 
 @app.command()
 def node(  # noqa: PLR0917  one parameter a flag
-    id: Annotated[  # noqa: A002  the flag's name
-        int | None, typer.Option(help="The node's number: unique in the cluster, kept for ever.")
-    ] = None,
-    controllers: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT,...", help="Every controller of the cluster.")
-    ] = None,
-    data: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where the node stores everything.")
-    ] = None,
-    listen: Annotated[
-        str | None,
-        typer.Option(metavar="HOST:PORT", help="Where to serve.", show_default="0.0.0.0:7070"),
-    ] = None,
-    advertise: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOST:PORT",
-            help="What clients and other nodes dial.",
-            show_default="where it listens",
-        ),
-    ] = None,
-    rack: Annotated[str | None, typer.Option(help="The node's failure domain.")] = None,
-    replace: Annotated[  # noqa: FBT002  a flag
-        bool,
-        typer.Option(
-            "--replace", help="Take the place of a dead node of this id whose data is lost."
-        ),
-    ] = False,
-    connections_max: Annotated[
-        int | None,
-        typer.Option(help="Refuse client connections beyond this.", show_default="10000"),
-    ] = None,
-    storage_reserve_bytes: Annotated[
-        int | None,
-        typer.Option(help="Refuse writes when less disk is free.", show_default="1 GiB"),
-    ] = None,
-    tail_cache_bytes: Annotated[
-        int | None,
-        typer.Option(help="Memory for the newest batches.", show_default="48 MiB"),
-    ] = None,
-    group_session_timeout_s: Annotated[
-        float | None,
-        typer.Option(
-            help="How long a group's silent member is kept, in seconds.", show_default="45"
-        ),
-    ] = None,
-    shutdown_grace_s: Annotated[
-        float | None,
-        typer.Option(help="How long a stop may take, in seconds.", show_default="10"),
-    ] = None,
-    log_format: Annotated[
-        str | None, typer.Option(metavar="auto|json|console", show_default="auto")
-    ] = None,
-    log_level: Annotated[
-        str | None, typer.Option(metavar="debug|info|warning|error", show_default="info")
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", envvar="ODRADEK_NODE_CONFIG", help="A TOML file with these settings."
-        ),
-    ] = None,
+    id: Id = None,  # noqa: A002  the flag's name
+    controllers: Controllers = None,
+    data: Data = None,
+    listen: Listen = None,
+    advertise: Advertise = None,
+    rack: Rack = None,
+    replace: Replace = False,  # noqa: FBT002  a flag
+    connections_max: ConnectionsMax = None,
+    storage_reserve_bytes: StorageReserve = None,
+    tail_cache_bytes: TailCache = None,
+    shutdown_grace_s: ShutdownGrace = None,
+    log_format: LogFormat = None,
+    log_level: LogLevel = None,
+    config: ConfigFile = None,
 ) -> None:
     """Run one broker node until SIGTERM or Ctrl-C.
 
