@@ -265,3 +265,14 @@ def test_an_error_arrives_as_the_same_class_with_its_fields() -> None:
     assert isinstance(received.error, OffsetOutOfRangeError)
     assert received.error.limit == "10"
     assert received.subscription_id == 5
+
+
+def test_a_small_message_cannot_take_much_memory() -> None:
+    entry = wire.length_prefix(5, 0)
+    accepted = hot.decode_produce_request(entry * hot.PARTITIONS_MAX)
+    assert len(accepted.partitions) == hot.PARTITIONS_MAX
+    with pytest.raises(InvalidRequestError) as caught:
+        hot.decode_produce_request(entry * (hot.PARTITIONS_MAX + 1))
+    assert caught.value.limit == str(hot.PARTITIONS_MAX)
+    with pytest.raises(InvalidRequestError):
+        hot.decode_fetch_response(wire.length_prefix(1, 0) * (hot.PARTITIONS_MAX + 1))

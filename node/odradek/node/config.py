@@ -154,3 +154,4 @@ def prepare_libraries() -> None:
     Its event engine (the default since 1.75.1, grpc#43092) costs a third more time per message.
     """
     os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client,-event_engine_listener")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # it would write between our log events

@@ -59,6 +59,7 @@ class Node:
         self.started = asyncio.Event()
         self.ready = asyncio.Event()
         """Set once the node is unfenced for the first time."""
+        self._stopping = False
         self._storage = storage
         self._node_id = NodeId(config.id)
         self._identity = open_identity(config.data, self._node_id)
@@ -185,9 +186,9 @@ class Node:
     def _on_fenced_changed(self, fenced: bool) -> None:  # noqa: FBT001
         metrics.FENCED.set(fenced)
         self._tasks.create_task(self._server.health.set(serving=not fenced))
-        if fenced:
+        if fenced and not self._stopping:
             _log.warning("fenced: this node leads nothing until it has caught up")
-        elif not self.ready.is_set():
+        elif not fenced and not self.ready.is_set():
             self.ready.set()
             host, port = self._advertised()
             _log.info(
@@ -202,6 +203,7 @@ class Node:
 
     async def _leave(self) -> None:
         """Have the leaderships moved, finish what has begun, note high watermarks."""
+        self._stopping = True
         _log.info("stopping")
         await self._server.health.set(serving=False)
         if self.ready.is_set():

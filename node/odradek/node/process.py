@@ -29,6 +29,7 @@ _log = structlog.get_logger()
 _EXIT_STOPPED: Final = 0
 _EXIT_FAILED: Final = 1
 _EXIT_REFUSED: Final = 3
+_EXIT_DISK: Final = 70
 
 _M_TRIM_THRESHOLD: Final = -1  # glibc's malloc.h
 _M_MMAP_THRESHOLD: Final = -3
@@ -79,7 +80,7 @@ def _end_process(error: BaseException) -> None:
     """The disk failed: what is on it is unknown, so nothing more may be said in its name."""
     _log.critical("the disk failed; ending at once", reason=str(error))
     sys.stderr.flush()
-    os._exit(_EXIT_FAILED)
+    os._exit(_EXIT_DISK)
 
 
 def _tune_memory() -> None:

@@ -13,7 +13,7 @@ Source: broker.proto; hypothesis tests prove both invariants.
 import enum
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from google.protobuf.message import DecodeError
 from msgspec import Struct
@@ -39,6 +39,10 @@ from odradek.v1 import error_pb2
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 RecordsT_co = TypeVar("RecordsT_co", covariant=True)
+
+
+PARTITIONS_MAX = 10_000
+"""Entries in one message: an empty one takes 2 bytes on the wire and hundreds in memory."""
 
 
 class Acks(enum.IntEnum):
@@ -137,7 +141,7 @@ def decode_produce_request(data: bytes) -> ProduceFrame:
     """Decode; records stay where they are.
 
     Raises:
-        InvalidRequestError: Not a ProduceRequest, or unknown acks.
+        InvalidRequestError: Not a ProduceRequest, unknown acks, or too many partitions.
     """
     correlation_id = acks = timeout_ms = 0
     transactional_id = ""
@@ -146,6 +150,7 @@ def decode_produce_request(data: bytes) -> ProduceFrame:
     for tag, value, end in wire.fields(data, 0, len(data)):
         match tag:
             case 0o52:  # field 5, length-delimited: in octal a tag is its field and its type
+                _check_room(partitions)
                 partitions.append(_decode_produce_partition(data, view, value, end))
             case 0o10:
                 correlation_id = value
@@ -156,6 +161,16 @@ def decode_produce_request(data: bytes) -> ProduceFrame:
             case 0o42:
                 transactional_id = wire.text(data, value, end)
     return ProduceFrame(correlation_id, _acks(acks), timeout_ms, transactional_id, partitions)
+
+
+def _check_room(partitions: list[Any]) -> None:
+    if len(partitions) >= PARTITIONS_MAX:
+        raise InvalidRequestError(
+            "too many partitions in one message",
+            field="partitions",
+            value=len(partitions) + 1,
+            limit=PARTITIONS_MAX,
+        )
 
 
 def _acks(number: int) -> Acks:
@@ -233,13 +248,14 @@ def decode_fetch_response(data: bytes) -> FetchFrame:
     """Decode; records stay where they are.
 
     Raises:
-        InvalidRequestError: Not a FetchResponse.
+        InvalidRequestError: Not a FetchResponse, or too many partitions.
     """
     partitions = []
     throttle_ms = 0
     view = memoryview(data)
     for tag, value, end in wire.fields(data, 0, len(data)):
         if tag == 0o12:
+            _check_room(partitions)
             partitions.append(_decode_fetched_partition(data, view, value, end))
         elif tag == 0o20:
             throttle_ms = value & 0xFFFF_FFFF

@@ -9,7 +9,7 @@ Invariants: `version` only grows; a topic is found by its name and by its id or 
 Source: Kafka's MetadataImage and MetadataDelta (KIP-500).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
@@ -90,14 +90,6 @@ class ImageUpdate:
     removed_topic_ids: tuple[TopicId, ...] = ()
     partitions: tuple[tuple[TopicId, PartitionState], ...] = ()
 
-    def touched_topic_ids(self) -> set[TopicId]:
-        """Return the topics that may differ afterwards; not meaningful for a snapshot."""
-        return {
-            *(topic.topic_id for topic in self.topics),
-            *self.removed_topic_ids,
-            *(topic_id for topic_id, _ in self.partitions),
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class ClusterImage:
@@ -129,12 +121,8 @@ class ClusterImage:
                 key: value for key, value in topics.items() if key not in update.removed_topic_ids
             }
             changed.update((topic.topic_id, topic) for topic in update.topics)
-            for topic_id, partition in update.partitions:
-                topic = changed[topic_id]
-                partitions = list(topic.partitions)
-                assert partitions[partition.index].uid == partition.uid, "uids are never reused"
-                partitions[partition.index] = partition
-                changed[topic_id] = replace(topic, partitions=tuple(partitions))
+            for topic_id, partitions in _by_topic(update.partitions).items():
+                changed[topic_id] = _with_partitions(changed[topic_id], partitions)
             topics = changed
         return ClusterImage(update.version, nodes, topics, names)
 
@@ -193,13 +181,6 @@ class ClusterImage:
             )
         return topic.partitions[index]
 
-    def hosted_by(self, node_id: NodeId) -> Iterator[tuple[TopicState, PartitionState]]:
-        """Yield the partitions of which a node holds a replica."""
-        for topic in self.topics.values():
-            for partition in topic.partitions:
-                if node_id in partition.replicas:
-                    yield topic, partition
-
     def unknown_topic(self, name: str) -> UnknownTopicOrPartitionError:
         """Make the error for a topic that is not there, with the names it may have meant."""
         visible = (topic.name for topic in self.topics.values() if not topic.internal)
@@ -236,3 +217,20 @@ def not_leader(topic: TopicState, partition: PartitionState) -> BrokerError:
         field="partition",
         value=partition.index,
     )
+
+
+def _by_topic(
+    partitions: Iterable[tuple[TopicId, PartitionState]],
+) -> dict[TopicId, list[PartitionState]]:
+    by_topic: dict[TopicId, list[PartitionState]] = {}
+    for topic_id, partition in partitions:
+        by_topic.setdefault(topic_id, []).append(partition)
+    return by_topic
+
+
+def _with_partitions(topic: TopicState, changed: Iterable[PartitionState]) -> TopicState:
+    partitions = list(topic.partitions)
+    for partition in changed:
+        assert partitions[partition.index].uid == partition.uid, "uids are never reused"
+        partitions[partition.index] = partition
+    return replace(topic, partitions=tuple(partitions))

@@ -161,12 +161,14 @@ class Replicas:
         after = self._view.image
         changes = RoleChanges()
         if update.snapshot:
-            touched: Iterable[TopicId] = before.topics.keys() | after.topics.keys()
+            whole: Iterable[TopicId] = before.topics.keys() | after.topics.keys()
         else:
-            touched = update.touched_topic_ids()
-        for topic_id in touched:
+            whole = (*(topic.topic_id for topic in update.topics), *update.removed_topic_ids)
+        for topic_id in whole:
             self._reconcile_topic(before.topics.get(topic_id), after.topics.get(topic_id), changes)
-        metrics.PARTITIONS_LED.set(sum(each.is_leader for each in self._replicas.values()))
+        for topic_id, partition in update.partitions:
+            self._reconcile_partition(after.topics[topic_id], partition, changes)
+        metrics.PARTITIONS_LED.inc(len(changes.leading) - len(changes.resigned))
         self._retry_parked()
         return changes
 
@@ -178,10 +180,15 @@ class Replicas:
                 self._remove_topic(before, changes)
             return
         for partition in after.partitions:
-            if self.node_id in partition.replicas:
-                self._host(after, partition, changes)
-            elif (after.topic_id, partition.index) in self._replicas:
-                self._remove(after, partition, not_leader(after, partition), changes)
+            self._reconcile_partition(after, partition, changes)
+
+    def _reconcile_partition(
+        self, topic: TopicState, partition: PartitionState, changes: RoleChanges
+    ) -> None:
+        if self.node_id in partition.replicas:
+            self._host(topic, partition, changes)
+        elif (topic.topic_id, partition.index) in self._replicas:
+            self._remove(topic, partition, not_leader(topic, partition), changes)
 
     def _remove_topic(self, topic: TopicState, changes: RoleChanges) -> None:
         error = UnknownTopicIdError(
