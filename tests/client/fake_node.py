@@ -10,24 +10,19 @@ import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import grpc
 
 from odradek.protocol.errors import (
     BrokerError,
     FencedLeaderEpochError,
-    InvalidProducerEpochError,
     NotLeaderOrFollowerError,
-    OutOfOrderSequenceNumberError,
-    TopicAlreadyExistsError,
     UnknownTopicIdError,
-    UnknownTopicOrPartitionError,
     error_to_proto,
 )
 from odradek.protocol.hot import ProduceFrame, ProducePartitionFrame, decode_produce_request
-from odradek.protocol.record_batch import RawRecord, decode, split, stamp, validate
-from odradek.protocol.types import LeaderEpoch, Offset
 from odradek.rpc.server import Server
 from odradek.v1 import (
     admin_pb2,
@@ -35,8 +30,12 @@ from odradek.v1 import (
     metadata_pb2,
     metadata_pb2_grpc,
 )
+from tests.client.fake_log import BATCH_BYTES_MAX, FakePartition, FakeTopic
+from tests.client.fake_metadata import AdminServicer, MetadataServicer
 
-BATCH_BYTES_MAX = 1048588
+__all__ = ["FakeCluster", "FakeNode", "FakePartition", "FakeTopic", "Fault"]
+
+Watcher: TypeAlias = asyncio.Queue[metadata_pb2.MetadataUpdate | None]
 
 
 @dataclass(eq=False)
@@ -52,98 +51,6 @@ class Fault:
     appended: bool = False
 
 
-@dataclass(eq=False)
-class FakePartition:
-    """One log, with the idempotence window of each producer."""
-
-    index: int
-    uid: int
-    leader_id: int
-    leader_epoch: int = 0
-    batches: list[bytearray] = field(default_factory=list)
-    end: int = 0
-    producers: dict[int, tuple[int, deque]] = field(default_factory=dict)
-
-    def append(self, records: bytes, batch_bytes_max: int) -> int:
-        """Append as a leader does; return the base offset."""
-        base = -1
-        for view in split(records):
-            batch = bytearray(view)
-            header = validate(batch, batch_bytes_max)
-            offset = self._check_sequence(header)
-            if offset is None:
-                offset = self.end
-                stamp(batch, Offset(offset), LeaderEpoch(self.leader_epoch))
-                self.batches.append(batch)
-                self.end += header.record_count
-                if header.has_producer_id:
-                    self.producers[header.producer_id][1].append(
-                        (header.base_sequence, header.last_sequence, offset)
-                    )
-            base = offset if base < 0 else base
-        return base
-
-    def _check_sequence(self, header) -> int | None:
-        if not header.has_producer_id:
-            return None
-        epoch, window = self.producers.setdefault(
-            header.producer_id, (header.producer_epoch, deque(maxlen=5))
-        )
-        if header.producer_epoch < epoch:
-            raise InvalidProducerEpochError("fenced")
-        if header.producer_epoch > epoch:
-            if header.base_sequence != 0:
-                raise OutOfOrderSequenceNumberError("a new epoch starts at 0")
-            self.producers[header.producer_id] = (header.producer_epoch, deque(maxlen=5))
-            return None
-        for first, last, offset in window:
-            if (first, last) == (header.base_sequence, header.last_sequence):
-                return offset
-        if window and header.base_sequence != window[-1][1] + 1:
-            raise OutOfOrderSequenceNumberError(
-                f"after {window[-1][1]} came {header.base_sequence}"
-            )
-        return None
-
-    def records(self) -> list[RawRecord]:
-        """Everything in the log, in order."""
-        return [record for batch in self.batches for record in decode(bytes(batch))]
-
-    def values(self) -> list[bytes | None]:
-        return [record.value for record in self.records()]
-
-
-@dataclass(eq=False)
-class FakeTopic:
-    """One topic."""
-
-    name: str
-    partitions: list[FakePartition]
-    config: dict[str, str] = field(default_factory=dict)
-    topic_id: bytes = field(default_factory=lambda: uuid.uuid4().bytes)
-
-    def metadata(self) -> metadata_pb2.TopicMetadata:
-        return metadata_pb2.TopicMetadata(
-            name=self.name,
-            topic_id=self.topic_id,
-            config=self.config,
-            partitions=[
-                metadata_pb2.PartitionMetadata(
-                    partition=each.index,
-                    uid=each.uid,
-                    leader_id=each.leader_id,
-                    leader_epoch=each.leader_epoch,
-                    replicas=[1],
-                    isr=[1],
-                )
-                for each in self.partitions
-            ],
-        )
-
-    def values(self) -> list[bytes | None]:
-        return [value for partition in self.partitions for value in partition.values()]
-
-
 class FakeCluster:
     """Topics, nodes and who watches them."""
 
@@ -154,21 +61,26 @@ class FakeCluster:
         self.nodes: dict[int, FakeNode] = {}
         self.granted: list[tuple[int, int]] = []
         self._uids = iter(range(1, 1 << 30))
-        self._watchers: dict[asyncio.Queue, FakeNode] = {}
+        self._watchers: dict[Watcher, FakeNode] = {}
 
     @property
     def bootstrap(self) -> str:
         return ",".join(node.address for node in self.nodes.values())
 
-    async def start_node(self, **options) -> "FakeNode":
-        node = FakeNode(self, len(self.nodes) + 1, **options)
+    async def start_node(self) -> "FakeNode":
+        node = FakeNode(self, len(self.nodes) + 1)
         await node.start()
         self.nodes[node.node_id] = node
         self.publish(metadata_pb2.MetadataUpdate(nodes=[node.metadata()]))
         return node
 
     def create_topic(
-        self, name: str, *, partitions: int = 1, leader: int = 1, config: dict | None = None
+        self,
+        name: str,
+        *,
+        partitions: int = 1,
+        leader: int = 1,
+        config: dict[str, str] | None = None,
     ) -> FakeTopic:
         made = [FakePartition(index, next(self._uids), leader) for index in range(partitions)]
         topic = self.topics[name] = FakeTopic(name, made, config or {})
@@ -227,8 +139,8 @@ class FakeCluster:
         raise UnknownTopicIdError("no such topic id")
 
     @asynccontextmanager
-    async def watching(self, node: "FakeNode") -> AsyncIterator[asyncio.Queue]:
-        watcher: asyncio.Queue = asyncio.Queue()
+    async def watching(self, node: "FakeNode") -> AsyncIterator[Watcher]:
+        watcher: Watcher = asyncio.Queue()
         self._watchers[watcher] = node
         try:
             yield watcher
@@ -272,7 +184,6 @@ class FakeNode:
         self._requested = asyncio.Condition()
         self.server = Server("127.0.0.1:0")
         self.servicers: list[Callable[[grpc.aio.Server], None]] = [self._serve]
-        self._streams: set[asyncio.Task] = set()
 
     @property
     def address(self) -> str:
@@ -293,8 +204,6 @@ class FakeNode:
 
     async def stop(self) -> None:
         """Die: every connection breaks."""
-        for stream in list(self._streams):
-            stream.cancel()
         await self.server.grpc.stop(None)
 
     def _serve(self, server: grpc.aio.Server) -> None:
@@ -309,8 +218,8 @@ class FakeNode:
         server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler("odradek.v1.BrokerService", handlers),)
         )
-        metadata_pb2_grpc.add_MetadataServiceServicer_to_server(_MetadataServicer(self), server)
-        admin = _AdminServicer(self)
+        metadata_pb2_grpc.add_MetadataServiceServicer_to_server(MetadataServicer(self), server)
+        admin = AdminServicer(self)
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(
                 getattr(admin, name),
@@ -325,7 +234,7 @@ class FakeNode:
 
     # ------------------------------------------------------------------ produce
 
-    async def _produce(self, _, context) -> None:
+    async def _produce(self, _: Any, context: Any) -> None:
         writing = asyncio.Lock()
         try:
             async with asyncio.TaskGroup() as group:
@@ -340,7 +249,13 @@ class FakeNode:
         except* _StreamBrokenError:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the stream breaks")
 
-    async def _answer(self, context, writing, frame: ProduceFrame, results: list) -> None:
+    async def _answer(
+        self,
+        context: Any,
+        writing: asyncio.Lock,
+        frame: ProduceFrame,
+        results: list[broker_pb2.ProducePartitionResult],
+    ) -> None:
         await self.answering.wait()
         response = broker_pb2.ProduceResponse(
             correlation_id=frame.correlation_id, partitions=results
@@ -380,7 +295,9 @@ class FakeNode:
         limit = int(topic.config.get("max.message.bytes", BATCH_BYTES_MAX))
         return partition.append(bytes(entry.records), limit)
 
-    def _hint(self, entry, result) -> None:
+    def _hint(
+        self, entry: ProducePartitionFrame, result: broker_pb2.ProducePartitionResult
+    ) -> None:
         try:
             partition = self.cluster.by_id(entry.topic_id).partitions[entry.partition]
         except UnknownTopicIdError:
@@ -388,88 +305,12 @@ class FakeNode:
         result.leader_id = partition.leader_id
         result.leader_epoch = partition.leader_epoch
 
-    async def _init_producer_id(self, request, _) -> broker_pb2.InitProducerIdResponse:
+    async def _init_producer_id(
+        self, request: broker_pb2.InitProducerIdRequest, _: Any
+    ) -> broker_pb2.InitProducerIdResponse:
         granted = self.cluster.grant(request.producer_id, request.producer_epoch)
         return broker_pb2.InitProducerIdResponse(producer_id=granted[0], producer_epoch=granted[1])
 
 
 class _StreamBrokenError(Exception):
     """Raised inside a stream to end it without an answer."""
-
-
-class _MetadataServicer(metadata_pb2_grpc.MetadataServiceServicer):
-    def __init__(self, node: FakeNode) -> None:
-        self._node = node
-
-    async def GetMetadata(self, request, context):  # noqa: N802
-        await self._node.reading.wait()
-        cluster = self._node.cluster
-        found = []
-        for name in [*request.topics, *(cluster.topics if request.all_topics else ())]:
-            if name in cluster.topics:
-                found.append(cluster.topics[name].metadata())
-                continue
-            error = error_to_proto(UnknownTopicOrPartitionError(f"unknown topic {name!r}"))
-            found.append(metadata_pb2.TopicMetadata(name=name, error=error))
-        return metadata_pb2.GetMetadataResponse(
-            cluster_id=cluster.cluster_id,
-            version=cluster.version,
-            nodes=[node.metadata() for node in cluster.nodes.values()],
-            topics=found,
-        )
-
-    async def WatchMetadata(self, request, context):  # noqa: N802
-        cluster = self._node.cluster
-        async with cluster.watching(self._node) as watcher:
-            yield metadata_pb2.WatchMetadataResponse(
-                cluster_id=cluster.cluster_id, update=cluster.image()
-            )
-            while (update := await watcher.get()) is not None:
-                yield metadata_pb2.WatchMetadataResponse(
-                    cluster_id=cluster.cluster_id, update=update
-                )
-
-
-class _AdminServicer:
-    def __init__(self, node: FakeNode) -> None:
-        self._cluster = node.cluster
-
-    async def CreateTopics(self, request, context):  # noqa: N802
-        results = []
-        for wanted in request.topics:
-            result = admin_pb2.TopicResult(name=wanted.name)
-            if wanted.name in self._cluster.topics:
-                error = TopicAlreadyExistsError(f"topic {wanted.name!r} exists")
-                result.error.CopyFrom(error_to_proto(error))
-            else:
-                topic = self._cluster.create_topic(
-                    wanted.name, partitions=wanted.partitions or 6, config=dict(wanted.config)
-                )
-                result.topic_id = topic.topic_id
-                result.partitions = len(topic.partitions)
-                result.replication_factor = 1
-            results.append(result)
-        return admin_pb2.CreateTopicsResponse(topics=results, version=self._cluster.version)
-
-    async def DeleteTopics(self, request, context):  # noqa: N802
-        results = []
-        for wanted in request.topics:
-            result = admin_pb2.TopicResult(name=wanted.name)
-            if wanted.name in self._cluster.topics:
-                self._cluster.delete_topic(wanted.name)
-            else:
-                error = UnknownTopicOrPartitionError(f"unknown topic {wanted.name!r}")
-                result.error.CopyFrom(error_to_proto(error))
-            results.append(result)
-        return admin_pb2.DeleteTopicsResponse(topics=results, version=self._cluster.version)
-
-    async def DescribeCluster(self, request, context):  # noqa: N802
-        return admin_pb2.DescribeClusterResponse(
-            cluster_id=self._cluster.cluster_id,
-            version=self._cluster.version,
-            nodes=[
-                admin_pb2.NodeStatus(node=node.metadata(), leader_count=1)
-                for node in self._cluster.nodes.values()
-            ],
-            controllers=[admin_pb2.ControllerStatus(controller_id=-1, address="c:1")],
-        )

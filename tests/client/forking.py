@@ -6,7 +6,9 @@ A process of its own, because gRPC reads its environment when it is first import
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
 
 from odradek.client import Client, blocking  # isort: skip  before anything imports gRPC
 from odradek.client.blocking.portal import Portal
@@ -55,12 +57,12 @@ async def asynchronous(cluster: FakeCluster) -> None:
             ("admin", client.admin.list_topics),
             ("enter", lambda: client.producer().__aenter__()),
         ):
-
-            async def action(use=use) -> None:
-                await use()
-
-            print(f"asyncio {name}:", raised_in_child(lambda action=action: asyncio.run(action())))
+            print(f"asyncio {name}:", raised_in_child(partial(run, use)))
         print("parent:", (await producer.send("t", b"v")).offset)
+
+
+def run(use: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    asyncio.run(use())
 
 
 if __name__ == "__main__":

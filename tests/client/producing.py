@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
 
 from odradek.client import Client, Producer
 from tests.client.fake_node import FakeCluster
@@ -11,7 +12,7 @@ DEADLINE_S = 20.0
 
 
 @contextlib.asynccontextmanager
-async def producing(cluster: FakeCluster, **options) -> AsyncIterator[Producer]:
+async def producing(cluster: FakeCluster, **options: Any) -> AsyncIterator[Producer[Any, Any]]:
     async with (
         asyncio.timeout(DEADLINE_S),
         Client(cluster.bootstrap) as client,
@@ -20,5 +21,5 @@ async def producing(cluster: FakeCluster, **options) -> AsyncIterator[Producer]:
         yield producer
 
 
-def numbers(values) -> list[int]:
+def numbers(values: Iterable[Any]) -> list[int]:
     return [int(value) for value in values]

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from odradek.client import ClientClosedError, DeliveryFailedError, serdes
 from odradek.client.blocking import Client
 from odradek.client.blocking.portal import Portal
 from odradek.protocol.errors import RecordTooLargeError, UnknownTopicOrPartitionError
+from tests.client.fake_log import FakeTopic
 from tests.client.fake_node import FakeCluster, Fault
 
 
@@ -22,7 +24,7 @@ class ThreadedCluster:
         portal.call(self.inner.start_node())
         self.bootstrap = self.inner.bootstrap
 
-    def create_topic(self, name: str, **options):
+    def create_topic(self, name: str, **options: Any) -> FakeTopic:
         return self.portal.run(self.inner.create_topic, name, **options)
 
 
@@ -36,7 +38,7 @@ def cluster() -> Iterator[ThreadedCluster]:
     portal.stop()
 
 
-def test_send_and_enqueue(cluster):
+def test_send_and_enqueue(cluster: ThreadedCluster) -> None:
     topic = cluster.create_topic("t", partitions=2)
     with (
         Client(cluster.bootstrap) as client,
@@ -52,7 +54,7 @@ def test_send_and_enqueue(cluster):
     )
 
 
-def test_many_threads_share_a_producer_and_each_keeps_its_order(cluster):
+def test_many_threads_share_a_producer_and_each_keeps_its_order(cluster: ThreadedCluster) -> None:
     topic = cluster.create_topic("t")
     with Client(cluster.bootstrap) as client, client.producer() as producer:
 
@@ -71,7 +73,7 @@ def test_many_threads_share_a_producer_and_each_keeps_its_order(cluster):
         assert [number for one, number in found if one == name] == list(range(2000))
 
 
-def test_send_many_and_a_typed_topic(cluster):
+def test_send_many_and_a_typed_topic(cluster: ThreadedCluster) -> None:
     topic = cluster.create_topic("t")
     with Client(cluster.bootstrap) as client, client.producer() as producer:
         numbers = client.topic("t", key=serdes.string, value=serdes.int64)
@@ -80,7 +82,7 @@ def test_send_many_and_a_typed_topic(cluster):
     assert topic.values() == [number.to_bytes(8, "big") for number in range(100)]
 
 
-def test_errors_come_out_as_they_are(cluster):
+def test_errors_come_out_as_they_are(cluster: ThreadedCluster) -> None:
     cluster.create_topic("orders")
     with Client(cluster.bootstrap) as client, client.producer() as producer:
         with pytest.raises(UnknownTopicOrPartitionError, match="did you mean orders"):
@@ -94,7 +96,7 @@ def test_errors_come_out_as_they_are(cluster):
             producer.flush()
 
 
-def test_waiting_for_a_result_can_end_earlier(cluster):
+def test_waiting_for_a_result_can_end_earlier(cluster: ThreadedCluster) -> None:
     cluster.create_topic("t", leader=-1)
     with (
         Client(cluster.bootstrap) as client,
@@ -109,7 +111,7 @@ def test_waiting_for_a_result_can_end_earlier(cluster):
             producer.flush()
 
 
-def test_the_admin_face(cluster):
+def test_the_admin_face(cluster: ThreadedCluster) -> None:
     with Client(cluster.bootstrap) as client:
         made = client.admin.create_topic("t", partitions=3)
         assert (made.name, made.partitions) == ("t", 3)
@@ -120,7 +122,7 @@ def test_the_admin_face(cluster):
         assert client.admin.create_topic.__doc__
 
 
-def test_a_closed_client_refuses(cluster):
+def test_a_closed_client_refuses(cluster: ThreadedCluster) -> None:
     cluster.create_topic("t")
     client = Client(cluster.bootstrap)
     with pytest.raises(ClientClosedError, match="with Client"):
@@ -134,7 +136,7 @@ def test_a_closed_client_refuses(cluster):
     client.close()
 
 
-def test_a_client_left_open_is_a_resource_warning(cluster):
+def test_a_client_left_open_is_a_resource_warning(cluster: ThreadedCluster) -> None:
     client = Client(cluster.bootstrap)
     client.__enter__()
     with pytest.warns(ResourceWarning, match="unclosed"):

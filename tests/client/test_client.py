@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from typing import assert_type
+from typing import Any, assert_type
 
 import msgspec
 import pytest
@@ -26,17 +26,17 @@ from odradek.protocol.errors import InvalidTopicError
 from tests.client.fake_node import FakeCluster
 
 
-def test_construction_does_no_io_and_needs_no_loop():
+def test_construction_does_no_io_and_needs_no_loop() -> None:
     client = Client("nowhere.invalid:1,localhost:2", client_id="c")
     assert repr(client) == "Client('nowhere.invalid:1,localhost:2')"
 
 
-async def test_entering_connects(cluster):
+async def test_entering_connects(cluster: FakeCluster) -> None:
     async with Client(cluster.bootstrap) as client:
         assert client.cluster_id == cluster.cluster_id
 
 
-async def test_no_node_answers():
+async def test_no_node_answers() -> None:
     client = Client("127.0.0.1:1", request_timeout_s=0.2, operation_timeout_s=0.3)
     with pytest.raises(NodesUnreachableError, match=r"127\.0\.0\.1:1"):
         await client.__aenter__()
@@ -53,7 +53,9 @@ async def test_no_node_answers():
         ),
     ],
 )
-def test_wrong_options_are_reported_all_together(arguments, reasons):
+def test_wrong_options_are_reported_all_together(
+    arguments: dict[str, Any], reasons: list[str]
+) -> None:
     with pytest.raises(InvalidOptionsError) as caught:
         Client(**arguments)
     assert len(caught.value.reasons) == len(reasons)
@@ -61,7 +63,7 @@ def test_wrong_options_are_reported_all_together(arguments, reasons):
         assert reason in str(caught.value)
 
 
-def test_wrong_producer_settings_are_reported_all_together():
+def test_wrong_producer_settings_are_reported_all_together() -> None:
     client = Client("localhost")
     with pytest.raises(InvalidOptionsError) as caught:
         client.producer(
@@ -74,13 +76,13 @@ def test_wrong_producer_settings_are_reported_all_together():
         client.producer(compression="zip")  # type: ignore[call-overload]
 
 
-def test_settings_may_be_words_or_enums():
+def test_settings_may_be_words_or_enums() -> None:
     client = Client("localhost")
     client.producer(compression="zstd", acks="leader")
     client.producer(compression=Compression.ZSTD, acks=Acks.ALL)
 
 
-async def test_a_closed_client_refuses(cluster):
+async def test_a_closed_client_refuses(cluster: FakeCluster) -> None:
     cluster.create_topic("t")
     client = Client(cluster.bootstrap)
     with pytest.raises(ClientClosedError, match="async with"):
@@ -97,7 +99,7 @@ async def test_a_closed_client_refuses(cluster):
         await client.__aenter__()
 
 
-async def test_a_client_left_open_is_a_resource_warning(cluster):
+async def test_a_client_left_open_is_a_resource_warning(cluster: FakeCluster) -> None:
     client = Client(cluster.bootstrap)
     await client.__aenter__()
     with pytest.warns(ResourceWarning, match="unclosed Client"):
@@ -105,7 +107,7 @@ async def test_a_client_left_open_is_a_resource_warning(cluster):
     await client.close()
 
 
-async def test_another_loop_is_told(cluster):
+async def test_another_loop_is_told(cluster: FakeCluster) -> None:
     cluster.create_topic("t")
     caught: list[BaseException] = []
     async with Client(cluster.bootstrap) as client, client.producer() as producer:
@@ -124,7 +126,7 @@ async def test_another_loop_is_told(cluster):
     assert "one client per loop" in str(caught[0])
 
 
-async def test_a_client_may_be_closed_by_another_task_than_opened_it(cluster):
+async def test_a_client_may_be_closed_by_another_task_than_opened_it(cluster: FakeCluster) -> None:
     """Frameworks open in one task and close in another."""
     client = Client(cluster.bootstrap)
     await asyncio.create_task(client.__aenter__())
@@ -132,7 +134,7 @@ async def test_a_client_may_be_closed_by_another_task_than_opened_it(cluster):
     assert threading.active_count() > 0
 
 
-async def test_two_clients_do_not_disturb_each_other(cluster):
+async def test_two_clients_do_not_disturb_each_other(cluster: FakeCluster) -> None:
     topic = cluster.create_topic("t")
     async with Client(cluster.bootstrap) as one, Client(cluster.bootstrap) as other:
         async with one.producer() as first, other.producer() as second:
@@ -142,7 +144,7 @@ async def test_two_clients_do_not_disturb_each_other(cluster):
     assert sorted(topic.values()) == [b"1", b"2"]
 
 
-def test_an_illegal_topic_handle_is_refused():
+def test_an_illegal_topic_handle_is_refused() -> None:
     with pytest.raises(InvalidTopicError):
         Client("localhost").topic("a b", key=serdes.raw, value=serdes.raw)
 
@@ -166,7 +168,7 @@ async def check_types(client: Client) -> None:
     await producer.send("p", 1.0)  # type: ignore[call-overload]
     await producer.send("p", Position(1.0), key=7)  # type: ignore[call-overload]
     await client.producer().send(positions, Position(1.0), key="k")
-    await client.producer().send(positions, b"bytes")  # type: ignore[call-overload]
+    await client.producer().send(positions, b"bytes")  # type: ignore[misc]
     consumer = client.consumer(positions, group="g")
     assert_type(consumer, Consumer[str, Position])
     async for record in consumer:
@@ -175,7 +177,7 @@ async def check_types(client: Client) -> None:
         assert_type(record.value, Position)
 
 
-def test_the_public_names_are_exactly_these():
+def test_the_public_names_are_exactly_these() -> None:
     """Frozen: a name added or removed here is a decision, and a line in the changelog."""
     assert odradek.client.__all__ == sorted(odradek.client.__all__)
     assert " ".join(odradek.client.__all__) == (
@@ -192,7 +194,7 @@ def test_the_public_names_are_exactly_these():
     )
 
 
-async def test_a_cluster_of_the_same_address_made_anew_is_followed(cluster):
+async def test_a_cluster_of_the_same_address_made_anew_is_followed(cluster: FakeCluster) -> None:
     """A developer restarts a throw-away cluster: its metadata versions begin again."""
     async with Client(cluster.bootstrap) as client:
         for _ in range(5):

@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_forked_child_is_told_and_the_parent_goes_on():
+def test_a_forked_child_is_told_and_the_parent_goes_on() -> None:
     finished = subprocess.run(
         [sys.executable, "-m", "tests.client.forking"],
         cwd=ROOT,

@@ -2,20 +2,24 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
 from odradek.client.background import Background
 from odradek.client.connections import Connections
 from odradek.client.errors import NodesUnreachableError
+from odradek.client.image import ClusterImage
 from odradek.client.metadata import Metadata
 from odradek.protocol.errors import InvalidTopicError, UnknownTopicOrPartitionError
 from odradek.protocol.types import PartitionIndex, TopicName
+from tests.client.fake_node import FakeCluster
+
+T = TopicName("t")
 
 
 @pytest.fixture
-async def metadata(cluster) -> AsyncIterator[Metadata]:
+async def metadata(cluster: FakeCluster) -> AsyncIterator[Metadata]:
     """Started with the first node alone; the others are learnt."""
     connections = Connections()
     watching = Metadata(
@@ -30,13 +34,13 @@ async def metadata(cluster) -> AsyncIterator[Metadata]:
     await connections.close()
 
 
-async def until(metadata: Metadata, holds) -> None:
+async def until(metadata: Metadata, holds: Callable[[ClusterImage], bool]) -> None:
     async with asyncio.timeout(20):
         while not holds(metadata.image):
             await metadata.newer_than(metadata.image)
 
 
-async def test_topics_leaders_and_nodes_are_known(cluster, metadata):
+async def test_topics_leaders_and_nodes_are_known(cluster: FakeCluster, metadata: Metadata) -> None:
     topic = cluster.create_topic("t", partitions=2, config={"flush": "os"})
     await until(metadata, lambda image: "t" in image.topics)
     info = await metadata.topic("t", timeout_s=1)
@@ -48,7 +52,9 @@ async def test_topics_leaders_and_nodes_are_known(cluster, metadata):
     assert metadata.image.leader(TopicName("t"), PartitionIndex(2)) is None
 
 
-async def test_an_unknown_topic_is_an_error_at_once_with_near_names(cluster, metadata):
+async def test_an_unknown_topic_is_an_error_at_once_with_near_names(
+    cluster: FakeCluster, metadata: Metadata
+) -> None:
     for name in ("orders", "orders-dead", "positions"):
         cluster.create_topic(name)
     await until(metadata, lambda image: len(image.topics) == 3)
@@ -59,7 +65,9 @@ async def test_an_unknown_topic_is_an_error_at_once_with_near_names(cluster, met
         await metadata.topic("", timeout_s=60)
 
 
-async def test_a_topic_the_watched_node_has_not_heard_of_is_found_at_another(cluster, metadata):
+async def test_a_topic_the_watched_node_has_not_heard_of_is_found_at_another(
+    cluster: FakeCluster, metadata: Metadata
+) -> None:
     await cluster.start_node()
     await until(metadata, lambda image: len(image.nodes) == 2)
     cluster.nodes[1].deaf = True
@@ -72,16 +80,20 @@ async def test_a_topic_the_watched_node_has_not_heard_of_is_found_at_another(clu
     assert (await finding).name == "fresh"
 
 
-async def test_another_node_takes_over_when_the_watched_one_dies(cluster, metadata):
+async def test_another_node_takes_over_when_the_watched_one_dies(
+    cluster: FakeCluster, metadata: Metadata
+) -> None:
     topic = cluster.create_topic("t")
     second = await cluster.start_node()
     await until(metadata, lambda image: len(image.nodes) == 2 and "t" in image.topics)
     await cluster.nodes[1].stop()
     cluster.move_leader(topic, 0, second.node_id)
-    await until(metadata, lambda image: image.topics["t"].partitions[0].leader_id == 2)
+    await until(metadata, lambda image: image.topics[T].partitions[0].leader_id == 2)
 
 
-async def test_another_node_takes_over_when_the_watched_one_falls_silent(cluster, metadata):
+async def test_another_node_takes_over_when_the_watched_one_falls_silent(
+    cluster: FakeCluster, metadata: Metadata
+) -> None:
     topic = cluster.create_topic("t")
     second = await cluster.start_node()
     await until(metadata, lambda image: len(image.nodes) == 2 and "t" in image.topics)
@@ -90,34 +102,38 @@ async def test_another_node_takes_over_when_the_watched_one_falls_silent(cluster
     first.reading.clear()  # probes are not answered either
     cluster.move_leader(topic, 0, second.node_id)
     metadata.suspect()
-    await until(metadata, lambda image: image.topics["t"].partitions[0].leader_id == 2)
+    await until(metadata, lambda image: image.topics[T].partitions[0].leader_id == 2)
     first.reading.set()
 
 
-async def test_a_hint_is_taken_only_when_it_is_news(cluster, metadata):
+async def test_a_hint_is_taken_only_when_it_is_news(
+    cluster: FakeCluster, metadata: Metadata
+) -> None:
     topic = cluster.create_topic("t")
     await cluster.start_node()
     await until(metadata, lambda image: len(image.nodes) == 2 and "t" in image.topics)
     assert metadata.hint_leader(topic.topic_id, 0, 2, 5)
-    assert metadata.image.topics["t"].partitions[0].leader_id == 2
+    assert metadata.image.topics[T].partitions[0].leader_id == 2
     assert not metadata.hint_leader(topic.topic_id, 0, 1, 5), "not newer"
     assert not metadata.hint_leader(topic.topic_id, 0, 77, 9), "no such node"
     assert not metadata.hint_leader(b"?" * 16, 0, 1, 9), "no such topic"
     cluster.create_topic("other")  # an image that still says epoch 0
     await until(metadata, lambda image: "other" in image.topics)
-    assert metadata.image.topics["t"].partitions[0].leader_epoch == 5
+    assert metadata.image.topics[T].partitions[0].leader_epoch == 5
 
 
-async def test_deletions_and_new_partitions_are_heard_of(cluster, metadata):
+async def test_deletions_and_new_partitions_are_heard_of(
+    cluster: FakeCluster, metadata: Metadata
+) -> None:
     topic = cluster.create_topic("t")
     await until(metadata, lambda image: "t" in image.topics)
     cluster.add_partition(topic)
-    await until(metadata, lambda image: len(image.topics["t"].partitions) == 2)
+    await until(metadata, lambda image: len(image.topics[T].partitions) == 2)
     cluster.delete_topic("t")
     await until(metadata, lambda image: "t" not in image.topics)
 
 
-async def test_waiting_for_a_version(cluster, metadata):
+async def test_waiting_for_a_version(cluster: FakeCluster, metadata: Metadata) -> None:
     waiting = asyncio.create_task(metadata.at_least(cluster.version + 1, timeout_s=5))
     await asyncio.sleep(0)
     cluster.create_topic("t")
@@ -126,6 +142,6 @@ async def test_waiting_for_a_version(cluster, metadata):
         await metadata.at_least(cluster.version + 1, timeout_s=0.05)
 
 
-async def test_waiting_for_news_ends_without_any(metadata):
+async def test_waiting_for_news_ends_without_any(metadata: Metadata) -> None:
     known = metadata.image
     assert await metadata.newer_than(known, timeout_s=0.05) is known

@@ -14,11 +14,11 @@ from odradek.protocol.errors import (
     RecordTooLargeError,
     UnknownTopicOrPartitionError,
 )
-from tests.client.fake_node import Fault
+from tests.client.fake_node import FakeCluster, Fault
 from tests.client.producing import numbers, producing
 
 
-async def test_a_full_buffer_makes_send_wait_its_turn(cluster):
+async def test_a_full_buffer_makes_send_wait_its_turn(cluster: FakeCluster) -> None:
     topic = cluster.create_topic("t")
     node = cluster.nodes[1]
     async with producing(cluster, buffer_bytes=8192, batch_bytes=2048) as producer:
@@ -40,7 +40,7 @@ async def test_a_full_buffer_makes_send_wait_its_turn(cluster):
     assert len(topic.values()) == 41
 
 
-async def test_a_full_buffer_gives_up_after_the_delivery_timeout(cluster):
+async def test_a_full_buffer_gives_up_after_the_delivery_timeout(cluster: FakeCluster) -> None:
     cluster.create_topic("t")
     node = cluster.nodes[1]
     async with producing(
@@ -57,7 +57,7 @@ async def test_a_full_buffer_gives_up_after_the_delivery_timeout(cluster):
         assert node.requests
 
 
-async def test_cancelling_one_sender_harms_no_other(cluster):
+async def test_cancelling_one_sender_harms_no_other(cluster: FakeCluster) -> None:
     topic = cluster.create_topic("t")
     node = cluster.nodes[1]
     async with producing(cluster) as producer:
@@ -74,7 +74,7 @@ async def test_cancelling_one_sender_harms_no_other(cluster):
     assert numbers(topic.values()) == list(range(9))
 
 
-async def test_a_failure_nobody_awaited_is_raised_by_flush_once(cluster):
+async def test_a_failure_nobody_awaited_is_raised_by_flush_once(cluster: FakeCluster) -> None:
     cluster.create_topic("t", config={"max.message.bytes": "2000"})
     cluster.nodes[1].faults.append(Fault(RecordTooLargeError("refused")))
     async with producing(cluster) as producer:
@@ -86,7 +86,7 @@ async def test_a_failure_nobody_awaited_is_raised_by_flush_once(cluster):
         await producer.flush()
 
 
-async def test_a_failure_nobody_awaited_is_raised_on_exit(cluster):
+async def test_a_failure_nobody_awaited_is_raised_on_exit(cluster: FakeCluster) -> None:
     cluster.create_topic("t")
     cluster.nodes[1].faults.append(Fault(RecordTooLargeError("refused")))
     with pytest.raises(DeliveryFailedError):
@@ -94,7 +94,9 @@ async def test_a_failure_nobody_awaited_is_raised_on_exit(cluster):
             await producer.enqueue("t", b"v")
 
 
-async def test_the_block_s_own_error_is_not_hidden_by_failed_deliveries(cluster):
+async def test_the_block_s_own_error_is_not_hidden_by_failed_deliveries(
+    cluster: FakeCluster,
+) -> None:
     cluster.create_topic("t")
     cluster.nodes[1].faults.append(Fault(RecordTooLargeError("refused")))
 
@@ -107,7 +109,7 @@ async def test_the_block_s_own_error_is_not_hidden_by_failed_deliveries(cluster)
         await work()
 
 
-async def test_an_awaited_failure_is_not_raised_again(cluster):
+async def test_an_awaited_failure_is_not_raised_again(cluster: FakeCluster) -> None:
     cluster.create_topic("t")
     cluster.nodes[1].faults.append(Fault(RecordTooLargeError("refused")))
     async with producing(cluster) as producer:
@@ -116,7 +118,7 @@ async def test_an_awaited_failure_is_not_raised_again(cluster):
         await producer.flush()
 
 
-async def test_leaving_the_block_delivers_everything(cluster):
+async def test_leaving_the_block_delivers_everything(cluster: FakeCluster) -> None:
     topic = cluster.create_topic("t", partitions=3)
     async with producing(cluster, linger_s=30.0) as producer:
         for number in range(1000):
@@ -124,7 +126,7 @@ async def test_leaving_the_block_delivers_everything(cluster):
     assert sorted(numbers(topic.values())) == list(range(1000))
 
 
-async def test_a_deleted_topic_fails_what_waits_for_it(cluster):
+async def test_a_deleted_topic_fails_what_waits_for_it(cluster: FakeCluster) -> None:
     cluster.create_topic("t", leader=-1)
     cluster.create_topic("tt")
     async with producing(cluster) as producer:
@@ -137,7 +139,7 @@ async def test_a_deleted_topic_fails_what_waits_for_it(cluster):
             await producer.send("t", b"v")
 
 
-async def test_a_topic_made_again_takes_records_again(cluster):
+async def test_a_topic_made_again_takes_records_again(cluster: FakeCluster) -> None:
     cluster.create_topic("t")
     async with producing(cluster) as producer:
         await producer.send("t", b"old")
@@ -150,11 +152,11 @@ async def test_a_topic_made_again_takes_records_again(cluster):
     assert topic.values() == [b"new"]
 
 
-async def test_new_partitions_are_used(cluster):
+async def test_new_partitions_are_used(cluster: FakeCluster) -> None:
     topic = cluster.create_topic("t", partitions=1)
     async with producing(cluster) as producer:
         await producer.send("t", b"v")
         cluster.add_partition(topic)
-        seen = set()
+        seen: set[int] = set()
         while seen != {0, 1}:
             seen.add((await producer.send("t", b"v")).partition)

@@ -1,5 +1,7 @@
 """What bad input gets from a producer."""
 
+from typing import Any
+
 import pytest
 
 from odradek.client import (
@@ -12,10 +14,11 @@ from odradek.protocol.errors import (
     RecordTooLargeError,
     UnknownTopicOrPartitionError,
 )
+from tests.client.fake_node import FakeCluster
 from tests.client.producing import producing
 
 
-async def test_an_unknown_topic_is_an_error_at_once_with_near_names(cluster):
+async def test_an_unknown_topic_is_an_error_at_once_with_near_names(cluster: FakeCluster) -> None:
     cluster.create_topic("positions")
     async with producing(cluster) as producer:
         with pytest.raises(UnknownTopicOrPartitionError, match="positions") as caught:
@@ -24,13 +27,13 @@ async def test_an_unknown_topic_is_an_error_at_once_with_near_names(cluster):
     assert caught.value.value == "postions"
 
 
-async def test_an_illegal_topic_name_is_an_error(cluster):
+async def test_an_illegal_topic_name_is_an_error(cluster: FakeCluster) -> None:
     async with producing(cluster) as producer:
         with pytest.raises(InvalidTopicError):
             await producer.send("no spaces", b"v")
 
 
-async def test_an_unknown_partition_is_an_error(cluster):
+async def test_an_unknown_partition_is_an_error(cluster: FakeCluster) -> None:
     cluster.create_topic("t", partitions=3)
     async with producing(cluster) as producer:
         with pytest.raises(UnknownTopicOrPartitionError, match="0 to 2, not 3"):
@@ -38,7 +41,9 @@ async def test_an_unknown_partition_is_an_error(cluster):
 
 
 @pytest.mark.parametrize("value", ["text", 7, object()])
-async def test_a_value_that_does_not_serialize_is_named_and_nothing_is_sent(cluster, value):
+async def test_a_value_that_does_not_serialize_is_named_and_nothing_is_sent(
+    cluster: FakeCluster, value: Any
+) -> None:
     topic = cluster.create_topic("orders")
     async with producing(cluster) as producer:
         with pytest.raises(SerializationError) as caught:
@@ -51,14 +56,14 @@ async def test_a_value_that_does_not_serialize_is_named_and_nothing_is_sent(clus
         assert named in str(caught.value)
 
 
-async def test_a_header_that_is_not_bytes_is_named(cluster):
+async def test_a_header_that_is_not_bytes_is_named(cluster: FakeCluster) -> None:
     cluster.create_topic("t")
     async with producing(cluster) as producer:
         with pytest.raises(SerializationError, match="'unit'"):
-            await producer.send("t", b"v", headers={"unit": "m"})
+            await producer.send("t", b"v", headers={"unit": "m"})  # type: ignore[dict-item]
 
 
-async def test_a_record_too_large_names_both_sizes_and_harms_no_other(cluster):
+async def test_a_record_too_large_names_both_sizes_and_harms_no_other(cluster: FakeCluster) -> None:
     topic = cluster.create_topic("t", config={"max.message.bytes": "2000"})
     async with producing(cluster) as producer:
         good = await producer.enqueue("t", b"good")
@@ -72,14 +77,14 @@ async def test_a_record_too_large_names_both_sizes_and_harms_no_other(cluster):
     assert topic.values() == [b"good", b"after"]
 
 
-async def test_a_record_larger_than_a_batch_travels_alone(cluster):
+async def test_a_record_larger_than_a_batch_travels_alone(cluster: FakeCluster) -> None:
     topic = cluster.create_topic("t")
     async with producing(cluster, batch_bytes=1024) as producer:
         await producer.send_many("t", [b"a", bytes(100_000), b"b"])
     assert sorted(map(len, topic.values())) == [1, 1, 100_000]
 
 
-async def test_a_closed_producer_refuses(cluster):
+async def test_a_closed_producer_refuses(cluster: FakeCluster) -> None:
     cluster.create_topic("t")
     async with producing(cluster) as producer:
         await producer.send("t", b"v")
@@ -89,7 +94,7 @@ async def test_a_closed_producer_refuses(cluster):
             await producer.send("t", b"v")
 
 
-async def test_a_producer_that_was_not_entered_refuses(cluster):
+async def test_a_producer_that_was_not_entered_refuses(cluster: FakeCluster) -> None:
     cluster.create_topic("t")
     async with Client(cluster.bootstrap) as client:
         with pytest.raises(ClientClosedError, match="async with"):

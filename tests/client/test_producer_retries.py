@@ -16,7 +16,7 @@ from odradek.protocol.errors import (
     StorageFullError,
     ThrottledError,
 )
-from tests.client.fake_node import Fault
+from tests.client.fake_node import FakeCluster, Fault
 from tests.client.producing import DEADLINE_S, numbers, producing
 
 
@@ -32,7 +32,7 @@ from tests.client.producing import DEADLINE_S, numbers, producing
     ],
     ids=lambda fault: f"{type(fault.error).__name__}-{fault.appended}",
 )
-async def test_a_retry_neither_duplicates_nor_reorders(cluster, fault):
+async def test_a_retry_neither_duplicates_nor_reorders(cluster: FakeCluster, fault: Fault) -> None:
     topic = cluster.create_topic("t", partitions=2)
     node = cluster.nodes[1]
     async with producing(cluster, batch_bytes=1024, request_bytes=4096) as producer:
@@ -46,7 +46,7 @@ async def test_a_retry_neither_duplicates_nor_reorders(cluster, fault):
         assert [number for number in numbers(partition.values()) if number] == sent
 
 
-async def test_a_moved_leader_is_found_by_the_hint_in_the_refusal(cluster):
+async def test_a_moved_leader_is_found_by_the_hint_in_the_refusal(cluster: FakeCluster) -> None:
     topic = cluster.create_topic("t")
     await cluster.start_node()
     async with producing(cluster) as producer:
@@ -57,7 +57,7 @@ async def test_a_moved_leader_is_found_by_the_hint_in_the_refusal(cluster):
     assert len(cluster.nodes[2].requests) == 1
 
 
-async def test_records_follow_the_leader_when_its_node_dies(cluster):
+async def test_records_follow_the_leader_when_its_node_dies(cluster: FakeCluster) -> None:
     topic = cluster.create_topic("t", partitions=2)
     await cluster.start_node()
     async with producing(cluster) as producer:
@@ -76,7 +76,9 @@ async def test_records_follow_the_leader_when_its_node_dies(cluster):
         assert numbers(partition.values()) == sorted(numbers(partition.values()))
 
 
-async def test_a_silent_leader_does_not_hold_its_records_once_another_leads(cluster):
+async def test_a_silent_leader_does_not_hold_its_records_once_another_leads(
+    cluster: FakeCluster,
+) -> None:
     """A paused process breaks no connection; the news comes from another node."""
     topic = cluster.create_topic("t")
     second = await cluster.start_node()
@@ -95,7 +97,7 @@ async def test_a_silent_leader_does_not_hold_its_records_once_another_leads(clus
     assert topic.values() == [b"1", b"2"]
 
 
-async def test_a_broken_sequence_gets_a_new_epoch(cluster):
+async def test_a_broken_sequence_gets_a_new_epoch(cluster: FakeCluster) -> None:
     topic = cluster.create_topic("t", partitions=2)
     async with producing(cluster) as producer:
         await asyncio.gather(*(producer.send("t", b"0", partition=index) for index in range(2)))
@@ -106,7 +108,7 @@ async def test_a_broken_sequence_gets_a_new_epoch(cluster):
     assert [partition.values() for partition in topic.partitions] == [[b"0", b"1"]] * 2
 
 
-async def test_the_leader_unknown_for_a_while(cluster):
+async def test_the_leader_unknown_for_a_while(cluster: FakeCluster) -> None:
     topic = cluster.create_topic("t", leader=-1)
     async with producing(cluster) as producer:
         sending = asyncio.create_task(producer.send("t", b"v"))
@@ -116,7 +118,9 @@ async def test_the_leader_unknown_for_a_while(cluster):
         assert (await sending).offset == 0
 
 
-async def test_not_leader_without_end_is_given_up_after_the_delivery_timeout(cluster):
+async def test_not_leader_without_end_is_given_up_after_the_delivery_timeout(
+    cluster: FakeCluster,
+) -> None:
     cluster.create_topic("t")
     cluster.nodes[1].judge = lambda _: Fault(NotLeaderOrFollowerError("not here"))
     async with producing(cluster, delivery_timeout_s=0.3) as producer:
@@ -126,7 +130,7 @@ async def test_not_leader_without_end_is_given_up_after_the_delivery_timeout(clu
     assert caught.value.maybe_appended
 
 
-async def test_the_delivery_timeout_of_a_record_never_sent_says_so(cluster):
+async def test_the_delivery_timeout_of_a_record_never_sent_says_so(cluster: FakeCluster) -> None:
     cluster.create_topic("t", leader=-1)
     async with producing(cluster, delivery_timeout_s=0.2) as producer:
         with pytest.raises(DeliveryTimeoutError, match="nobody leads") as caught:
@@ -134,7 +138,7 @@ async def test_the_delivery_timeout_of_a_record_never_sent_says_so(cluster):
     assert not caught.value.maybe_appended
 
 
-async def test_a_node_that_never_answers_is_given_up(cluster):
+async def test_a_node_that_never_answers_is_given_up(cluster: FakeCluster) -> None:
     cluster.create_topic("t")
     cluster.nodes[1].answering.clear()
     async with producing(cluster, delivery_timeout_s=0.3) as producer:

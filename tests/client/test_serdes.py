@@ -2,6 +2,7 @@
 
 import uuid
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import pytest
@@ -37,7 +38,7 @@ class Data:
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
-def test_round_trip_and_exact_bytes(serde, value, data):
+def test_round_trip_and_exact_bytes(serde: serdes.Serde[Any], value: Any, data: bytes) -> None:
     assert serde.encode(value) == data
     assert serde.decode(data) == value
     assert isinstance(serde, serdes.Serde)
@@ -57,7 +58,7 @@ def test_round_trip_and_exact_bytes(serde, value, data):
         (serdes.protobuf(error_pb2.Error), b"bytes"),
     ],
 )
-def test_what_does_not_fit_is_refused(serde, value):
+def test_what_does_not_fit_is_refused(serde: serdes.Serde[Any], value: Any) -> None:
     with pytest.raises(Exception):  # noqa: B017 the producer wraps whatever it is
         serde.encode(value)
 
@@ -74,15 +75,15 @@ def test_what_does_not_fit_is_refused(serde, value):
         (serdes.uuid, b"short"),
     ],
 )
-def test_damaged_bytes_are_refused(serde, data):
+def test_damaged_bytes_are_refused(serde: serdes.Serde[Any], data: bytes) -> None:
     with pytest.raises(Exception):  # noqa: B017 the consumer wraps whatever it is
         serde.decode(data)
 
 
-def test_an_optional_serde_is_the_same_serde():
+def test_an_optional_serde_is_the_same_serde() -> None:
     assert serdes.optional(serdes.string) is serdes.string
 
 
-def test_names_tell_the_type():
+def test_names_tell_the_type() -> None:
     assert serdes.json_of(Struct).name == "json_of(Struct)"
     assert serdes.protobuf(error_pb2.Error).name == "protobuf(odradek.v1.Error)"
