@@ -84,8 +84,8 @@ def node(  # noqa: PLR0917  one parameter a flag
     Every setting can also come from the environment (ODRADEK_NODE_CONNECTIONS_MAX=200) or from the
     file (connections_max = 200); flags win over the environment, the environment over the file.
 
-    Exit codes: 0 stopped as asked, 1 failed, 2 wrong settings, 3 refused by the cluster, 70 the disk
-    cannot be trusted.
+    Exit codes: 0 stopped as asked, 1 failed, 2 wrong settings, 3 refused by the cluster,
+    70 the disk cannot be trusted.
     """
     flags = {**locals(), "replace": replace or None}
     del flags["config"]

@@ -11,9 +11,9 @@ Source: broker.proto; hypothesis tests prove both invariants.
 """
 
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from functools import lru_cache
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from google.protobuf.message import DecodeError
 from msgspec import Struct
@@ -145,7 +145,7 @@ def decode_produce_request(data: bytes) -> ProduceFrame:
     """
     correlation_id = acks = timeout_ms = 0
     transactional_id = ""
-    partitions = []
+    partitions: list[ProducePartitionFrame] = []
     view = memoryview(data)
     for tag, value, end in wire.fields(data, 0, len(data)):
         match tag:
@@ -163,7 +163,7 @@ def decode_produce_request(data: bytes) -> ProduceFrame:
     return ProduceFrame(correlation_id, _acks(acks), timeout_ms, transactional_id, partitions)
 
 
-def _check_room(partitions: list[Any]) -> None:
+def _check_room(partitions: Sized) -> None:
     if len(partitions) >= PARTITIONS_MAX:
         raise InvalidRequestError(
             "too many partitions in one message",
@@ -250,7 +250,7 @@ def decode_fetch_response(data: bytes) -> FetchFrame:
     Raises:
         InvalidRequestError: Not a FetchResponse, or too many partitions.
     """
-    partitions = []
+    partitions: list[FetchedPartitionFrame[memoryview]] = []
     throttle_ms = 0
     view = memoryview(data)
     for tag, value, end in wire.fields(data, 0, len(data)):
