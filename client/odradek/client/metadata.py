@@ -221,7 +221,10 @@ class Metadata:
             raise RequestTimedOutError(f"{address} sent no metadata") from None
         if not isinstance(update, metadata_pb2.WatchMetadataResponse):
             raise ConnectionLostError(f"{address} ended the metadata watch")
-        return apply_update(EMPTY, update)
+        image = apply_update(EMPTY, update)
+        if not image.cluster_id:
+            raise ConnectionLostError(f"{address} has not joined its cluster yet")
+        return image
 
     async def _next_update(
         self, call: _Watch, connection: Connection

@@ -6,6 +6,10 @@ from typing import Any
 import grpc
 import pytest
 
+from odradek.node.api.metadata import MetadataServicer
+from odradek.node.cluster.controllers import Controllers
+from odradek.node.cluster.image import ImageUpdate
+from odradek.node.cluster.view import ClusterView
 from odradek.protocol.errors import RequestTimedOutError
 from odradek.rpc.channels import error_from_rpc
 from odradek.v1 import error_pb2, metadata_pb2
@@ -95,3 +99,26 @@ async def test_watching_brings_the_image_then_changes_of_interest(
     assert names == [["other"], ["wanted"]]
     everything.cancel()
     some.cancel()
+
+
+class _Call:
+    def time_remaining(self) -> float:
+        return 0.05
+
+
+async def test_before_its_first_image_a_node_does_not_speak_of_an_empty_cluster() -> None:
+    view = ClusterView()
+    controllers = Controllers(["127.0.0.1:1"])
+    servicer = MetadataServicer(view, controllers)
+    everything = metadata_pb2.GetMetadataRequest(all_topics=True)
+    with pytest.raises(RequestTimedOutError):
+        await servicer.GetMetadata(everything, _Call())
+    watching = servicer.WatchMetadata(metadata_pb2.WatchMetadataRequest(), None)
+    first = asyncio.ensure_future(anext(watching))
+    await asyncio.sleep(0)
+    assert not first.done()
+    view.cluster_id = CLUSTER_ID
+    view.publish(ImageUpdate(version=7, snapshot=True))
+    assert (await first).update.version == 7
+    assert (await servicer.GetMetadata(everything, _Call())).version == 7
+    await controllers.close()

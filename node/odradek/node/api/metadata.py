@@ -15,6 +15,8 @@ from odradek.v1 import metadata_pb2 as pb
 from odradek.v1 import metadata_pb2_grpc
 
 _VERSION_WAIT_MAX_S: Final = 5.0
+# Before its first image a node knows nothing; clients would take that for a cluster without topics.
+_FIRST_VERSION: Final = 1
 
 
 class MetadataServicer(metadata_pb2_grpc.MetadataServiceServicer):
@@ -33,7 +35,7 @@ class MetadataServicer(metadata_pb2_grpc.MetadataServiceServicer):
             RequestTimedOutError: This node did not reach `min_version` in time.
         """
         timeout_s = min(context.time_remaining() or _VERSION_WAIT_MAX_S, _VERSION_WAIT_MAX_S)
-        image = await self._view.at_least(request.min_version, timeout_s)
+        image = await self._view.at_least(max(_FIRST_VERSION, request.min_version), timeout_s)
         if request.all_topics:
             topics: Iterable[pb.TopicMetadata] = (
                 topic_to_proto(topic)
@@ -56,8 +58,13 @@ class MetadataServicer(metadata_pb2_grpc.MetadataServiceServicer):
     async def WatchMetadata(  # noqa: N802
         self, request: pb.WatchMetadataRequest, context: Any
     ) -> AsyncIterator[pb.WatchMetadataResponse]:
-        """Send the image, then what changes of it, both as far as the client is interested."""
+        """Send the image, then what changes of it, both as far as the client is interested.
+
+        Raises:
+            RequestTimedOutError: This node has not joined its cluster yet.
+        """
         del context
+        await self._view.at_least(_FIRST_VERSION, _VERSION_WAIT_MAX_S)
         interest = _Interest(frozenset(request.topics), include_internal=request.include_internal)
         with self._view.watch() as watcher:
             async for update in watcher.updates():
