@@ -44,6 +44,10 @@ StorageReserve = Annotated[
 TailCache = Annotated[
     int | None, typer.Option(help="Memory for the newest batches.", show_default="48 MiB")
 ]
+GroupSessionTimeout = Annotated[
+    float | None,
+    typer.Option(help="How long a group's silent member is kept, in seconds.", show_default="45"),
+]
 ShutdownGrace = Annotated[
     float | None, typer.Option(help="How long a stop may take, in seconds.", show_default="10")
 ]
@@ -74,6 +78,7 @@ def node(  # noqa: PLR0917  one parameter a flag
     connections_max: ConnectionsMax = None,
     storage_reserve_bytes: StorageReserve = None,
     tail_cache_bytes: TailCache = None,
+    group_session_timeout_s: GroupSessionTimeout = None,
     shutdown_grace_s: ShutdownGrace = None,
     log_format: LogFormat = None,
     log_level: LogLevel = None,
