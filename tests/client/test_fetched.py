@@ -93,7 +93,7 @@ def test_a_push_that_cannot_be_cut_is_corrupt(damaged: bytes) -> None:
 def test_records_below_the_position_are_not_shown() -> None:
     piece = chunk(batch(0, 5), batch(5, 5)).next_piece(Offset(7), ALL)
     assert [record.offset for record in piece.records] == [7, 8, 9]
-    assert (piece.start, piece.end) == (7, 10)
+    assert piece.end == 10
 
 
 def test_a_whole_push_below_the_position_moves_nothing() -> None:
@@ -113,11 +113,6 @@ def test_pieces_are_bounded_and_lie_in_one_epoch() -> None:
     whole = chunk(batch(0, 5), batch(5, 5), batch(10, 5, epoch=2))
     assert whole.next_piece(Offset(0), ALL).end == 10
     assert whole.next_piece(Offset(10), ALL).epoch == 2
-
-
-def test_the_position_that_remains_within_a_piece() -> None:
-    piece = chunk(batch(0, 3)).next_piece(Offset(0), ALL)
-    assert [piece.offset_at(index) for index in range(4)] == [0, 1, 2, 3]
 
 
 def test_aborted_records_are_dropped_up_to_their_marker_and_markers_never_shown() -> None:

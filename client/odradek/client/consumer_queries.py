@@ -146,14 +146,13 @@ class ConsumerQueries:
         if not records:
             return 0.0
         held = self._in_hand.record
-        following = self._reader.handout.next_raw(partition)
         if held is not None and (held.topic, held.partition) == (
             partition.topic,
             partition.partition,
         ):
             timestamp_ms: int | None = held.timestamp_ms
         else:
-            timestamp_ms = None if following is None else following.timestamp
+            timestamp_ms = self._reader.handout.next_timestamp_ms(partition)
         if timestamp_ms is None or timestamp_ms < 0:
             return None
         return max(0.0, self._clock_s() - timestamp_ms / 1000)

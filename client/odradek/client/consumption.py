@@ -211,8 +211,7 @@ class Consumption(Generic[K, V]):
     def take_damaged(self, error: DeserializationError) -> RawRecord | None:
         """Step past a record that does not deserialize and return it; None when it is gone."""
         partition = TopicPartition(TopicName(error.topic), PartitionIndex(error.partition))
-        raw = self.reader.handout.next_raw(partition)
-        return raw if self.reader.handout.skip(partition, error.offset) else None
+        return self.reader.handout.skip(partition, error.offset)
 
     def on_progress(self) -> None:
         """The application is done with something, or has room for more."""
@@ -244,9 +243,14 @@ class Consumption(Generic[K, V]):
             at_most_once=self.at_most_once,
             chance=self._scope.chance,
         )
+        for name in self.reader.handout.keep_raw(keep=True):
+            state = self.positions.get(name)
+            if state is not None and state.position is not None:
+                self.reader.seek(name, state.position, state.position_epoch)
         try:
             await self._runner.run()
         finally:
+            self.reader.handout.keep_raw(keep=False)
             self._runner = None
 
     # ------------------------------------------------------------------ partitions

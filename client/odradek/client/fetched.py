@@ -27,22 +27,19 @@ _ABORT_MARKER = 0
 _MARKER_KEY = struct.Struct(">hh")  # version, type
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Piece:
-    """Decoded records, some of them handed out already."""
+    """Some decoded records of a chunk.
+
+    Attributes:
+        records: What the application may see; perhaps nothing.
+        end: Where the reader stands after it; beyond the last record when others are not shown.
+        epoch: The leader epoch of all of it.
+    """
 
     records: list[RawRecord]
-    start: Offset
-    """Where the reader stood before it."""
     end: Offset
-    """Where the reader stands after it; beyond the last record when others are not shown."""
     epoch: LeaderEpoch
-    index: int = 0
-    """The first record not handed out."""
-
-    def offset_at(self, index: int) -> Offset:
-        """Return the position that remains when the records before `index` are handed out."""
-        return Offset(self.records[index].offset) if index < len(self.records) else self.end
 
 
 def cut(records: memoryview) -> tuple[list[memoryview], Offset, LeaderEpoch]:
@@ -123,7 +120,7 @@ class Chunk:
             epoch = header.leader_epoch
             decoded_bytes += len(batch)
             self.batches.popleft()
-        return Piece(records, position, end, epoch)
+        return Piece(records, end, epoch)
 
     def _records_of(
         self, header: BatchHeader, batch: memoryview, position: Offset

@@ -81,7 +81,7 @@ class _Work(Generic[K, V]):
 
     @property
     def raw(self) -> RawRecord:
-        return self.taken.piece.records[self.taken.first_index + self.index]
+        return self.taken.raw(self.index)
 
 
 class HandlerRunner(Generic[K, V]):
@@ -190,7 +190,7 @@ class HandlerRunner(Generic[K, V]):
             case OrderedBy.PARTITION:
                 return taken.partition.name
             case OrderedBy.KEY:
-                key = taken.piece.records[taken.first_index + index].key
+                key = taken.raw(index).key
                 return None if key is None else (taken.partition.name, key)
 
     # ------------------------------------------------------------------ handling

@@ -2,8 +2,8 @@
 
 Problem: records must come in order, fairly from all partitions, quickly (a few hundred nanoseconds
 each), and still any of them may have to stay back because its partition was paused, sought or
-revoked a moment ago. Idea: a lane per partition holds fetched chunks and one decoded piece. `take`
-hands out a slice of a piece; what the application did not look at yet can be given back.
+revoked a moment ago. Idea: a lane per partition holds fetched chunks and one portion made of them.
+`take` hands out a slice of it; what the application did not look at yet can be given back.
 
 Invariants: a lane belongs to one generation of its partition; `take` waits without losing anything
 when it is cancelled; a slice is handed out only while its partition hands out; bytes are released
@@ -16,7 +16,7 @@ from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
-from odradek.client.errors import DeserializationError
+from odradek.client.deserialized import Deserializer, Portion, no_collections
 from odradek.client.fetch_plan import Accepted
 from odradek.client.fetched import Chunk, Piece
 from odradek.client.positions import PartitionState, Positions, TopicIdPartition
@@ -45,6 +45,8 @@ class Slice(Generic[K, V]):
         start: Where the partition stood before it.
         end: Where it stands after it.
         epoch: The leader epoch of its records.
+        portion: Whence.
+        first_index: Of its first record within the portion.
     """
 
     partition: TopicIdPartition
@@ -53,16 +55,21 @@ class Slice(Generic[K, V]):
     start: Offset
     end: Offset
     epoch: LeaderEpoch
-    piece: Piece
+    portion: Portion[K, V]
     first_index: int
 
+    def raw(self, index: int) -> RawRecord:
+        """Return the bytes of a record; only after `Handout.keep_raw`."""
+        assert self.portion.raw is not None, "kept"
+        return self.portion.raw[self.first_index + index]
 
-@dataclass(slots=True)
-class _Lane:
+
+@dataclass(slots=True, eq=False)
+class _Lane(Generic[K, V]):
     state: PartitionState
     generation: int
     chunks: deque[Chunk] = field(default_factory=deque)
-    piece: Piece | None = None
+    portion: Portion[K, V] | None = None
     decoding: asyncio.Future[Piece] | None = None
 
     @property
@@ -91,11 +98,10 @@ class Handout(Generic[K, V]):
         on_damaged: Callable[[TopicIdPartition, int, BrokerError], None],
     ) -> None:
         self._positions = positions
-        self._key = key
-        self._value = value
+        self._deserializer = Deserializer(key, value)
         self._release = release
         self._on_damaged = on_damaged
-        self._lanes: dict[TopicPartition, _Lane] = {}  # every one has something; in turn
+        self._lanes: dict[TopicPartition, _Lane[K, V]] = {}  # every one has something; in turn
         self._changed = asyncio.Event()
         self._closed = False
         self._failure: BaseException | None = None
@@ -183,9 +189,9 @@ class Handout(Generic[K, V]):
             if lane is None:
                 self._changed.clear()
                 await self._changed.wait()
-            elif lane.piece is None:
+            elif lane.portion is None:
                 await self._decode(lane)
-            elif (taken := self._take_from(lane, lane.piece, count_max)) is not None:
+            elif (taken := self._take_from(lane, lane.portion, count_max)) is not None:
                 return taken
         return None
 
@@ -194,46 +200,60 @@ class Handout(Generic[K, V]):
         state = self._positions.current(taken.partition.name, taken.generation)
         if count == 0 or state is None:
             return
-        piece = taken.piece
-        piece.index = taken.first_index + len(taken.records) - count
-        position = piece.offset_at(piece.index)
-        self._positions.on_given_back(taken.partition.name, taken.generation, position, piece.epoch)
+        portion = taken.portion
+        portion.index = taken.first_index + len(taken.records) - count
+        position = portion.offset_at(portion.index)
+        self._positions.on_given_back(
+            taken.partition.name, taken.generation, position, portion.epoch
+        )
         lane = self._lanes.get(taken.partition.name)
         if lane is None:
             lane = self._lanes[taken.partition.name] = _Lane(state, taken.generation)
-        assert lane.piece is None or lane.piece is piece, "slices come back in order"
-        lane.piece = piece
+        assert lane.portion is None or lane.portion is portion, "slices come back in order"
+        lane.portion = portion
 
-    def next_raw(self, partition: TopicPartition) -> RawRecord | None:
-        """Return the next record to hand out, not deserialized, if it is decoded already."""
-        lane = self._lanes.get(partition)
-        piece = lane.piece if lane is not None and lane.is_current else None
-        if piece is None or piece.index >= len(piece.records):
-            return None
-        return piece.records[piece.index]
+    def keep_raw(self, *, keep: bool) -> list[TopicPartition]:
+        """Keep the bytes of records that are handed out, or no longer.
 
-    def skip(self, partition: TopicPartition, offset: int) -> bool:
-        """Move past the record at `offset` if it is the next; False when it is not.
-
-        The record was not handed out, so it counts as processed once all before it are.
+        Returns:
+            Partitions with a portion that was made without; they have to be fetched again.
         """
-        raw = self.next_raw(partition)
-        if raw is None or raw.offset != offset:
-            return False
-        lane = self._lanes[partition]
-        piece = lane.piece
-        assert piece is not None, "its next record was just seen"
-        piece.index += 1
+        self._deserializer.keeps_raw = keep
+        return [
+            name
+            for name, lane in self._lanes.items()
+            if keep and lane.portion is not None and lane.portion.raw is None
+        ]
+
+    def next_timestamp_ms(self, partition: TopicPartition) -> int | None:
+        """Return the time of the next record to hand out, if it is decoded already."""
+        lane = self._lanes.get(partition)
+        if lane is None or not lane.is_current or lane.portion is None:
+            return None
+        return lane.portion.next_timestamp_ms
+
+    def skip(self, partition: TopicPartition, offset: int) -> RawRecord | None:
+        """Move past the record at `offset`, if it is next and does not deserialize, and return it.
+
+        It was not handed out, so it counts as processed once all before it are.
+        """
+        lane = self._lanes.get(partition)
+        portion = lane.portion if lane is not None and lane.is_current else None
+        if lane is None or portion is None or portion.index < len(portion.records):
+            return None
+        if not portion.waiting or portion.waiting[0].offset != offset:
+            return None
+        damaged = self._deserializer.skip(lane.state.id, portion)
         self._positions.on_passed_over(
-            partition, lane.generation, piece.offset_at(piece.index), piece.epoch
+            partition, lane.generation, portion.offset_at(0), portion.epoch
         )
-        if piece.index == len(piece.records):
+        if portion.is_exhausted:
             self._turn(lane)
-        return True
+        return damaged
 
     # ------------------------------------------------------------------ lanes
 
-    def _next_lane(self, but_not: Container[TopicPartition]) -> _Lane | None:
+    def _next_lane(self, but_not: Container[TopicPartition]) -> _Lane[K, V] | None:
         for name, lane in self._lanes.items():
             if lane.is_current and lane.state.hands_out and name not in but_not:
                 return lane
@@ -242,7 +262,7 @@ class Handout(Generic[K, V]):
     def _wants_thread(self, chunk: Chunk) -> bool:
         return chunk.compressed_bytes(PIECE_BYTES) >= _THREAD_BYTES
 
-    async def _decode(self, lane: _Lane) -> None:
+    async def _decode(self, lane: _Lane[K, V]) -> None:
         if lane.decoding is None:
             if not self._wants_thread(lane.chunks[0]):
                 self._decode_here(lane)
@@ -262,102 +282,62 @@ class Handout(Generic[K, V]):
             except BrokerError as error:
                 self._damaged(lane, error)
 
-    def _decode_here(self, lane: _Lane) -> None:
+    def _decode_here(self, lane: _Lane[K, V]) -> None:
         try:
-            self._keep(lane, lane.chunks[0].next_piece(_position(lane), PIECE_BYTES))
+            with no_collections():
+                self._keep(lane, lane.chunks[0].next_piece(_position(lane), PIECE_BYTES))
         except BrokerError as error:
             self._damaged(lane, error)
 
-    def _keep(self, lane: _Lane, piece: Piece) -> None:
-        lane.piece = piece
+    def _keep(self, lane: _Lane[K, V], piece: Piece) -> None:
         if not lane.chunks[0].batches:
             self._release(lane.chunks.popleft().push)
+        if piece.records:
+            lane.portion = self._deserializer.portion(lane.state.id, _position(lane), piece)
+            return
+        self._turn(lane)
+        self._positions.on_passed_over(lane.state.id.name, lane.generation, piece.end, piece.epoch)
 
-    def _damaged(self, lane: _Lane, error: BrokerError) -> None:
+    def _damaged(self, lane: _Lane[K, V], error: BrokerError) -> None:
         self.drop([lane.state.id.name])
         self._on_damaged(lane.state.id, lane.generation, error)
 
-    def _take_from(self, lane: _Lane, piece: Piece, count_max: int) -> Slice[K, V] | None:
-        """Hand out some of a piece; None when it has nothing to show."""
-        name, start, first = lane.state.id.name, _position(lane), piece.index
-        raw = piece.records
-        if not raw:
-            self._turn(lane)
-            self._positions.on_passed_over(name, lane.generation, piece.end, piece.epoch)
-            return None
-        if first or len(raw) > count_max:
-            raw = raw[first : first + count_max]
-        records = self._deserialize(lane.state.id, raw)
-        piece.index = first + len(records)
-        end = piece.offset_at(piece.index)
-        if piece.index == len(piece.records):
-            self._turn(lane)
-        self._positions.on_handed(name, lane.generation, end, piece.epoch)
-        return Slice(lane.state.id, lane.generation, records, start, end, piece.epoch, piece, first)
+    def _take_from(
+        self, lane: _Lane[K, V], portion: Portion[K, V], count_max: int
+    ) -> Slice[K, V] | None:
+        """Hand out some of a portion.
 
-    def _turn(self, lane: _Lane) -> None:
-        """The piece is handed out: it is the next lane's turn."""
-        lane.piece = None
+        Raises:
+            DeserializationError: Its next record does not deserialize.
+        """
+        first = portion.index
+        records = portion.records
+        if first == len(records):
+            assert portion.error is not None, "an exhausted portion is gone"
+            raise portion.error
+        if first or len(records) > count_max:
+            records = records[first : first + count_max]
+        start = _position(lane)
+        portion.index = first + len(records)
+        end = portion.offset_at(portion.index)
+        if portion.is_exhausted:
+            self._turn(lane)
+        name = lane.state.id.name
+        self._positions.on_handed(name, lane.generation, end, portion.epoch)
+        return Slice(
+            lane.state.id, lane.generation, records, start, end, portion.epoch, portion, first
+        )
+
+    def _turn(self, lane: _Lane[K, V]) -> None:
+        """The portion is handed out: it is the next lane's turn."""
+        lane.portion = None
         name = lane.state.id.name
         del self._lanes[name]
         if lane.chunks:
             self._lanes[name] = lane
 
-    def _deserialize(self, partition: TopicIdPartition, raw: list[RawRecord]) -> list[Record[K, V]]:
-        """Return as many records as can be made; raise if not even the first can."""
-        key: Callable[[bytes], K] = self._key.decode
-        value: Callable[[bytes], Any] = self._value.decode
-        topic, index = partition.topic, partition.partition
-        try:
-            return [
-                Record(
-                    topic,
-                    index,
-                    each.offset,
-                    -1 if (timestamp := each.timestamp) is None else timestamp,
-                    None if (data := each.key) is None else key(data),
-                    None if (data := each.value) is None else value(data),  # type: ignore[arg-type]
-                    each.headers,
-                )
-                for each in raw
-            ]
-        except Exception:  # noqa: BLE001 a serde may raise anything; below we learn where
-            records: list[Record[K, V]] = []
-            for each in raw:
-                try:
-                    records.append(self._deserialize_one(partition, each))
-                except DeserializationError:
-                    if records:
-                        return records
-                    raise
-            return records
 
-    def _deserialize_one(self, partition: TopicIdPartition, raw: RawRecord) -> Record[K, V]:
-        part, serde = "key", self._key.name
-        key: K | None = None
-        value: Any = None
-        try:
-            if raw.key is not None:
-                key = self._key.decode(raw.key)
-            part, serde = "value", self._value.name
-            if raw.value is not None:
-                value = self._value.decode(raw.value)
-        except Exception as error:
-            raise DeserializationError(
-                partition.topic,
-                partition.partition,
-                raw.offset,
-                part=part,
-                serde=serde,
-                reason=f"{type(error).__name__}: {error}",
-            ) from error
-        timestamp_ms = -1 if raw.timestamp is None else raw.timestamp
-        return Record(
-            partition.topic, partition.partition, raw.offset, timestamp_ms, key, value, raw.headers
-        )
-
-
-def _position(lane: _Lane) -> Offset:
+def _position(lane: _Lane[Any, Any]) -> Offset:
     assert lane.state.position is not None, "only positioned partitions hand out"
     return lane.state.position
 
