@@ -21,6 +21,9 @@ from odradek.v1 import error_pb2
 
 ERROR_METADATA_KEY = "odradek-error-bin"
 
+# How gRPC calls a stream that broke under a read or a write.
+_BROKEN_STREAM = ("RST_STREAM", "GOAWAY", "Internal error from Core")
+
 
 class ConnectionLostError(OdradekError):
     """The peer could not be reached, or the connection broke; the outcome is unknown."""
@@ -55,7 +58,7 @@ def error_from_rpc(error: grpc.aio.AioRpcError) -> OdradekError:
             return RequestTimedOutError(f"no answer within the deadline: {details}")
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED:
             return ConnectionLostError(details)
-        case grpc.StatusCode.INTERNAL if "RST_STREAM" in details or "GOAWAY" in details:
+        case grpc.StatusCode.INTERNAL if any(sign in details for sign in _BROKEN_STREAM):
             return ConnectionLostError(details)
         case grpc.StatusCode.RESOURCE_EXHAUSTED | grpc.StatusCode.UNIMPLEMENTED:
             return InvalidRequestError(details)
