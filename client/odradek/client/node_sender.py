@@ -1,9 +1,9 @@
 """The produce stream to one node: takes ready batches, sends requests, reads answers.
 
-Problem: what requests cost is their count, not their bytes. Idea: while no request is under way,
-anything ready is sent at once, so a lone record never waits; while some are, records gather, and
-the next request goes out when a whole one is ready or when the last answer is in. Batches of all
-the node's partitions travel together.
+Problem: what requests cost is their count, not their bytes. Idea: up to two requests of any size
+may be under way, so a lone record never waits for the one before; beyond, records gather, and the
+next request goes out when a whole one is ready or when an answer is in. Batches of all the node's
+partitions travel together.
 
 Invariants: a batch is registered as under way before its bytes leave; when the stream ends, every
 batch of its requests is answered "lost"; an answer counts only for the attempt it belongs to.
@@ -41,6 +41,7 @@ from odradek.v1 import broker_pb2
 
 _METHOD: Final = "/odradek.v1.BrokerService/Produce"
 _REQUESTS_MAX: Final = 5
+_SMALL_REQUESTS_MAX: Final = 2
 _SUSPICION_S: Final = 1.0
 
 _log = logging.getLogger(__name__)
@@ -216,7 +217,10 @@ class NodeSender:
                 ready_at_s = min(ready_at_s, at_s)
                 if at_s <= now_s:
                     ready_bytes += queue.ready_bytes(self._settings.options.request_bytes)
-        if self._requests and ready_bytes < self._settings.options.request_bytes:
+        if (
+            len(self._requests) >= _SMALL_REQUESTS_MAX
+            and ready_bytes < self._settings.options.request_bytes
+        ):
             return math.inf
         return max(ready_at_s, self._paused_until_s)
 

@@ -7,6 +7,7 @@ whole sequence. Whatever they accept is delivered in order per partition, once, 
 
 import asyncio
 import contextlib
+import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from itertools import repeat
@@ -65,6 +66,10 @@ class Producer(Generic[K, V]):
             return
         with contextlib.suppress(Exception):  # the block's own error is the one to raise
             await self.close()
+
+    def __del__(self) -> None:
+        if (core := getattr(self, "_core", None)) is not None and core.loop is not None:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
 
     # ------------------------------------------------------------------ sending
 
