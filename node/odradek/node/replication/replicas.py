@@ -33,6 +33,7 @@ from odradek.node.storage.storage import Storage
 from odradek.protocol.errors import (
     BrokerError,
     FencedLeaderEpochError,
+    LeaderNotAvailableError,
     StorageFullError,
     ThrottledError,
     UnknownLeaderEpochError,
@@ -140,6 +141,8 @@ class Replicas:
         self, topic_id: TopicId, topic: str, index: int, leader_epoch: LeaderEpoch
     ) -> PartitionReplica:
         image = self._view.image
+        if image.version == 0:
+            raise LeaderNotAvailableError("this node has not joined its cluster yet")
         found = image.topic(topic_id, topic)
         partition = image.partition(found, index)
         replica = self._replicas.get((found.topic_id, partition.index))
