@@ -7,6 +7,7 @@ log start) and does wrong on demand. A test appends with `FakeLogs.append`, whic
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 
@@ -115,7 +116,7 @@ class FakeFetch:
         self._node = node
         self._logs = logs
         self.errors: list[BrokerError] = []
-        self.streams: set[asyncio.Task] = set()
+        self.streams: set[asyncio.Task[Any]] = set()
         node.servicers.append(self._serve)
 
     def break_streams(self) -> None:
@@ -123,7 +124,7 @@ class FakeFetch:
             stream.cancel()
 
     def _serve(self, server: grpc.aio.Server) -> None:
-        handlers = {
+        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             "Fetch": grpc.stream_stream_rpc_method_handler(
                 self._fetch, request_deserializer=broker_pb2.FetchRequest.FromString
             ),
@@ -137,8 +138,9 @@ class FakeFetch:
             (grpc.method_handlers_generic_handler("odradek.v1.BrokerService", handlers),)
         )
 
-    async def _fetch(self, _, context) -> None:
+    async def _fetch(self, _: object, context: Any) -> None:
         task = asyncio.current_task()
+        assert task is not None
         self.streams.add(task)
         standing: dict[int, _Subscription] = {}
         woken = asyncio.Event()
@@ -162,13 +164,15 @@ class FakeFetch:
             self.streams.discard(task)
             reader.cancel()
 
-    async def _read(self, context, standing: dict[int, _Subscription], woken) -> None:
+    async def _read(
+        self, context: Any, standing: dict[int, _Subscription], woken: asyncio.Event
+    ) -> None:
         while (request := await context.read()) is not grpc.aio.EOF:
             for each in request.unsubscribe:
                 standing.pop(each, None)
             for begun in request.subscribe:
                 self._logs.subscribed.append(begun)
-                topic = self._logs.cluster.topics.get(begun.topic)
+                topic = self._logs.cluster.topics[begun.topic]
                 partition = topic.partitions[begun.partition]
                 standing[begun.subscription_id] = _Subscription(
                     begun, topic, partition, begun.offset, begun.credit_bytes
@@ -181,7 +185,9 @@ class FakeFetch:
                     one.untouched = one.unused >= one.begun.credit_bytes
             woken.set()
 
-    def _frames(self, standing: dict[int, _Subscription]) -> list[FetchedPartitionFrame]:
+    def _frames(
+        self, standing: dict[int, _Subscription]
+    ) -> list[FetchedPartitionFrame[list[bytes]]]:
         frames = []
         for subscription_id, one in list(standing.items()):
             try:
@@ -201,7 +207,9 @@ class FakeFetch:
                     standing.pop(subscription_id, None)
         return frames
 
-    def _push(self, subscription_id: int, one: _Subscription) -> FetchedPartitionFrame | None:
+    def _push(
+        self, subscription_id: int, one: _Subscription
+    ) -> FetchedPartitionFrame[list[bytes]] | None:
         if self.errors:
             raise self.errors.pop(0)
         partition, start = one.partition, self._logs.start(one.partition)
@@ -248,12 +256,14 @@ class FakeFetch:
         if one.begun.current_leader_epoch > one.partition.leader_epoch:
             raise UnknownLeaderEpochError("a new epoch")
 
-    async def _list_offsets(self, request, _) -> broker_pb2.ListOffsetsResponse:
+    async def _list_offsets(
+        self, request: broker_pb2.ListOffsetsRequest, _: object
+    ) -> broker_pb2.ListOffsetsResponse:
         return broker_pb2.ListOffsetsResponse(
             partitions=[self._list_offset(each) for each in request.partitions]
         )
 
-    def _list_offset(self, asked) -> broker_pb2.ListOffsetsResult:
+    def _list_offset(self, asked: broker_pb2.ListOffsetsPartition) -> broker_pb2.ListOffsetsResult:
         result = broker_pb2.ListOffsetsResult(topic_id=asked.topic_id, partition=asked.partition)
         try:
             partition = self._logs.cluster.by_id(asked.topic_id).partitions[asked.partition]
@@ -273,7 +283,7 @@ class FakeFetch:
                     record.offset
                     for batch in partition.batches
                     for record in decode(bytes(batch))
-                    if record.timestamp >= asked.timestamp_ms
+                    if (record.timestamp or 0) >= asked.timestamp_ms
                 ),
                 -1,
             )

@@ -1,7 +1,9 @@
 """A group coordinator in memory, after KIP-848: targets, hand-over after confirmation, fencing."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, NoReturn
 
 import grpc
 
@@ -16,8 +18,8 @@ from odradek.protocol.errors import (
 )
 from odradek.protocol.types import PartitionIndex, TopicId, TopicName
 from odradek.rpc.errors import error_metadata
-from odradek.v1 import group_pb2, group_pb2_grpc
-from tests.client.fake_node import FakeNode
+from odradek.v1 import group_pb2
+from tests.client.fake_node import FakeCluster, FakeNode, FakeTopic
 
 HEARTBEAT_MS = 50
 
@@ -32,7 +34,7 @@ class FakeMember:
     owned: frozenset[TopicIdPartition] = frozenset()
     assigned: frozenset[TopicIdPartition] | None = None
     """What was last sent."""
-    outgoing: asyncio.Queue = field(default_factory=asyncio.Queue)
+    outgoing: asyncio.Queue[Any] = field(default_factory=asyncio.Queue)
 
 
 class FakeGroups:
@@ -47,7 +49,7 @@ class FakeGroups:
         history: What members confirmed to own, in order: member id, partition names.
     """
 
-    def __init__(self, cluster, *, session_timeout_ms: int = 45_000) -> None:
+    def __init__(self, cluster: FakeCluster, *, session_timeout_ms: int = 45_000) -> None:
         self.cluster = cluster
         self.coordinator_id = 1
         self.session_timeout_ms = session_timeout_ms
@@ -63,14 +65,16 @@ class FakeGroups:
         self.heartbeats = 0
         self._changed = asyncio.Event()
 
-    def committed(self, group: str, topic, partition: int) -> int | None:
+    def committed(self, group: str, topic: FakeTopic, partition: int) -> int | None:
         found = self.offsets.get((group, topic.topic_id, partition))
         return None if found is None else found[0]
 
-    def commit(self, group: str, topic, partition: int, offset: int, epoch: int = -1) -> None:
+    def commit(
+        self, group: str, topic: FakeTopic, partition: int, offset: int, epoch: int = -1
+    ) -> None:
         self.offsets[group, topic.topic_id, partition] = (offset, epoch, "")
 
-    async def until(self, holds) -> None:
+    async def until(self, holds: Callable[[], bool]) -> None:
         """Wait until a condition over the groups holds."""
         async with asyncio.timeout(20):
             while not holds():
@@ -127,8 +131,10 @@ class FakeGroups:
                 member.assigned = now
                 member.outgoing.put_nowait(self.reply(group, member, changed=True))
 
-    def reply(self, group: str, member: FakeMember, *, changed: bool = False):
-        if member.owned == self.target(group).get(member.member_id):
+    def reply(
+        self, group: str, member: FakeMember, *, changed: bool = False
+    ) -> group_pb2.GroupServiceHeartbeatResponse:
+        if member.owned == frozenset(self.target(group).get(member.member_id, ())):
             member.epoch = self.epochs[group]
         return group_pb2.GroupServiceHeartbeatResponse(
             member_epoch=max(member.epoch, 1),
@@ -139,7 +145,7 @@ class FakeGroups:
             group_epoch=self.epochs[group],
         )
 
-    def on_heartbeat(self, request) -> FakeMember | None:
+    def on_heartbeat(self, request: group_pb2.GroupServiceHeartbeatRequest) -> FakeMember | None:
         """Apply a frame; None when it asks to leave."""
         self.heartbeats += 1
         members = self.members.setdefault(request.group, {})
@@ -168,7 +174,9 @@ class FakeGroups:
         self.notify()
         return member
 
-    def fetch_offsets(self, request):
+    def fetch_offsets(
+        self, request: group_pb2.FetchOffsetsRequest
+    ) -> group_pb2.FetchOffsetsResponse:
         found = []
         for each in request.partitions:
             for index in each.partitions:
@@ -187,7 +195,9 @@ class FakeGroups:
                 )
         return group_pb2.FetchOffsetsResponse(offsets=found)
 
-    def commit_offsets(self, request):
+    def commit_offsets(
+        self, request: group_pb2.CommitOffsetsRequest
+    ) -> group_pb2.CommitOffsetsResponse:
         if self.commit_errors:
             raise self.commit_errors.pop(0)
         members = self.members.get(request.group, {})
@@ -205,45 +215,62 @@ class FakeGroups:
         return group_pb2.CommitOffsetsResponse(offsets=results)
 
 
-class FakeGroupService(group_pb2_grpc.GroupServiceServicer):
+class FakeGroupService:
     """One node's group service."""
 
     def __init__(self, node: FakeNode, groups: FakeGroups) -> None:
         self._node = node
         self._groups = groups
-        self.streams: set[asyncio.Task] = set()
-        node.servicers.append(
-            lambda server: group_pb2_grpc.add_GroupServiceServicer_to_server(self, server)
+        self.streams: set[asyncio.Task[Any]] = set()
+        node.servicers.append(self._serve)
+
+    def _serve(self, server: grpc.aio.Server) -> None:
+        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            name: grpc.unary_unary_rpc_method_handler(
+                getattr(self, name),
+                request_deserializer=getattr(group_pb2, f"{name}Request").FromString,
+                response_serializer=getattr(group_pb2, f"{name}Response").SerializeToString,
+            )
+            for name in ("FindCoordinator", "FetchOffsets", "CommitOffsets")
+        }
+        handlers["Heartbeat"] = grpc.stream_stream_rpc_method_handler(
+            self.Heartbeat,
+            request_deserializer=group_pb2.GroupServiceHeartbeatRequest.FromString,
+            response_serializer=group_pb2.GroupServiceHeartbeatResponse.SerializeToString,
+        )
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler("odradek.v1.GroupService", handlers),)
         )
 
     def break_streams(self) -> None:
         for stream in list(self.streams):
             stream.cancel()
 
-    async def FindCoordinator(self, request, context):  # noqa: N802
+    async def FindCoordinator(self, request: Any, context: Any) -> Any:  # noqa: N802
         node = self._groups.cluster.nodes[self._groups.coordinator_id]
         return group_pb2.FindCoordinatorResponse(
             node_id=node.node_id, host="127.0.0.1", port=node.port
         )
 
-    async def FetchOffsets(self, request, context):  # noqa: N802
+    async def FetchOffsets(self, request: Any, context: Any) -> Any:  # noqa: N802
         await self._require_coordinator(context)
         return self._groups.fetch_offsets(request)
 
-    async def CommitOffsets(self, request, context):  # noqa: N802
+    async def CommitOffsets(self, request: Any, context: Any) -> Any:  # noqa: N802
         await self._require_coordinator(context)
         try:
             return self._groups.commit_offsets(request)
         except BrokerError as error:
             await _abort(context, error)
 
-    async def Heartbeat(self, _, context) -> None:  # noqa: N802
+    async def Heartbeat(self, _: object, context: Any) -> None:  # noqa: N802
         if self._groups.coordinator_id != self._node.node_id:
             await context.write(_error(NotCoordinatorError("not here")))
             return
         task = asyncio.current_task()
+        assert task is not None
         self.streams.add(task)
-        writer: asyncio.Task | None = None
+        writer: asyncio.Task[None] | None = None
         try:
             while (request := await context.read()) is not grpc.aio.EOF:
                 if self._groups.silent:
@@ -270,19 +297,20 @@ class FakeGroupService(group_pb2_grpc.GroupServiceServicer):
             if writer is not None:
                 writer.cancel()
 
-    async def _write(self, context, member: FakeMember) -> None:
+    async def _write(self, context: Any, member: FakeMember) -> None:
         while True:
             await context.write(await member.outgoing.get())
 
-    async def _require_coordinator(self, context) -> None:
+    async def _require_coordinator(self, context: Any) -> None:
         if self._groups.coordinator_id != self._node.node_id:
             await _abort(context, NotCoordinatorError("not here"))
 
 
-def _error(error: BrokerError):
+def _error(error: BrokerError) -> group_pb2.GroupServiceHeartbeatResponse:
     return group_pb2.GroupServiceHeartbeatResponse(error=error_to_proto(error))
 
 
-async def _abort(context, error: BrokerError) -> None:
+async def _abort(context: Any, error: BrokerError) -> NoReturn:
     context.set_trailing_metadata(error_metadata(error))
     await context.abort(grpc.StatusCode.UNAVAILABLE, error.message)
+    raise AssertionError("abort raises")

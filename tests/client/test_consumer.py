@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from odradek.client import serdes
+from odradek.client.consumer import Consumer, SeekTarget
 from odradek.client.errors import (
     ClientClosedError,
     ConsumerBusyError,
@@ -107,7 +108,7 @@ async def test_keeping_a_partition_over_assign_keeps_its_position(one: World) ->
         (datetime.fromtimestamp(2.5, UTC), 20),
     ],
 )
-async def test_seek(one: World, to, first: int) -> None:
+async def test_seek(one: World, to: SeekTarget, first: int) -> None:
     topic = await one.topic()
     for number in range(3):
         one.logs.append(topic, 0, [b"x"] * 10, timestamp_ms=1000 * (number + 1))
@@ -171,7 +172,7 @@ async def test_start_rules(one: World) -> None:
 
 async def test_cancelling_loses_nothing(one: World) -> None:
     topic = await one.topic()
-    found = []
+    found: list[int] = []
     async with one.consumer("t") as consumer:
         while len(found) < 40:
             try:
@@ -188,7 +189,7 @@ async def test_cancelling_while_a_thread_decompresses_loses_nothing(one: World) 
     for _ in range(5):
         one.logs.append(topic, 0, [bytes(2000) + b"%d" % n for n in range(400)], codec=Codec.ZSTD)
         one.logs.append(topic, 0, [random_bytes(n) for n in range(400)], codec=Codec.ZSTD)
-    found = []
+    found: list[int] = []
     async with one.consumer("t") as consumer:
         while len(found) < 4000:
             task = asyncio.ensure_future(anext(consumer))
@@ -295,13 +296,14 @@ async def test_lag_in_records_and_seconds(one: World) -> None:
         await read(consumer, 1)
         (lag,) = (await consumer.lag()).values()
         assert lag.records == 29
+        assert lag.seconds is not None
         assert 99 < lag.seconds < 130
         await read(consumer, 29)
         (lag,) = (await consumer.lag()).values()
         assert (lag.records, lag.seconds) == (0, 0.0)
 
 
-async def first_raises(consumer) -> None:
+async def first_raises(consumer: Consumer[bytes, bytes]) -> None:
     async for _ in consumer:
         raise RuntimeError
 

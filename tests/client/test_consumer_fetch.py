@@ -146,8 +146,10 @@ async def test_truncation_without_a_start_rule_is_raised(two: World) -> None:
 
 async def test_keeping_up_costs_few_credit_frames(two: World) -> None:
     topic = await two.topic()
+    loop = asyncio.get_running_loop()
     async with two.consumer("t") as consumer:
+        began_s = loop.time()
         for _ in range(300):
             two.fill(topic, 0, 1)
             await anext(consumer)
-    assert two.logs.credit_frames < 100
+        assert two.logs.credit_frames <= (loop.time() - began_s) / 0.02 + 2

@@ -1,10 +1,12 @@
 """Reading in a group: commits, rebalances, fencing, a coordinator that moves."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 import pytest
 
+from odradek.client.consumer import Consumer
 from odradek.client.errors import NoCommittedOffsetError, NotAssignedError
 from odradek.protocol.errors import (
     CoordinatorLoadInProgressError,
@@ -15,7 +17,7 @@ from odradek.protocol.errors import (
     UnknownMemberIdError,
     UnreleasedInstanceIdError,
 )
-from odradek.protocol.types import TopicPartition
+from odradek.protocol.types import PartitionIndex, TopicName, TopicPartition
 from tests.client.consumer_world import World, offsets, read, world
 
 T0 = ("t", 0)
@@ -36,10 +38,10 @@ async def two() -> AsyncIterator[World]:
 class Reading:
     """A consumer read by a task, as an application does."""
 
-    def __init__(self, made: World, **settings) -> None:
+    def __init__(self, made: World, **settings: Any) -> None:
         self.consumer = made.consumer("t", group="g", **settings)
         self.seen: list[tuple[int, int]] = []
-        self.task: asyncio.Task | None = None
+        self.task: asyncio.Task[None] | None = None
         self._made = made
         self._grew = asyncio.Event()
 
@@ -61,10 +63,11 @@ class Reading:
 
     async def stop(self) -> None:
         await self.consumer.close()
+        assert self.task is not None
         await self.task
 
 
-def owns(made: World, *counts: int):
+def owns(made: World, *counts: int) -> Callable[[], bool]:
     """A condition: the group's members own so many partitions."""
     return lambda: (
         sorted(len(member.owned) for member in made.groups.members.get("g", {}).values())
@@ -96,7 +99,7 @@ async def test_processed_offsets_are_committed_while_reading(one: World) -> None
 async def test_the_record_whose_loop_body_raised_is_not_committed(one: World) -> None:
     topic = await one.topic(records=30)
 
-    async def fails_at_4(consumer) -> None:
+    async def fails_at_4(consumer: Consumer[Any, Any]) -> None:
         async for record in consumer:
             if record.offset == 4:
                 raise RuntimeError
@@ -117,7 +120,9 @@ async def test_explicit_commits(one: World) -> None:
         assert one.groups.offsets["g", topic.topic_id, 0] == (5, 0, "four")
         assert (await anext(consumer)).offset == 5, "committed counts as processed"
         await consumer.commit({T0: 2})
-        assert await consumer.committed(T0) == {TopicPartition("t", 0): 2}
+        assert await consumer.committed(T0) == {
+            TopicPartition(TopicName("t"), PartitionIndex(0)): 2
+        }
         with pytest.raises(NotAssignedError):
             await consumer.commit({("t", 9): 2})
     assert one.groups.committed("g", topic, 0) == 2, "no commit of our own on closing"
@@ -129,7 +134,7 @@ async def test_at_most_once_commits_before_handing_out(one: World) -> None:
     await consumer.__aenter__()
     seen = offsets(await read(consumer, 12))
     assert seen == list(range(12))
-    assert one.groups.committed("g", topic, 0) >= 12
+    assert (one.groups.committed("g", topic, 0) or 0) >= 12
     await consumer.close()
     assert one.groups.committed("g", topic, 0) == 12, "what was not handed out comes again"
 
@@ -195,7 +200,7 @@ async def test_a_revoked_partition_waits_for_the_record_in_hand(one: World) -> N
     told: list[tuple[str, tuple[int, ...], bool]] = []
     asked = False
 
-    def note(what: str):
+    def note(what: str) -> Callable[[Sequence[TopicPartition]], None]:
         return lambda partitions: told.append((what, tuple(p.partition for p in partitions), asked))
 
     async with one.consumer(
@@ -219,15 +224,15 @@ async def test_a_revoked_partition_waits_for_the_record_in_hand(one: World) -> N
         await second.stop()
 
 
-def first_id(consumer) -> str:
-    return consumer._inside._session.member[0]
+def first_id(consumer: Any) -> str:
+    return str(consumer._inside._session.member[0])
 
 
 async def test_callbacks_may_be_coroutines_and_seek(one: World) -> None:
     await one.topic(records=50)
-    holder = []
+    holder: list[Consumer[Any, Any]] = []
 
-    async def on_assigned(partitions) -> None:
+    async def on_assigned(partitions: Sequence[TopicPartition]) -> None:
         await asyncio.sleep(0)
         holder[0].seek(partitions[0], 33)
 
@@ -240,7 +245,7 @@ async def test_callbacks_may_be_coroutines_and_seek(one: World) -> None:
 async def test_what_a_callback_raises_reaches_the_application(one: World) -> None:
     await one.topic(records=50)
 
-    def on_assigned(partitions) -> None:
+    def on_assigned(partitions: Sequence[TopicPartition]) -> None:
         raise RuntimeError("from the callback")
 
     async with one.consumer("t", group="g", on_assigned=on_assigned) as consumer:

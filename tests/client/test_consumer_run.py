@@ -3,14 +3,17 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from odradek.client import serdes
+from odradek.client.consumer import Consumer
 from odradek.client.errors import DeserializationError
 from odradek.client.handler_order import Ledger, Lines
+from odradek.client.record import Record
 from odradek.protocol.errors import InvalidRequestError
 from odradek.protocol.types import Offset
 from tests.client.consumer_world import World, world
@@ -39,7 +42,7 @@ class Handler:
         self.overlaps: set[tuple[int, bytes | None]] = set()
         self.finished = asyncio.Event()
 
-    async def __call__(self, record) -> None:
+    async def __call__(self, record: Record[Any, Any]) -> None:
         key = (record.partition, record.key)
         self.together += 1
         self.running[key] += 1
@@ -58,7 +61,7 @@ class Handler:
             self.finished.set()
 
 
-async def run_until(consumer, handler: Handler, **settings) -> None:
+async def run_until(consumer: Consumer[Any, Any], handler: Handler, **settings: Any) -> None:
     running = asyncio.ensure_future(consumer.run(handler, **settings))
     finishing = asyncio.ensure_future(handler.finished.wait())
     async with asyncio.timeout(20):
@@ -110,7 +113,7 @@ async def test_a_failure_ends_run_after_the_others_and_the_next_run_begins_with_
     handled: list[tuple[int, int]] = []
     broken = True
 
-    async def handler(record) -> None:
+    async def handler(record: Record[Any, Any]) -> None:
         await asyncio.sleep(0)
         if broken and (record.partition, record.offset) == (1, 7):
             raise RuntimeError("seven")
@@ -124,7 +127,7 @@ async def test_a_failure_ends_run_after_the_others_and_the_next_run_begins_with_
         broken = False
         again = Handler(1)
 
-        async def handle_again(record) -> None:
+        async def handle_again(record: Record[Any, Any]) -> None:
             await handler(record)
             if len(set(handled)) == 100:
                 again.finished.set()
@@ -144,7 +147,7 @@ async def test_retries_then_the_dead_letter_topic(one: World) -> None:
     attempts: dict[int, int] = defaultdict(int)
     done = asyncio.Event()
 
-    async def handler(record) -> None:
+    async def handler(record: Record[Any, Any]) -> None:
         attempts[record.offset] += 1
         if record.offset == 3 or (record.offset == 5 and attempts[5] < 3):
             raise RuntimeError("bad")
@@ -183,7 +186,7 @@ async def test_damaged_records_go_to_the_dead_letter_topic_or_end_run(one: World
     assert one.groups.committed("g", topic, 0) == 3
 
 
-async def run_until_done(consumer, handler: Handler) -> None:
+async def run_until_done(consumer: Consumer[Any, Any], handler: Handler) -> None:
     handler.total = 2
     running = asyncio.ensure_future(consumer.run(handler, dead_letter="letters"))
     async with asyncio.timeout(20):
@@ -195,7 +198,7 @@ async def run_until_done(consumer, handler: Handler) -> None:
 async def test_a_handler_that_takes_too_long_fails(one: World) -> None:
     await one.topic(records=3)
 
-    async def handler(record) -> None:
+    async def handler(record: Record[Any, Any]) -> None:
         await asyncio.Event().wait()
 
     async with one.consumer("t", group="g", max_processing_time_s=0.05) as consumer:
@@ -207,7 +210,7 @@ async def test_cancelling_run_commits_only_what_was_handled(one: World) -> None:
     topic = await one.topic(records=50)
     seventh = asyncio.Event()
 
-    async def handler(record) -> None:
+    async def handler(record: Record[Any, Any]) -> None:
         if record.offset == 7:
             seventh.set()
             await asyncio.Event().wait()
@@ -245,7 +248,7 @@ async def test_handlers_of_a_revoked_partition_end_before_it_goes(one: World) ->
 
 
 @pytest.mark.parametrize("bad", [{"concurrency": 0}, {"retries": -1}, {"ordered_by": "size"}])
-async def test_bad_options(one: World, bad: dict) -> None:
+async def test_bad_options(one: World, bad: dict[str, Any]) -> None:
     await one.topic()
     async with one.consumer("t") as consumer:
         with pytest.raises(InvalidRequestError):
