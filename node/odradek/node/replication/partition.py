@@ -190,6 +190,7 @@ class PartitionReplica:
         batches = self._checked(records, now_ms)
         by_broker = self.config.timestamp_type is TimestampType.LOG_APPEND_TIME
         base_offset, end = self._append(core, batches, now_ms, by_broker=by_broker)
+        metrics.PRODUCED_BYTES.inc(len(records))
         if self.config.flush is Flush.OS:
             self._synced(self.log.log_end_offset)
         time_ms = now_ms if by_broker else _NO_TIME
@@ -274,7 +275,6 @@ class PartitionReplica:
             self._unsynced.append((appended.position, end))
             self._surroundings.unsynced(self)
         self._uncommitted.add(Pending(end, header.size_bytes, None, 0, end, _NO_TIME))
-        metrics.PRODUCED_BYTES.inc(header.size_bytes)
 
     def _wait(self, pending: Pending, acks: Acks) -> None:
         """Let the waiter stand where its end belongs; a duplicate joins the original's wait."""

@@ -10,9 +10,8 @@ Invariants: ends in a queue never fall from front to back; whoever enters is han
 import asyncio
 from bisect import insort
 from collections import deque
-from dataclasses import dataclass
 from operator import attrgetter
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from odradek.protocol.errors import BrokerError
 from odradek.protocol.types import Offset
@@ -61,9 +60,8 @@ class FutureWaiter:
             self.future.set_exception(error)
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """An append on its way to its acknowledgement.
+class Pending(NamedTuple):
+    """An append on its way to its acknowledgement: a tuple, because two are made for each.
 
     Attributes:
         end: Acknowledged once everything below is safe (exclusive end).
