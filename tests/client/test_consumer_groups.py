@@ -353,12 +353,27 @@ async def test_manual_assignment_with_a_group_only_for_offsets(one: World) -> No
 
 
 async def test_max_processing_time_gives_the_partitions_away_and_joins_again(one: World) -> None:
-    await one.topic(records=50)
+    topic = await one.topic(records=50)
     async with one.consumer("t", group="g", max_processing_time_s=0.1) as consumer:
         await read(consumer, 3)
         await one.groups.until(lambda: bool(one.groups.left))
         assert consumer.assignment == frozenset()
-        assert (await anext(consumer)).offset <= 2
+        assert one.groups.committed("g", topic, 0) == 2
+        assert (await anext(consumer)).offset == 2, "the overdue one was not processed in time"
+
+
+async def test_closing_leaves_the_group_whatever_a_callback_raises(one: World) -> None:
+    await one.topic(records=50)
+
+    def on_revoked(partitions: Sequence[TopicPartition]) -> None:
+        raise RuntimeError("from the callback")
+
+    consumer = one.consumer("t", group="g", on_revoked=on_revoked)
+    await consumer.__aenter__()
+    await read(consumer, 1)
+    with pytest.raises(RuntimeError, match="from the callback"):
+        await consumer.close()
+    assert len(one.groups.left) == 1
 
 
 async def test_heartbeats_go_on_while_the_application_takes_its_time(one: World) -> None:

@@ -27,7 +27,6 @@ from odradek.client.topic_watch import TopicWatch
 from odradek.client.watchdog import Watchdog
 from odradek.protocol.errors import (
     InvalidRequestError,
-    OdradekError,
     UnknownTopicOrPartitionError,
 )
 from odradek.protocol.names import check_group_id
@@ -150,13 +149,18 @@ class Consumption(Generic[K, V]):
         except TimeoutError:
             pass  # what the handlers did not finish is not committed, and comes again
         try:
+            await self._leave()
+        finally:
+            await self._background.close()
+
+    async def _leave(self) -> None:
+        try:
             if self._rebalance is not None:
                 names = sorted(self.positions.assigned())
                 await self._rebalance.finish(names, timeout_s=_CLOSE_COMMIT_TIMEOUT_S)
+        finally:
             if self._session is not None:
                 await self._session.leave()
-        finally:
-            await self._background.close()
 
     def _on_failure(self, error: BaseException) -> None:
         self.reader.handout.fail(error)
@@ -165,11 +169,10 @@ class Consumption(Generic[K, V]):
         """The application takes longer than it allowed itself: give its partitions to others."""
         if self._session is None or self._rebalance is None or self._runner is not None:
             return
-        partitions = frozenset(state.id for state in self.positions)
-        self._rebalance.drop(partitions)
+        names = sorted(self.positions.assigned())
+        self.positions.hold(names)
+        await self._rebalance.finish(names, timeout_s=_CLOSE_COMMIT_TIMEOUT_S)
         await self._session.leave()
-        reason = OdradekError("the application took longer than max_processing_time_s")
-        await self._rebalance.tell_lost(partitions, reason)
 
     def _oldest_in_hand(self) -> Record[K, V] | None:
         if self._runner is not None:

@@ -11,7 +11,7 @@ import grpc
 
 from odradek.client.connections import Connection, unary
 from odradek.client.errors import NodesUnreachableError
-from odradek.client.positions import LogPosition, CommitPoint, TopicIdPartition
+from odradek.client.positions import CommitPoint, LogPosition, TopicIdPartition
 from odradek.client.scope import Scope
 from odradek.protocol.errors import (
     BrokerError,
