@@ -11,7 +11,9 @@ import asyncio
 from bisect import insort
 from collections import deque
 from operator import attrgetter
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+from msgspec import Struct
 
 from odradek.protocol.errors import BrokerError
 from odradek.protocol.types import Offset
@@ -60,8 +62,8 @@ class FutureWaiter:
             self.future.set_exception(error)
 
 
-class Pending(NamedTuple):
-    """An append on its way to its acknowledgement: a tuple, because two are made for each.
+class Pending(Struct, frozen=True, gc=False):
+    """An append on its way to its acknowledgement; light, because two are made for each.
 
     Attributes:
         end: Acknowledged once everything below is safe (exclusive end).
