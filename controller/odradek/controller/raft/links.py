@@ -176,10 +176,13 @@ class Links(raft_pb2_grpc.RaftServiceServicer):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._room = asyncio.Event()
 
-    async def run(self, incarnation: int) -> None:
-        """Keep a stream to every peer until cancelled."""
+    def start(self, incarnation: int) -> asyncio.Task[None]:
+        """Keep a stream to every peer until the task is cancelled; the tick thread may call now."""
         self._incarnation = incarnation
         self._loop = asyncio.get_running_loop()
+        return self._loop.create_task(self._keep_links(), name="raft-links")
+
+    async def _keep_links(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             for peer, address in self._options.peers.items():
                 tasks.create_task(self._keep_link(peer, address))
@@ -202,7 +205,7 @@ class Links(raft_pb2_grpc.RaftServiceServicer):
             self._call_soon(self._room.set)
 
     def _call_soon(self, callback: Callable[[], None]) -> None:
-        assert self._loop is not None, "running"
+        assert self._loop is not None, "started"
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(callback)
 

@@ -136,7 +136,7 @@ class ReplicatedLog:
         running = await asyncio.to_thread(self._open, asyncio.get_running_loop())
         self._running = running
         incarnation = running.storage.hard_state.state.incarnation
-        running.links = asyncio.create_task(self._links.run(incarnation), name="raft-links")
+        running.links = self._links.start(incarnation)
         running.links.add_done_callback(self._links_ended)
         running.thread = threading.Thread(
             target=self._tick_forever, args=(running,), name="raft-tick", daemon=True
