@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from odradek.client import Client, serdes
-from odradek.client.local_cluster import LocalCluster
+from odradek.client.local.cluster import LocalCluster
 
 PARTITIONS = 6
 LIVE_MAP = "live-map"
@@ -117,6 +117,10 @@ async def carry(client: Client, bootstrap: str, points: list[Point]) -> tuple[in
     report = await start_application(bootstrap, DAILY_REPORT, f"{DAILY_REPORT}-1")
     applications = [*live_map, report]
     checker.expect_duplicates_from(live_map[1].name)
+    say(
+        f"producing {len(points):,} points in about {PRODUCE_S:.0f} s; {LIVE_MAP} reads with"
+        f" {LIVE_MAP_CONSUMERS} consumers, {DAILY_REPORT} with 1"
+    )
     async with asyncio.TaskGroup() as group:
         for application in applications:
             group.create_task(application.report_to(checker))

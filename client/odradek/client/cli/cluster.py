@@ -4,8 +4,8 @@ from dataclasses import asdict
 
 from rich.text import Text
 
+from odradek.client.administration.descriptions import ControllerDescription, NodeDescription
 from odradek.client.cli import output, session
-from odradek.client.descriptions import ControllerDescription, NodeDescription
 
 app = session.new_app(help="Look at nodes and controllers.", no_args_is_help=True)
 
@@ -44,7 +44,7 @@ def status(
                 node.leader_count,
                 node.replica_count,
             )
-            for node in found.nodes
+            for node in sorted(found.nodes, key=lambda node: node.node_id)
         ),
     )
     output.print_table(

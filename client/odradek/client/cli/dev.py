@@ -10,7 +10,7 @@ import typer
 from rich.panel import Panel
 
 from odradek.client.cli import output, session
-from odradek.client.local_cluster import LocalCluster, LocalProcess, LocalProcessError
+from odradek.client.local.cluster import LocalCluster, LocalProcess, LocalProcessError
 
 app = session.new_app()
 

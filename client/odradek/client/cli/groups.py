@@ -7,9 +7,9 @@ import typer
 from rich.text import Text
 
 from odradek.client import Client, TopicPartition
+from odradek.client.administration.descriptions import GroupDescription
 from odradek.client.cli import output, session
 from odradek.client.cli.start_position import parse_start
-from odradek.client.descriptions import GroupDescription
 
 app = session.new_app(help="Look at consumer groups, reset or delete them.")
 

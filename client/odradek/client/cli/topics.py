@@ -9,9 +9,9 @@ import typer
 from rich.text import Text
 
 from odradek.client import Client, TopicPartition
+from odradek.client.administration.descriptions import ConfigEntry, TopicDescription
 from odradek.client.cli import output, session
 from odradek.client.cli.record_format import parse_settings
-from odradek.client.descriptions import ConfigEntry, TopicDescription
 from odradek.protocol.errors import TopicAlreadyExistsError
 
 app = session.new_app(help="Create, list, describe, alter and delete topics.")
