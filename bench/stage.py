@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from odradek.client import Client
-from odradek.client.local_cluster import LocalCluster, LocalProcess
+from odradek.client.local.cluster import LocalCluster, LocalProcess
 
 PARTITIONS = 6
 MEGABYTE = 1_000_000

@@ -7,8 +7,8 @@ from typing import Any, NoReturn
 
 import grpc
 
-from odradek.client.coordinator import from_topic_partitions, topic_partitions
-from odradek.client.positions import TopicIdPartition
+from odradek.client.cluster.coordinator import from_topic_partitions, topic_partitions
+from odradek.client.consuming.positions import TopicIdPartition
 from odradek.protocol.errors import (
     BrokerError,
     FencedMemberEpochError,

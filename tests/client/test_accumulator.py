@@ -2,11 +2,11 @@
 
 import pytest
 
-from odradek.client.accumulator import TopicQueues
-from odradek.client.image import PartitionInfo, TopicInfo
-from odradek.client.ledger import Ledger
-from odradek.client.partition_queue import PartitionQueue
-from odradek.client.producer_batch import ProducerBatch
+from odradek.client.cluster.image import PartitionInfo, TopicInfo
+from odradek.client.producing.accumulator import TopicQueues
+from odradek.client.producing.ledger import Ledger
+from odradek.client.producing.partition_queue import PartitionQueue
+from odradek.client.producing.producer_batch import ProducerBatch
 from odradek.protocol.errors import RecordTooLargeError, UnknownTopicOrPartitionError
 from odradek.protocol.hashing import partition_for_key
 from odradek.protocol.types import LeaderEpoch, NodeId, PartitionIndex, TopicId, TopicName

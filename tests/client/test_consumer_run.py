@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from odradek.client import serdes
 from odradek.client.consumer import Consumer
+from odradek.client.consuming.handler_order import Ledger, Lines
 from odradek.client.errors import DeserializationError
-from odradek.client.handler_order import Ledger, Lines
 from odradek.client.record import Record
 from odradek.protocol.errors import InvalidRequestError
 from odradek.protocol.types import Offset

@@ -3,7 +3,7 @@
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from odradek.client.fetch_plan import (
+from odradek.client.consuming.fetch_plan import (
     Accepted,
     Ended,
     EndKind,
@@ -12,7 +12,7 @@ from odradek.client.fetch_plan import (
     Leader,
     Subscribe,
 )
-from odradek.client.positions import TopicIdPartition
+from odradek.client.consuming.positions import TopicIdPartition
 from odradek.protocol.errors import (
     CorruptMessageError,
     InvalidRequestError,

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from odradek.client.fetch_plan import Accepted
-from odradek.client.fetched import Chunk, cut
-from odradek.client.positions import TopicIdPartition
+from odradek.client.consuming.fetch_plan import Accepted
+from odradek.client.consuming.fetched import Chunk, cut
+from odradek.client.consuming.positions import TopicIdPartition
 from odradek.protocol.errors import CorruptMessageError
 from odradek.protocol.hot import AbortedTransaction
 from odradek.protocol.record_batch import (

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from odradek.client.group_member import (
+from odradek.client.consuming.group_member import (
     LEAVE_EPOCH,
     LEAVE_STATIC_EPOCH,
     Connect,
@@ -19,7 +19,7 @@ from odradek.client.group_member import (
     Reconcile,
     Send,
 )
-from odradek.client.positions import TopicIdPartition
+from odradek.client.consuming.positions import TopicIdPartition
 from odradek.protocol.errors import (
     FencedMemberEpochError,
     GroupMaxSizeReachedError,
@@ -85,6 +85,14 @@ def test_an_assignment_that_changes_during_a_walk_starts_the_next_walk() -> None
         Send(Heartbeat(1, None, part(0))),
         Reconcile(part(0), part(1, 3)),
     ]
+
+
+def test_a_stream_that_breaks_during_a_walk_names_what_is_being_taken_over() -> None:
+    """The walk may read it already: were it left out, another member could be given it."""
+    machine = joined(0)
+    machine.on_reply(reply(1, part(0, 1)), 1.0)
+    machine.on_disconnected(ConnectionLostError(), 1.1)
+    assert machine.on_connected(1.2) == [Send(Heartbeat(1, (TOPIC,), part(0, 1)))]
 
 
 def test_heartbeats_come_at_the_coordinator_s_interval() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from odradek.client.local_process import LocalProcess, LocalProcessError
+from odradek.client.local.process import LocalProcess, LocalProcessError
 
 READY_S = 20.0
 

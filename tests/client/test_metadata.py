@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from odradek.client.background import Background
-from odradek.client.connections import Connections
+from odradek.client.cluster.background import Background
+from odradek.client.cluster.connections import Connections
+from odradek.client.cluster.image import ClusterImage
+from odradek.client.cluster.metadata import Metadata
 from odradek.client.errors import NodesUnreachableError
-from odradek.client.image import ClusterImage
-from odradek.client.metadata import Metadata
 from odradek.protocol.errors import InvalidTopicError, UnknownTopicOrPartitionError
 from odradek.protocol.types import PartitionIndex, TopicName
 from tests.client.fake_node import FakeCluster

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from odradek.client.errors import DeliveryTimeoutError
-from odradek.client.ledger import Ledger
-from odradek.client.partition_queue import PartitionQueue, QueueLimits
-from odradek.client.producer_batch import ProducerBatch, ProducerIdentity
+from odradek.client.producing.ledger import Ledger
+from odradek.client.producing.partition_queue import PartitionQueue, QueueLimits
+from odradek.client.producing.producer_batch import ProducerBatch, ProducerIdentity
 from odradek.protocol.errors import (
     BrokerError,
     NotEnoughReplicasError,

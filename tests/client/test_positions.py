@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from odradek.client.positions import (
+from odradek.client.consuming.positions import (
     Anchor,
     CommitPoint,
     LogPosition,

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest_asyncio
 
 from odradek.client import Client
-from odradek.client.local_cluster import LocalCluster
+from odradek.client.local.cluster import LocalCluster
 
 GROUP_SESSION_TIMEOUT_S = 5.0
 

@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from odradek.client import Client
-from odradek.client.local_cluster import LocalCluster
+from odradek.client.local.cluster import LocalCluster
 from tests.cluster.traffic import DEADLINE_S, new_topic, unique
 
 pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="session")]

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from odradek.client import Client, serdes
-from odradek.client.local_cluster import LocalCluster
+from odradek.client.local.cluster import LocalCluster
 from tests.cluster.traffic import (
     DEADLINE_S,
     Found,

@@ -8,8 +8,8 @@ from contextlib import AsyncExitStack, suppress
 import pytest
 
 from odradek.client import Client
-from odradek.client.descriptions import GroupState
-from odradek.client.local_cluster import LocalCluster
+from odradek.client.administration.descriptions import GroupState
+from odradek.client.local.cluster import LocalCluster
 from odradek.protocol.errors import GroupIdNotFoundError
 from tests.cluster.conftest import GROUP_SESSION_TIMEOUT_S
 from tests.cluster.traffic import (

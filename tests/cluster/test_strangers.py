@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from odradek.client import Client
-from odradek.client.local_cluster import LocalCluster, LocalProcess, LocalProcessError
+from odradek.client.local.cluster import LocalCluster, LocalProcess, LocalProcessError
 from tests.cluster.traffic import DEADLINE_S, load, new_topic, read_all, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="session")]

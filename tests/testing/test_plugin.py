@@ -60,7 +60,7 @@ def test_every_pytest_run_loads_the_plugin_at_no_cost() -> None:
 
 def test_without_the_server_the_fixture_says_how_to_install_it(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text(
-        "import odradek.client.local_cluster as local\nlocal.find_spec = lambda name: None\n"
+        "import odradek.client.local.cluster as local\nlocal.find_spec = lambda name: None\n"
     )
     (tmp_path / "test_it.py").write_text("def test_it(odradek_bootstrap): pass\n")
     run = subprocess.run(

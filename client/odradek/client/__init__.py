@@ -8,21 +8,8 @@
 
 from odradek.client import config as _config  # isort: skip  before anything imports gRPC
 from odradek.client import serdes
-from odradek.client.admin import Admin
-from odradek.client.batch import Batch
-from odradek.client.client import Client
-from odradek.client.config import (
-    Acks,
-    Compression,
-    ConsumerOptions,
-    DeliveryGuarantee,
-    Isolation,
-    ProducerOptions,
-)
-from odradek.client.consumer import Consumer
-from odradek.client.consumer_queries import Lag
-from odradek.client.delivery import Acknowledgements, Delivery
-from odradek.client.descriptions import (
+from odradek.client.administration.admin import Admin
+from odradek.client.administration.descriptions import (
     ClusterDescription,
     CommittedOffset,
     ConfigEntry,
@@ -38,6 +25,19 @@ from odradek.client.descriptions import (
     TopicDescription,
     TopicSummary,
 )
+from odradek.client.client import Client
+from odradek.client.config import (
+    Acks,
+    Compression,
+    ConsumerOptions,
+    DeliveryGuarantee,
+    Isolation,
+    ProducerOptions,
+)
+from odradek.client.consumer import Consumer
+from odradek.client.consuming.batch import Batch
+from odradek.client.consuming.handler_order import OrderedBy
+from odradek.client.consuming.queries import Lag
 from odradek.client.errors import (
     BufferFullError,
     ClientClosedError,
@@ -54,8 +54,8 @@ from odradek.client.errors import (
     SerializationError,
     WrongEventLoopError,
 )
-from odradek.client.handler_order import OrderedBy
 from odradek.client.producer import Producer
+from odradek.client.producing.delivery import Acknowledgements, Delivery
 from odradek.client.record import Header, Headers, Record, RecordMetadata
 from odradek.client.serdes import Serde
 from odradek.client.topic import Topic

@@ -24,8 +24,9 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
 
 from odradek.client import serdes
-from odradek.client.admin import Admin
-from odradek.client.background import Background
+from odradek.client.administration.admin import Admin
+from odradek.client.cluster.background import Background
+from odradek.client.cluster.scope import Scope
 from odradek.client.config import (
     ClientOptions,
     ConsumerOptions,
@@ -35,7 +36,6 @@ from odradek.client.config import (
 )
 from odradek.client.consumer import Consumer
 from odradek.client.producer import Producer
-from odradek.client.scope import Scope
 from odradek.client.serdes import Serde
 from odradek.client.settings import (
     ConsumerSettings,

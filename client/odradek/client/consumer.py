@@ -23,18 +23,18 @@ from types import TracebackType
 from typing import Final, Generic, Literal, Self, TypeAlias, TypeVar
 
 from odradek.client import serdes
-from odradek.client.batch import Batch
+from odradek.client.cluster.scope import Scope
 from odradek.client.config import ConsumerOptions, ProducerOptions
-from odradek.client.consumer_queries import Lag
-from odradek.client.consumption import Consumption, Partition
-from odradek.client.dead_letters import DeadLetterTopic
+from odradek.client.consuming.batch import Batch
+from odradek.client.consuming.consumption import Consumption, Partition
+from odradek.client.consuming.dead_letters import DeadLetterTopic
+from odradek.client.consuming.handler_order import OrderedBy
+from odradek.client.consuming.handler_runner import RunOptions
+from odradek.client.consuming.queries import Lag
+from odradek.client.consuming.reader import resolve_start
 from odradek.client.errors import ClientClosedError, ConsumerBusyError, DeserializationError
-from odradek.client.handler_order import OrderedBy
-from odradek.client.handler_runner import RunOptions
 from odradek.client.producer import Producer
-from odradek.client.reader import resolve_start
 from odradek.client.record import Record
-from odradek.client.scope import Scope
 from odradek.client.serdes import Serde
 from odradek.protocol.errors import InvalidRequestError
 from odradek.protocol.types import Offset, TopicPartition

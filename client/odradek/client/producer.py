@@ -15,11 +15,11 @@ from time import time_ns
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, overload
 
-from odradek.client.appender import Appender
+from odradek.client.cluster.scope import Scope
 from odradek.client.config import ProducerOptions
-from odradek.client.delivery import Acknowledgements, Delivery, acknowledged
+from odradek.client.producing.appender import Appender
+from odradek.client.producing.delivery import Acknowledgements, Delivery, acknowledged
 from odradek.client.record import Headers, RecordMetadata
-from odradek.client.scope import Scope
 from odradek.client.serdes import Serde
 from odradek.client.topic import Topic
 

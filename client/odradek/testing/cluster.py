@@ -9,7 +9,7 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from odradek.client.local_cluster import LocalCluster
+from odradek.client.local.cluster import LocalCluster
 
 T = TypeVar("T")
 

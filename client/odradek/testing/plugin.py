@@ -34,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def odradek_cluster(pytestconfig: pytest.Config) -> Iterator[SmallCluster]:
     """A real cluster, started at its first use and ended with the session."""
-    from odradek.client.local_cluster import LocalProcessError  # noqa: PLC0415  (see the module)
+    from odradek.client.local.cluster import LocalProcessError  # noqa: PLC0415  (see the module)
     from odradek.testing.cluster import SmallCluster  # noqa: PLC0415
 
     cluster = SmallCluster(

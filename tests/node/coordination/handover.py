@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from itertools import count
 from random import Random
 
-from odradek.client import group_member as sdk
-from odradek.client.positions import TopicIdPartition as SdkPartition
+from odradek.client.consuming import group_member as sdk
+from odradek.client.consuming.positions import TopicIdPartition as SdkPartition
 from odradek.controller.groups_wire import command_from_proto, group_to_proto
 from odradek.controller.state import groups as controller
 from odradek.node.coordination.frames import (

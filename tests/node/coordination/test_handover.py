@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from odradek.client.group_member import MemberState
+from odradek.client.consuming.group_member import MemberState
 
 from .handover import GROUP, Handover
 

@@ -1,6 +1,6 @@
 """The blocking admin face: the methods of `odradek.client.Admin`, each without `await`."""
 
-from odradek.client.admin import Admin as AsyncAdmin
+from odradek.client.administration.admin import Admin as AsyncAdmin
 from odradek.client.blocking.portal import Portal
 
 

@@ -9,14 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Generic, Literal, Self, TypeVar
 
-from odradek.client.batch import Batch
 from odradek.client.blocking.portal import Portal
 from odradek.client.consumer import Consumer as AsyncConsumer
 from odradek.client.consumer import SeekTarget
-from odradek.client.consumer_queries import Lag
-from odradek.client.consumption import Partition
+from odradek.client.consuming.batch import Batch
+from odradek.client.consuming.consumption import Partition
+from odradek.client.consuming.handler_order import OrderedBy
+from odradek.client.consuming.queries import Lag
 from odradek.client.errors import DeserializationError
-from odradek.client.handler_order import OrderedBy
 from odradek.client.record import Record
 from odradek.protocol.types import TopicPartition
 

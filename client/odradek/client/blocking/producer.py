@@ -11,11 +11,11 @@ from contextlib import AbstractContextManager, suppress
 from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar, overload
 
-from odradek.client import delivery as asynchronous
 from odradek.client.blocking.portal import Portal
-from odradek.client.delivery import Acknowledgements
 from odradek.client.errors import ClientClosedError
 from odradek.client.producer import Producer as AsyncProducer
+from odradek.client.producing import delivery as asynchronous
+from odradek.client.producing.delivery import Acknowledgements
 from odradek.client.record import Headers, RecordMetadata
 from odradek.client.topic import Topic
 

@@ -1,0 +1,1 @@
+"""Topics, settings, groups and the cluster, as `Client.admin` offers them."""

@@ -1,0 +1,223 @@
+"""Everything of a producer but its public face: targets, room, intake and sender put together.
+
+Invariant: between finding room for a record and putting it into a batch nothing is awaited,
+so records enter batches in the order in which they found room.
+"""
+
+import asyncio
+import contextlib
+from contextlib import AbstractContextManager
+from typing import Any, Final
+
+from odradek.client.cluster.scope import Scope
+from odradek.client.config import ProducerOptions
+from odradek.client.errors import ClientClosedError
+from odradek.client.producing.accumulator import TopicQueues
+from odradek.client.producing.delivery import Delivery, Run, extend_runs, outcome
+from odradek.client.producing.intake import Encoded, Intake, Target, encode_values
+from odradek.client.producing.ledger import Ledger
+from odradek.client.producing.room import Room
+from odradek.client.producing.sender import Sender
+from odradek.client.serdes import Serde
+from odradek.client.topic import Topic
+
+_CHUNK_RECORDS: Final = 1024
+_TARGETS_MAX: Final = 10_000
+
+
+class Appender:
+    """One producer's inside.
+
+    Attributes:
+        targets: Where records go, by what the application calls it.
+        room: The line before the buffer.
+        intake: Encodes and appends.
+        loop: The client's loop while the producer is open: one comparison finds every misuse.
+
+    Args:
+        lock: Guards what threads may fill; None when only the loop does.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        options: ProducerOptions,
+        key: Serde[Any],
+        value: Serde[Any],
+        *,
+        lock: AbstractContextManager[Any] | None = None,
+    ) -> None:
+        self._scope = scope
+        self._lock = lock or contextlib.nullcontext()
+        self._options = options
+        self._key = key
+        self._value = value
+        self._ledger = Ledger(options.buffer_bytes)
+        self.room = Room(self._ledger)
+        self._sender = Sender(
+            scope,
+            options,
+            ledger=self._ledger,
+            lock=self._lock,
+            on_room=self.room.look,
+            on_topic_gone=self._forget,
+        )
+        self.intake = Intake(
+            options.partitioner, self._ledger, self.room.line, self._sender.on_ready
+        )
+        self.targets: dict[str | Topic[Any, Any], Target] = {}
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self._entered = False
+
+    # ------------------------------------------------------------------ opening and ending
+
+    async def open(self) -> None:
+        """Begin to send."""
+        self._scope.check()
+        if self._entered:
+            raise ClientClosedError("a producer is entered once; make another one")
+        self._entered = True
+        await self._sender.start()
+        self.loop = self._scope.loop
+
+    async def drain(self) -> None:
+        """Send what lingers and wait until everything accepted so far has its outcome."""
+        for batch in self._sender.hurry():
+            await outcome(batch)
+
+    def raise_unheard(self) -> None:
+        """Raise the failures nobody awaited."""
+        with self._lock:
+            failure = self._ledger.take_failure()
+        if failure is not None:
+            raise failure
+
+    async def close(self) -> None:
+        """Deliver what was accepted, then stop."""
+        if self.loop is None:
+            return
+        self.check()
+        self.loop = None
+        self.targets.clear()
+        self.room.dismiss()
+        try:
+            await self.drain()
+        finally:
+            await self._sender.close()
+        self.raise_unheard()
+
+    # ------------------------------------------------------------------ checking
+
+    @property
+    def is_usable(self) -> bool:
+        """False once closed, or in a forked child; asked by threads, which have no loop."""
+        return self.loop is not None and self._scope.loop is self.loop
+
+    def check(self) -> None:
+        """Raise unless records may be sent here and now."""
+        if self.loop is not asyncio.get_running_loop():
+            self._scope.check()
+            raise ClientClosedError("the producer is not open: use `async with client.producer()`")
+        self._sender.check()
+
+    async def target(self, topic: str | Topic[Any, Any]) -> Target:
+        """Return where records for a topic go; asks metadata the first time."""
+        self.check()
+        known = self.targets.get(topic)
+        if known is not None:
+            return known
+        name, key, value = (
+            (topic.name, topic.key, topic.value)
+            if isinstance(topic, Topic)
+            else (topic, self._key, self._value)
+        )
+        info = await self._scope.metadata.topic(name, timeout_s=self._options.delivery_timeout_s)
+        self.check()
+        if len(self.targets) >= _TARGETS_MAX:  # somebody makes a new `Topic` for every record
+            self.targets.clear()
+        target = self.targets[topic] = Target(self._sender.use(info), key, value)
+        return target
+
+    def _forget(self, topic: TopicQueues) -> None:
+        self.targets = {
+            handle: target for handle, target in self.targets.items() if target.topic is not topic
+        }
+
+    async def append_slowly(
+        self, topic: str | Topic[Any, Any], target: Target, record: Encoded
+    ) -> Delivery:
+        """Append where a new batch must be made, or room be waited for."""
+        if self.room.is_free:
+            return await self._append_now(target, record)
+        await self.room.enter(timeout_s=self._options.delivery_timeout_s)
+        try:
+            self._check_still(topic, target)
+            return self._append(target, record) or await self._append_now(target, record)
+        finally:
+            self.room.look()
+
+    def _append(self, target: Target, record: Encoded) -> Delivery | None:
+        with self._lock:
+            return self.intake.append(target, record)
+
+    async def _append_now(self, target: Target, record: Encoded) -> Delivery:
+        with self._lock:
+            full = (record.queue or target.topic.current).open is not None
+            delivery = self.intake.append_new(target, record, self._now_s())
+        if full:  # whoever fills batches in a loop lets the loop breathe
+            await asyncio.sleep(0)
+        return delivery
+
+    def _check_still(self, topic: str | Topic[Any, Any], target: Target) -> None:
+        """Raise when the producer was closed or the topic deleted while we waited."""
+        self.check()
+        if self.targets.get(topic) is not target:
+            raise self._scope.metadata.unknown_topic(target.topic.info.name)
+
+    async def fill(
+        self,
+        topic: str | Topic[Any, Any],
+        target: Target,
+        values: list[object],
+        partition: int | None,
+        timestamp_ms: int,
+    ) -> list[Run]:
+        """Append records without keys and headers: no line of Python per record."""
+        encoded = encode_values(target, values)
+        queue = self.intake.choose(target.topic, None, partition)
+        runs: list[Run] = []
+        position = 0
+        while position < len(encoded):
+            if not self.room.is_free:
+                await self.room.enter(timeout_s=self._options.delivery_timeout_s)
+                self._check_still(topic, target)
+            chunk = encoded[position : position + _CHUNK_RECORDS]
+            with self._lock:
+                run = self.intake.append_many(
+                    target, queue, chunk, position, timestamp_ms, self._now_s()
+                )
+            self.room.look()
+            opened = not runs or runs[-1].batch is not run.batch
+            extend_runs(runs, run)
+            position += run.count
+            if opened:
+                await asyncio.sleep(0)
+                self._check_still(topic, target)
+        return runs
+
+    async def append_each(
+        self, topic: str | Topic[Any, Any], target: Target, records: list[Encoded]
+    ) -> list[Run]:
+        """Append records one by one."""
+        runs: list[Run] = []
+        for position, record in enumerate(records):
+            delivery = self._append(target, record) if self.room.is_free else None
+            if delivery is None:
+                self._check_still(topic, target)
+                delivery = await self.append_slowly(topic, target, record)
+            extend_runs(runs, delivery.as_run(position))
+        return runs
+
+    @staticmethod
+    def _now_s() -> float:
+        return asyncio.get_running_loop().time()

@@ -1,0 +1,157 @@
+"""What `enqueue` and `send_many` hand out: records on their way, and where they came to lie."""
+
+import asyncio
+from bisect import bisect_right
+from collections.abc import Generator, Sequence
+from typing import Any, overload
+
+from msgspec import Struct
+
+from odradek.client.producing.producer_batch import UNKNOWN_OFFSET, ProducerBatch
+from odradek.client.record import RecordMetadata
+
+
+class Delivery(Struct, frozen=True, gc=False):
+    """A record on its way; await it for its acknowledgement.
+
+    Cancelling who awaits does not recall the record. A failed delivery nobody awaits is raised by
+    `flush` and when the producer closes.
+
+    Attributes:
+        batch: The batch it shares its fate with; of no use to applications.
+        index: Its place in that batch.
+        timestamp_ms: Milliseconds since the epoch, as sent.
+    """
+
+    batch: ProducerBatch
+    index: int
+    timestamp_ms: int
+
+    @property
+    def partition(self) -> int:
+        """Where it goes."""
+        return self.batch.queue.partition
+
+    @property
+    def done(self) -> bool:
+        """True once it is acknowledged or has failed."""
+        return self.batch.done
+
+    def __await__(self) -> Generator[Any, None, RecordMetadata]:
+        """Wait for the acknowledgement.
+
+        Raises:
+            DeliveryTimeoutError: Says whether the record may be in the log.
+            BrokerError: The cluster refused it.
+        """
+        batch = self.batch
+        batch.watched_count += 1
+        if not batch.done:
+            # A future of one's own: a shared one would be cancelled with the first of its waiters.
+            waiter = asyncio.get_running_loop().create_future()
+            batch.watch(waiter)
+            yield from waiter
+        return self.outcome()
+
+    def outcome(self) -> RecordMetadata:
+        """Return or raise what became of it; only once it is `done`."""
+        assert self.batch.done, "asked once there is an outcome"
+        if self.batch.error is not None:
+            raise self.batch.error
+        return metadata_of(self.batch, self.index, self.timestamp_ms)
+
+    def as_run(self, position: int) -> "Run":
+        """Return this record as a run of one, watched: its sender will raise what it meets."""
+        self.batch.watched_count += 1
+        return Run(self.batch, self.index, position, 1)
+
+
+class Run(Struct, gc=False):
+    """Records that are neighbours both in what was sent and in their batch.
+
+    Attributes:
+        batch: Whose.
+        first_index: Of the first one in the batch.
+        first_position: Of the first one in what was sent.
+        count: How many.
+    """
+
+    batch: ProducerBatch
+    first_index: int
+    first_position: int
+    count: int
+
+
+class Acknowledgements(Sequence[RecordMetadata]):
+    """Where the records of one `send_many` lie, in the order they were given; made when looked at.
+
+    A million records are a few hundred runs of neighbours.
+    """
+
+    def __init__(self, runs: list[Run], timestamp_ms: int) -> None:
+        self._runs = runs
+        self._timestamp_ms = timestamp_ms
+        self._starts = [run.first_position for run in runs]
+
+    def __len__(self) -> int:
+        return self._runs[-1].first_position + self._runs[-1].count if self._runs else 0
+
+    @overload
+    def __getitem__(self, index: int) -> RecordMetadata: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[RecordMetadata]: ...
+
+    def __getitem__(self, index: int | slice) -> RecordMetadata | list[RecordMetadata]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        position = index + len(self) if index < 0 else index
+        if not 0 <= position < len(self):
+            raise IndexError(f"{len(self)} records were sent")
+        run = self._runs[bisect_right(self._starts, position) - 1]
+        return metadata_of(
+            run.batch, run.first_index + position - run.first_position, self._timestamp_ms
+        )
+
+
+def extend_runs(runs: list[Run], run: Run) -> None:
+    """Add a run; one that goes on where the last one ended prolongs it."""
+    last = runs[-1] if runs else None
+    if (
+        last is not None
+        and last.batch is run.batch
+        and last.first_index + last.count == run.first_index
+    ):
+        last.count += run.count
+    else:
+        runs.append(run)
+
+
+async def outcome(batch: ProducerBatch) -> None:
+    """Wait until a batch is acknowledged or has failed."""
+    if not batch.done:
+        waiter = asyncio.get_running_loop().create_future()
+        batch.watch(waiter)
+        await waiter
+
+
+async def acknowledged(runs: list[Run]) -> None:
+    """Wait for the outcome of every batch; raise the first error."""
+    batches = dict.fromkeys(run.batch for run in runs)
+    for batch in batches:
+        await outcome(batch)
+    for batch in batches:
+        if batch.error is not None:
+            raise batch.error
+
+
+def metadata_of(batch: ProducerBatch, index: int, timestamp_ms: int) -> RecordMetadata:
+    """Return where a record of an acknowledged batch lies."""
+    queue = batch.queue
+    known = batch.base_offset != UNKNOWN_OFFSET
+    return RecordMetadata(
+        queue.topic,
+        queue.partition,
+        batch.base_offset + index if known else UNKNOWN_OFFSET,
+        timestamp_ms if batch.append_time_ms < 0 else batch.append_time_ms,
+    )

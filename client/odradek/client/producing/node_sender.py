@@ -1,0 +1,350 @@
+"""The produce stream to one node: takes ready batches, sends requests, reads answers.
+
+Problem: what requests cost is their count, not their bytes. Idea: up to two requests of any size
+may be under way, so a lone record never waits for the one before; beyond, records gather, and the
+next request goes out when a whole one is ready or when an answer is in. Batches of all the node's
+partitions travel together.
+
+Invariants: a batch is registered as under way before its bytes leave; when the stream ends, every
+batch of its requests is answered "lost"; an answer counts only for the attempt it belongs to.
+"""
+
+import asyncio
+import contextlib
+import logging
+import math
+from collections.abc import Callable
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+
+from odradek.client.cluster.connections import Connection
+from odradek.client.config import Acks, ProducerOptions
+from odradek.client.producing.partition_queue import PartitionQueue
+from odradek.client.producing.producer_batch import ProducerBatch, ProducerIdentity
+from odradek.protocol import hot
+from odradek.protocol.errors import (
+    DuplicateSequenceNumberError,
+    OdradekError,
+    RequestTimedOutError,
+    UnknownServerError,
+    error_from_proto,
+)
+from odradek.protocol.hot import ProduceFrame, ProducePartitionFrame, encode_produce_request
+from odradek.protocol.record_batch import Codec, compress
+from odradek.protocol.types import NodeId
+from odradek.rpc.channels import ConnectionLostError, error_from_rpc
+from odradek.v1 import broker_pb2
+
+_METHOD: Final = "/odradek.v1.BrokerService/Produce"
+_REQUESTS_MAX: Final = 5
+_SMALL_REQUESTS_MAX: Final = 2
+_SUSPICION_S: Final = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request under way.
+
+    Attributes:
+        sent_s: When.
+        batches: With the number of the attempt each is on.
+    """
+
+    sent_s: float
+    batches: list[tuple[ProducerBatch, int]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SenderSettings:
+    """What all nodes' senders have in common.
+
+    Attributes:
+        options: The producer's.
+        codec: How batches are compressed.
+        compressor: Compresses off the loop.
+        lock: Guards the queues; does nothing unless threads fill them.
+        identity: Returns the producer's present identity.
+        on_answers: Called after answers were taken in: room may be free, a leader may have moved.
+        hint_leader: (topic id, partition, leader, epoch) named by a node.
+        suspect: Called when the node does not answer.
+    """
+
+    options: ProducerOptions
+    codec: Codec
+    compressor: Executor
+    lock: AbstractContextManager[Any]
+    identity: Callable[[], ProducerIdentity | None]
+    on_answers: Callable[[list[PartitionQueue]], None]
+    hint_leader: Callable[[bytes, int, int, int], bool]
+    suspect: Callable[[], None]
+
+
+class NodeSender:
+    """One node's.
+
+    Attributes:
+        node_id: Whose.
+        queues: Partitions led by the node that have something to send, in turn.
+    """
+
+    def __init__(
+        self, node_id: NodeId, connect: Callable[[], Connection], settings: SenderSettings
+    ) -> None:
+        self.node_id = node_id
+        self.queues: dict[PartitionQueue, None] = {}
+        self._connect = connect
+        self._settings = settings
+        self._wake = asyncio.Event()
+        self._requests: dict[int, Request] = {}
+        self._correlation_id = 0
+        self._paused_until_s = 0.0
+        self._loop = asyncio.get_running_loop()
+
+    def wake(self) -> None:
+        """Look again at the queues."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Send until cancelled; a broken stream is opened again when there is something to send."""
+        while True:
+            while self._due_at_s(self._loop.time()) > self._loop.time():
+                await self._rest()
+            try:
+                await self._converse()
+            except OdradekError as error:
+                _log.debug("produce stream to node %d ended: %s", self.node_id, error)
+                self._lose_requests(error)
+                self._settings.suspect()
+
+    # ------------------------------------------------------------------ one stream
+
+    async def _converse(self) -> None:
+        connection = self._connect()
+        call: grpc.aio.StreamStreamCall[bytes, Any] = connection.channel.stream_stream(
+            _METHOD,
+            request_serializer=None,
+            response_deserializer=broker_pb2.ProduceResponse.FromString,
+        )()
+        # No TaskGroup: one that is cancelled while a child fails forgets the cancellation (3.11).
+        reading = asyncio.create_task(self._read(call))
+        reading.add_done_callback(lambda _: self._wake.set())
+        try:
+            await self._write(call, reading)
+        finally:
+            reading.cancel()
+            call.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+    async def _write(
+        self, call: "grpc.aio.StreamStreamCall[bytes, Any]", reading: asyncio.Task[None]
+    ) -> None:
+        while not reading.done():
+            batches = self._take()
+            if not batches:
+                await self._rest()
+                continue
+            request = Request(self._loop.time(), [(batch, batch.attempts) for batch in batches])
+            self._correlation_id += 1
+            self._requests[self._correlation_id] = request
+            data = await self._encode(self._correlation_id, request)
+            try:
+                await call.write(data)
+            except grpc.aio.AioRpcError as error:
+                raise error_from_rpc(error) from error
+            except asyncio.InvalidStateError as error:
+                raise ConnectionLostError("the produce stream has ended") from error
+        if reading.cancelled():
+            raise ConnectionLostError("the produce stream was cancelled")
+        reading.result()
+
+    async def _read(self, call: "grpc.aio.StreamStreamCall[bytes, Any]") -> None:
+        while True:
+            try:
+                response = await call.read()
+            except grpc.aio.AioRpcError as error:
+                raise error_from_rpc(error) from error
+            if not isinstance(response, broker_pb2.ProduceResponse):
+                raise ConnectionLostError(f"node {self.node_id} ended the produce stream")
+            self._on_response(response)
+
+    async def _rest(self) -> None:
+        """Sleep until woken, or until something is due.
+
+        Raises:
+            RequestTimedOutError: The node has been silent for too long.
+        """
+        self._wake.clear()
+        now_s = self._loop.time()
+        until_s = min(self._due_at_s(now_s), self._silence_ends_at_s(now_s))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(None if until_s == math.inf else until_s):
+                await self._wake.wait()
+
+    def _silence_ends_at_s(self, now_s: float) -> float:
+        """Return when to look at the oldest request again; speak up when it is overdue."""
+        if not self._requests:
+            return math.inf
+        sent_s = next(iter(self._requests.values())).sent_s
+        if now_s >= sent_s + self._settings.options.request_timeout_s:
+            raise RequestTimedOutError(
+                f"node {self.node_id} did not answer for"
+                f" {self._settings.options.request_timeout_s:g} s"
+            )
+        if now_s < sent_s + _SUSPICION_S:
+            return sent_s + _SUSPICION_S
+        self._settings.suspect()
+        return min(now_s + _SUSPICION_S, sent_s + self._settings.options.request_timeout_s)
+
+    # ------------------------------------------------------------------ taking
+
+    def _due_at_s(self, now_s: float) -> float:
+        """Return when the next request may be made, as things stand."""
+        if len(self._requests) >= _REQUESTS_MAX:
+            return math.inf
+        identity = self._settings.identity()
+        if identity is None and self._settings.options.acks is Acks.ALL:
+            return math.inf
+        ready_at_s, ready_bytes = math.inf, 0
+        with self._settings.lock:
+            for queue in self.queues:
+                at_s = queue.ready_at_s(identity)
+                ready_at_s = min(ready_at_s, at_s)
+                if at_s <= now_s:
+                    ready_bytes += queue.ready_bytes(self._settings.options.request_bytes)
+        if (
+            len(self._requests) >= _SMALL_REQUESTS_MAX
+            and ready_bytes < self._settings.options.request_bytes
+        ):
+            return math.inf
+        return max(ready_at_s, self._paused_until_s)
+
+    def _take(self) -> list[ProducerBatch]:
+        """Move ready batches under way, one per partition and round, up to a request's size."""
+        now_s = self._loop.time()
+        if self._due_at_s(now_s) > now_s:
+            return []
+        taken: list[ProducerBatch] = []
+        room_bytes = self._settings.options.request_bytes
+        identity = self._settings.identity()
+        with self._settings.lock:
+            turn = list(self.queues)
+            while turn:
+                more = []
+                for queue in turn:
+                    if queue.ready_at_s(identity) > now_s:
+                        continue
+                    if taken and queue.next_bytes > room_bytes:
+                        continue
+                    batch = queue.take(identity)
+                    taken.append(batch)
+                    room_bytes -= batch.size_bytes
+                    more.append(queue)
+                turn = more
+            for batch in taken:
+                batch.build()
+                # Whoever was served goes to the end of the line.
+                self.queues[batch.queue] = self.queues.pop(batch.queue)
+        return taken
+
+    async def _encode(self, correlation_id: int, request: Request) -> bytes:
+        batches = [batch for batch, _ in request.batches]
+        payloads = [batch.data for batch in batches]
+        if self._settings.codec is not Codec.NONE:
+            payloads = await self._compress(batches, payloads)
+        options = self._settings.options
+        return encode_produce_request(
+            ProduceFrame(
+                correlation_id,
+                hot.Acks.ALL if options.acks is Acks.ALL else hot.Acks.LEADER,
+                int(options.request_timeout_s * 1000),
+                "",
+                [
+                    ProducePartitionFrame(
+                        batch.queue.topic_id,
+                        batch.queue.topic,
+                        batch.queue.partition,
+                        batch.queue.leader_epoch,
+                        payload,
+                    )
+                    for batch, payload in zip(batches, payloads, strict=True)
+                ],
+            )
+        )
+
+    async def _compress(
+        self, batches: list[ProducerBatch], payloads: list[bytearray]
+    ) -> list[bytearray]:
+        """Compress what is not yet, off the loop; meanwhile a batch may be given up or move on."""
+        codec = self._settings.codec
+        plain = [batch.codec is Codec.NONE for batch in batches]
+        shrunk = await self._loop.run_in_executor(
+            self._settings.compressor,
+            lambda: [
+                bytearray(compress(payload, codec)) if each else payload
+                for payload, each in zip(payloads, plain, strict=True)
+            ],
+        )
+        with self._settings.lock:
+            for batch, data in zip(batches, shrunk, strict=True):
+                batch.on_compressed(data, codec)
+        return shrunk
+
+    # ------------------------------------------------------------------ answers
+
+    def _on_response(self, response: broker_pb2.ProduceResponse) -> None:
+        now_s = self._loop.time()
+        request = self._requests.pop(response.correlation_id, None)
+        if request is None or len(request.batches) != len(response.partitions):
+            raise UnknownServerError(
+                f"node {self.node_id} answered request {response.correlation_id} with"
+                f" {len(response.partitions)} results, which does not fit",
+                field="correlation_id",
+            )
+        if response.throttle_ms:
+            self._paused_until_s = now_s + response.throttle_ms / 1000
+        with self._settings.lock:
+            for (batch, attempt), result in zip(request.batches, response.partitions, strict=True):
+                if batch.attempts == attempt:
+                    self._on_result(batch, result, now_s)
+        self._after_answers(request)
+
+    def _on_result(
+        self, batch: ProducerBatch, result: broker_pb2.ProducePartitionResult, now_s: float
+    ) -> None:
+        queue = batch.queue
+        if not result.HasField("error"):
+            queue.on_acknowledged(batch, result.base_offset, result.log_append_time_ms, now_s)
+            return
+        error = error_from_proto(result.error)
+        if isinstance(error, DuplicateSequenceNumberError):
+            queue.on_acknowledged(batch, -1, -1, now_s)
+            return
+        queue.on_failed(batch, error, now_s)
+        if error.refreshes_metadata and result.leader_id >= 0:
+            self._settings.hint_leader(
+                queue.topic_id, queue.partition, result.leader_id, result.leader_epoch
+            )
+
+    def _lose_requests(self, error: OdradekError) -> None:
+        now_s = self._loop.time()
+        requests, self._requests = self._requests, {}
+        for request in requests.values():
+            with self._settings.lock:
+                for batch, attempt in request.batches:
+                    if batch.attempts == attempt:
+                        batch.queue.on_failed(batch, error, now_s)
+            self._after_answers(request)
+
+    def _after_answers(self, request: Request) -> None:
+        queues = list(dict.fromkeys(batch.queue for batch, _ in request.batches))
+        for queue in queues:
+            if queue.idle:
+                self.queues.pop(queue, None)
+        self._settings.on_answers(queues)
+        self._wake.set()

@@ -1,0 +1,159 @@
+"""A batch on its way from `append` to its acknowledgement. Pure.
+
+Records of a batch share one fate, hence one object and one outcome; a record is (batch, index).
+
+Invariants: bytes are built once, when the batch is first taken, and kept for retries; only the
+producer's identity and sequence are ever rewritten; an outcome is final.
+"""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from odradek.protocol.errors import OdradekError
+from odradek.protocol.record_batch import HEADER_BYTES, BatchBuilder, Codec, stamp_producer
+from odradek.protocol.types import ProducerEpoch, ProducerId
+
+if TYPE_CHECKING:
+    from odradek.client.producing.partition_queue import PartitionQueue
+
+UNKNOWN_OFFSET = -1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ProducerIdentity:
+    """What an idempotent producer stamps into its batches.
+
+    Attributes:
+        producer_id: Granted by the cluster.
+        epoch: Grows when sequences start anew.
+    """
+
+    producer_id: ProducerId
+    epoch: ProducerEpoch
+
+
+class Waiter(Protocol):
+    """Somebody who wants to hear of the outcome: a future, to the shell."""
+
+    def done(self) -> bool:
+        """True once nobody waits any more."""
+
+    def set_result(self, result: None, /) -> None:
+        """Wake it."""
+
+
+@dataclass(slots=True, eq=False)
+class ProducerBatch:
+    """Records of one partition that travel together.
+
+    Attributes:
+        queue: The partition's.
+        builder: Takes records; None once sealed.
+        deadline_s: When its delivery time-out ends.
+        created_s: When its first record came.
+        record_count: How many, once sealed.
+        charged_bytes: What it holds of the producer's buffer, once sealed.
+        data: The batch's bytes, from `build` until there is an outcome.
+        codec: How `data` is compressed by now.
+        identity: Whose sequence it carries; None before its first sending, and when not idempotent.
+        base_sequence: Of its first record; meaningless without identity.
+        ordinal: Counts the partition's batches in the order of their first sending.
+        attempts: How often it was sent.
+        awaits_answer: True while an attempt is under way.
+        answer: The error that ended the last attempt.
+        done: True once the outcome is final.
+        error: Why it failed; None when acknowledged.
+        base_offset: Of its first record once acknowledged; -1 when the node no longer knows.
+        append_time_ms: The node's clock under LogAppendTime; else -1.
+        watched_count: How many of its records somebody has awaited.
+    """
+
+    queue: "PartitionQueue"
+    builder: BatchBuilder | None
+    created_s: float
+    deadline_s: float
+    record_count: int = 0
+    charged_bytes: int = 0
+    data: bytearray = field(default_factory=bytearray)
+    codec: Codec = Codec.NONE
+    identity: ProducerIdentity | None = None
+    base_sequence: int = 0
+    ordinal: int = 0
+    attempts: int = 0
+    awaits_answer: bool = False
+    answer: OdradekError | None = None
+    done: bool = False
+    error: OdradekError | None = None
+    base_offset: int = UNKNOWN_OFFSET
+    append_time_ms: int = -1
+    watched_count: int = 0
+    _waiters: list[Waiter] = field(default_factory=list)
+
+    @property
+    def unheard_count(self) -> int:
+        """How many of its records nobody has awaited."""
+        return max(0, self.record_count - self.watched_count)
+
+    @property
+    def size_bytes(self) -> int:
+        """The batch as it travels, or as large as it would be uncompressed."""
+        if self.data:
+            return len(self.data)
+        return self.charged_bytes + HEADER_BYTES if self.charged_bytes else self._open_bytes()
+
+    def _open_bytes(self) -> int:
+        assert self.builder is not None, "an open batch has its builder"
+        return self.builder.size_bytes
+
+    def seal(self) -> None:
+        """Take no more records."""
+        assert self.builder is not None, "sealed once"
+        self.record_count = self.builder.record_count
+        self.charged_bytes = self.builder.size_bytes - HEADER_BYTES
+
+    def build(self) -> None:
+        """Make the bytes, with the identity and sequence it was given; needed before sending."""
+        identity = self.identity
+        if self.builder is None:
+            if identity is not None:
+                stamp_producer(self.data, identity.producer_id, identity.epoch, self.base_sequence)
+            return
+        if identity is None:
+            self.data = self.builder.close()
+        else:
+            self.data = self.builder.close(identity.producer_id, identity.epoch, self.base_sequence)
+        self.builder = None
+
+    def on_compressed(self, data: bytearray, codec: Codec) -> None:
+        """Take the compressed bytes; the sequence may have changed since they were handed out."""
+        if self.done or self.codec is codec:
+            return
+        self.codec = codec
+        self.data = data
+        self.build()
+
+    def watch(self, waiter: Waiter) -> None:
+        """Wake a waiter once the outcome is final."""
+        assert not self.done, "nothing to wait for"
+        self._waiters.append(waiter)
+
+    def succeed(self, base_offset: int, append_time_ms: int) -> None:
+        """Record the acknowledgement."""
+        self.base_offset = base_offset
+        self.append_time_ms = append_time_ms
+        self._finish()
+
+    def fail(self, error: OdradekError) -> None:
+        """Record why it will not be acknowledged."""
+        self.error = error
+        self._finish()
+
+    def _finish(self) -> None:
+        assert not self.done, "an outcome is final"
+        self.done = True
+        self.data = bytearray()
+        self.queue.ledger.on_finished(self)
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)

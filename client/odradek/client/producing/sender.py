@@ -1,0 +1,275 @@
+"""Drains a producer's queues: one `NodeSender` per node, plus what no single node can attend to.
+
+That is: the producer's identity (granted once, renewed when a sequence is broken), leaders that
+move, topics that vanish, and delivery time-outs. One tick attends to the partitions that have
+something pending; idle ones cost nothing.
+
+Invariant: every queue that is not idle is in `_busy`, and in the line of its leader's sender when
+there is a leader.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from typing import Any, Final
+
+from odradek.client.cluster.background import Background
+from odradek.client.cluster.connections import Connection, unary
+from odradek.client.cluster.image import ClusterImage, TopicInfo
+from odradek.client.cluster.scope import Scope
+from odradek.client.config import Acks, Compression, ProducerOptions
+from odradek.client.errors import ClientClosedError
+from odradek.client.producing.accumulator import TopicQueues
+from odradek.client.producing.ledger import Ledger
+from odradek.client.producing.node_sender import NodeSender, SenderSettings
+from odradek.client.producing.partition_queue import PartitionQueue, QueueLimits
+from odradek.client.producing.producer_batch import ProducerBatch, ProducerIdentity
+from odradek.protocol.errors import OdradekError
+from odradek.protocol.record_batch import Codec
+from odradek.protocol.types import NodeId, ProducerEpoch, ProducerId, TopicName
+from odradek.rpc.backoff import delays
+from odradek.rpc.channels import ConnectionLostError
+from odradek.v1 import broker_pb2
+
+_TICK_S: Final = 0.1
+_CODECS: Final = {
+    Compression.NONE: Codec.NONE,
+    Compression.GZIP: Codec.GZIP,
+    Compression.SNAPPY: Codec.SNAPPY,
+    Compression.LZ4: Codec.LZ4,
+    Compression.ZSTD: Codec.ZSTD,
+}
+
+_log = logging.getLogger(__name__)
+
+
+class Sender:
+    """One producer's.
+
+    Attributes:
+        topics: The topics in use, by name.
+        lock: Guards queues and ledger; does nothing unless threads fill them.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        options: ProducerOptions,
+        *,
+        ledger: Ledger,
+        lock: AbstractContextManager[Any],
+        on_room: Callable[[], None],
+        on_topic_gone: Callable[[TopicQueues], None],
+    ) -> None:
+        self.topics: dict[TopicName, TopicQueues] = {}
+        self.lock = lock
+        self._scope = scope
+        self._options = options
+        self._ledger = ledger
+        self._limits = QueueLimits(
+            batch_bytes=options.batch_bytes,
+            linger_s=options.linger_s,
+            delivery_timeout_s=options.delivery_timeout_s,
+            # Without sequences a retry could overtake the batch after it.
+            in_flight=options.in_flight if options.acks is Acks.ALL else 1,
+            retry_delay_s=options.retry_delay_s,
+            retry_delay_max_s=options.retry_delay_max_s,
+        )
+        self._on_room = on_room
+        self._on_topic_gone = on_topic_gone
+        self._background = Background("producer", on_failure=self._on_broken)
+        self._busy: dict[PartitionQueue, None] = {}
+        self._nodes: dict[NodeId, NodeSender] = {}
+        self._identity: ProducerIdentity | None = None
+        self._identity_wanted = asyncio.Event()
+        self._something_pending = asyncio.Event()
+        self._compressor = ThreadPoolExecutor(1, thread_name_prefix="odradek-compress")
+        self._settings = SenderSettings(
+            options=options,
+            codec=_CODECS[options.compression],
+            compressor=self._compressor,
+            lock=lock,
+            identity=lambda: self._identity,
+            on_answers=self._on_answers,
+            hint_leader=scope.metadata.hint_leader,
+            suspect=scope.metadata.suspect,
+        )
+
+    async def start(self) -> None:
+        """Begin to drain."""
+        await self._background.start()
+        self._background.spawn(self._follow_leaders(), name="leaders")
+        self._background.spawn(self._keep_time(), name="time")
+        if self._options.acks is Acks.ALL:
+            self._identity_wanted.set()
+            self._background.spawn(self._keep_identity(), name="identity")
+
+    def check(self) -> None:
+        """Raise what broke a task, if anything did."""
+        self._background.check()
+
+    def use(self, info: TopicInfo) -> TopicQueues:
+        """Return the queues of a topic."""
+        topic = self.topics.get(info.name)
+        if topic is None:
+            topic = self.topics[info.name] = TopicQueues.of(
+                info,
+                self._limits,
+                self._ledger,
+                compresses=self._options.compression is not Compression.NONE,
+            )
+        return topic
+
+    def on_ready(self, queue: PartitionQueue) -> None:
+        """A queue has a new batch, or a full one."""
+        self._busy[queue] = None
+        self._something_pending.set()
+        node = self._sender_of(queue)
+        if node is not None:
+            node.queues[queue] = None
+            node.wake()
+
+    def hurry(self) -> list[ProducerBatch]:
+        """Let nothing linger; return every batch without an outcome."""
+        pending: list[ProducerBatch] = []
+        with self.lock:
+            for queue in self._busy:
+                queue.hurry()
+                pending += queue.pending()
+        for node in self._nodes.values():
+            node.wake()
+        return pending
+
+    async def close(self) -> None:
+        """Stop; whatever is still without outcome fails."""
+        try:
+            await self._background.close()
+        finally:
+            self._give_up(ClientClosedError("the producer was closed"))
+            self._compressor.shutdown(wait=False)
+
+    def _on_broken(self, error: BaseException) -> None:
+        """Nobody would ever answer those who wait: tell them."""
+        self._give_up(ClientClosedError(f"the producer broke: {error!r}"))
+
+    def _give_up(self, error: OdradekError) -> None:
+        with self.lock:
+            for queue in self._busy:
+                queue.give_up(error)
+            self._busy.clear()
+        self._on_room()
+
+    # ------------------------------------------------------------------ leaders
+
+    def _sender_of(self, queue: PartitionQueue) -> NodeSender | None:
+        node_id = queue.leader_id
+        if node_id < 0:
+            return None
+        node = self._nodes.get(node_id)
+        if node is None:
+            node = NodeSender(node_id, lambda: self._connect(node_id), self._settings)
+            self._nodes[node_id] = node
+            self._background.spawn(node.run(), name=f"node-{node_id}")
+        return node
+
+    def _connect(self, node_id: NodeId) -> Connection:
+        node = self._scope.metadata.node(node_id)
+        if node is None:
+            raise ConnectionLostError(f"node {node_id} has left the cluster")
+        return self._scope.connections.to(node.address)
+
+    async def _follow_leaders(self) -> None:
+        image = self._scope.metadata.image
+        while True:
+            self._on_image(image)
+            image = await self._scope.metadata.newer_than(image)
+
+    def _on_image(self, image: ClusterImage) -> None:
+        now_s = asyncio.get_running_loop().time()
+        for name, topic in list(self.topics.items()):
+            info = image.topics.get(name)
+            if info is topic.info:
+                continue
+            with self.lock:
+                if info is None:
+                    self._drop(topic)
+                    continue
+                moved = topic.on_info(info, now_s)
+            for queue in moved:
+                for node in self._nodes.values():
+                    node.queues.pop(queue, None)
+                if not queue.idle:
+                    self.on_ready(queue)
+
+    def _drop(self, topic: TopicQueues) -> None:
+        """Fail what waits for a topic that was deleted."""
+        del self.topics[topic.info.name]
+        error = self._scope.metadata.unknown_topic(topic.info.name)
+        for queue in topic.queues:
+            queue.give_up(error)
+            self._retire(queue)
+        self._on_topic_gone(topic)
+        self._on_room()
+
+    def _retire(self, queue: PartitionQueue) -> None:
+        self._busy.pop(queue, None)
+        for node in self._nodes.values():
+            node.queues.pop(queue, None)
+
+    def _on_answers(self, queues: list[PartitionQueue]) -> None:
+        for queue in queues:
+            if queue.idle:
+                self._busy.pop(queue, None)
+            elif queue.refused_identity is self._identity:
+                self._identity_wanted.set()
+        self._on_room()
+
+    # ------------------------------------------------------------------ time and identity
+
+    async def _keep_time(self) -> None:
+        while True:
+            await self._something_pending.wait()
+            await asyncio.sleep(_TICK_S)
+            now_s = asyncio.get_running_loop().time()
+            with self.lock:
+                for queue in list(self._busy):
+                    queue.on_time(now_s)
+                    if queue.idle:
+                        self._retire(queue)
+            if not self._busy:
+                self._something_pending.clear()
+            self._on_room()
+
+    async def _keep_identity(self) -> None:
+        while True:
+            await self._identity_wanted.wait()
+            self._identity_wanted.clear()
+            self._identity = await self._init_producer_id(self._identity)
+            for node in self._nodes.values():
+                node.wake()
+
+    async def _init_producer_id(self, held: ProducerIdentity | None) -> ProducerIdentity:
+        """Ask any node, until one grants an identity."""
+        pauses = delays(self._scope.chance, initial_s=self._options.retry_delay_s)
+        while True:
+            for address in self._scope.metadata.addresses():
+                try:
+                    answer = await unary(
+                        self._scope.connections.to(address).broker.InitProducerId,
+                        broker_pb2.InitProducerIdRequest(
+                            producer_id=held.producer_id if held else -1,
+                            producer_epoch=held.epoch if held else -1,
+                        ),
+                        timeout_s=self._scope.options.request_timeout_s,
+                    )
+                except OdradekError as error:
+                    _log.debug("no producer id from %s: %s", address, error)
+                    if not error.retriable:
+                        held = None  # this identity cannot be renewed: ask for a new one
+                    continue
+                return ProducerIdentity(
+                    ProducerId(answer.producer_id), ProducerEpoch(answer.producer_epoch)
+                )
+            await asyncio.sleep(next(pauses))
