@@ -19,7 +19,7 @@ from tests.node.fake_controller import FakeController
 from tests.node.running import FetchClient, ProduceClient, RunningNode, batch, running_node
 
 MIB = 1 << 20
-TMPFS_BYTES = 96 * MIB
+TMPFS_BYTES = 512 * MIB
 _RECOVERING = {
     error_pb2.ERROR_CODE_STORAGE_FULL,
     # Logs that may have lost their ends begin a new leader epoch.
@@ -161,8 +161,8 @@ async def _read_count(node: RunningNode, topic: metadata_pb2.TopicMetadata) -> i
     """Read the partition from its start to its high watermark."""
     fetcher = FetchClient(node.channel)
     await fetcher.open()
-    await fetcher.subscribe(1, topic, credit_bytes=256 * MIB)
-    await fetcher.tell(total_credit_bytes=256 * MIB)
+    await fetcher.subscribe(1, topic, credit_bytes=1024 * MIB)
+    await fetcher.tell(total_credit_bytes=1024 * MIB)
     count = 0
     while True:
         push = await fetcher.push()
