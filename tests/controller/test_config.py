@@ -7,7 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from odradek.controller.command import app
-from odradek.controller.config import ConfigError, load_config
+from odradek.controller.config import load_config
+from odradek.program.settings import ConfigError
 
 MINIMAL: dict[str, Any] = {"id": 1, "data": Path("data")}
 

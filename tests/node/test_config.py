@@ -7,7 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from odradek.node.command import app
-from odradek.node.config import ConfigError, load_config
+from odradek.node.config import load_config
+from odradek.program.settings import ConfigError
 
 GOOD: dict[str, Any] = {"id": 3, "controllers": "a:1,b:2", "data": Path("d")}
 

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from odradek.controller.config import ConfigError, load_config, prepare_libraries
+from odradek.controller.config import load_config
+from odradek.program.settings import ConfigError, prepare_libraries
 
 app = typer.Typer(add_completion=False, no_args_is_help=False)
 

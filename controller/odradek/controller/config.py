@@ -1,46 +1,21 @@
-"""The controller's configuration: flags, environment, a TOML file, in this order of precedence.
+"""The settings of one controller process."""
 
-Everything here concerns one process. What concerns the cluster lives in the replicated log. All
-mistakes are reported at once, each naming its key.
-"""
-
-import os
 from collections.abc import Mapping
 from pathlib import Path
-from tomllib import TOMLDecodeError
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
+
+from odradek.program.settings import (
+    Address,
+    DialledAddress,
+    ProcessId,
+    ProgramSettings,
+    load_settings,
 )
 
-ENVIRONMENT_PREFIX: Final = "ODRADEK_CONTROLLER_"
-_PORT_MAX: Final = 65535
-_ID_MAX: Final = (1 << 31) - 1
 _CONTROLLER_COUNTS: Final = (1, 3, 5)
-
-
-class ConfigError(Exception):
-    """One line a mistake, each naming its key."""
-
-
-def _address(text: str) -> str:
-    host, colon, port = text.rpartition(":")
-    if not (host and colon and port.isascii() and port.isdigit() and int(port) <= _PORT_MAX):
-        raise ValueError(f"{text!r} is not HOST:PORT with a port of 0 to {_PORT_MAX}")
-    return text
-
-
-def _dialled(text: str) -> str:
-    host, _, port = _address(text).rpartition(":")
-    if int(port) == 0 or host in {"0.0.0.0", "[::]"}:  # noqa: S104 - refused, not bound
-        raise ValueError(f"{text!r} is nothing others could dial")
-    return text
 
 
 def _peers(value: object) -> object:
@@ -59,26 +34,15 @@ def _peers(value: object) -> object:
     return peers
 
 
-Address = Annotated[str, AfterValidator(_address)]
-DialledAddress = Annotated[str, AfterValidator(_dialled)]
-ControllerNumber = Annotated[int, Field(ge=0, le=_ID_MAX)]
-
-
-class ControllerConfig(BaseSettings):
+class ControllerConfig(ProgramSettings):
     """Settings of one controller process; `ODRADEK_CONTROLLER_<NAME>` in the environment."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=ENVIRONMENT_PREFIX, extra="forbid", frozen=True, validate_default=True
-    )
+    model_config = SettingsConfigDict(env_prefix="ODRADEK_CONTROLLER_")
 
-    id: ControllerNumber
-    """The controller's number: unique among controllers, the same at every start."""
-    data: Path
-    """Directory of the replicated log and its snapshots."""
     listen: Address = "0.0.0.0:7080"
     """HOST:PORT to serve nodes and other controllers; port 0 lets the system choose."""
     peer: Annotated[
-        dict[ControllerNumber, DialledAddress],
+        dict[ProcessId, DialledAddress],
         NoDecode,
         BeforeValidator(_peers),
         Field(default_factory=dict),
@@ -98,10 +62,6 @@ class ControllerConfig(BaseSettings):
     """How often nodes send heartbeats."""
     shutdown_grace_s: Annotated[float, Field(ge=0, le=600)] = 2.0
     """How long requests may take to end when the controller stops."""
-    log_format: Literal["auto", "json", "console"] = "auto"
-    """auto: console lines for people at a terminal, JSON otherwise."""
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Which log events are written."""
 
     @property
     def others(self) -> dict[int, str]:
@@ -133,60 +93,11 @@ class ControllerConfig(BaseSettings):
             raise ValueError("\n".join(mistakes))
         return self
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, then the environment, then the file."""
-        del dotenv_settings, file_secret_settings
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
-
 
 def load_config(flags: Mapping[str, Any], file: Path | None = None) -> ControllerConfig:
-    """Read the configuration.
-
-    Args:
-        flags: By field name; None means not given.
-        file: A TOML file with fields by name.
+    """Read the configuration: flags by field name (None: not given), and a TOML file.
 
     Raises:
         ConfigError: One or more mistakes, a line each.
     """
-
-    class WithFile(ControllerConfig):
-        model_config = SettingsConfigDict(toml_file=file)
-
-    if file is not None and not file.is_file():
-        raise ConfigError(f"--config: there is no file {file}")
-    try:
-        return WithFile(**{key: value for key, value in flags.items() if value is not None})
-    except ValidationError as error:
-        raise ConfigError("\n".join(map(_mistake, error.errors()))) from error
-    except TOMLDecodeError as error:
-        raise ConfigError(f"--config: {file} is not TOML: {error}") from error
-
-
-def _mistake(error: Any) -> str:
-    message: str = error["msg"].removeprefix("Value error, ")
-    if not error["loc"]:
-        return message  # a relation: names its keys itself
-    key = str(error["loc"][0])
-    if error["type"] == "extra_forbidden":
-        return f"{key}: no such setting"
-    where = (
-        f"--{key.replace('_', '-')} (or {ENVIRONMENT_PREFIX}{key.upper()}, or {key} in the file)"
-    )
-    return f"{where}: is required" if error["type"] == "missing" else f"{where}: {message}"
-
-
-def prepare_libraries() -> None:
-    """Choose, before gRPC loads, what it reads from the environment.
-
-    Its event engine (the default since 1.75.1, grpc#43092) costs a third more time per message.
-    """
-    os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client,-event_engine_listener")
+    return load_settings(ControllerConfig, flags, file)

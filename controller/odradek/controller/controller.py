@@ -15,10 +15,10 @@ from odradek.controller.committed import ClusterMachine, Committed
 from odradek.controller.config import ControllerConfig
 from odradek.controller.feed import Feed
 from odradek.controller.liveness import Liveness
-from odradek.controller.logs import bind_process_fields
 from odradek.controller.raft import RaftOptions, ReplicatedLog
 from odradek.controller.state.heartbeats import HeartbeatPolicy
 from odradek.controller.state.touched import Touched
+from odradek.program.logs import bind_process_fields
 from odradek.protocol.types import ControllerId
 from odradek.rpc.channels import open_channel
 from odradek.rpc.server import Server

@@ -8,8 +8,8 @@ import uvloop
 
 from odradek.controller.config import ControllerConfig
 from odradek.controller.controller import Controller
-from odradek.controller.logs import configure_logs
 from odradek.controller.raft import DataDirectoryError
+from odradek.program.logs import configure_logs
 from odradek.protocol.errors import OdradekError
 from odradek.rpc.server import AddressInUseError
 
@@ -21,7 +21,7 @@ _EXIT_FAILED = 1
 
 def run(config: ControllerConfig) -> int:
     """Run one controller until SIGTERM or SIGINT; return the exit code."""
-    configure_logs(config.log_format, config.log_level, controller_id=config.id)
+    configure_logs(config.log_format, config.log_level, program="controller", controller=config.id)
     exit_code: int = uvloop.run(_run(config))
     return exit_code
 

@@ -5,7 +5,8 @@ from typing import Annotated, Final
 
 import typer
 
-from odradek.node.config import ConfigError, load_config, prepare_libraries
+from odradek.node.config import load_config
+from odradek.program.settings import ConfigError, prepare_libraries
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

@@ -28,11 +28,11 @@ from odradek.node.cluster.view import ClusterView
 from odradek.node.config import NodeConfig
 from odradek.node.coordination.coordination import Coordination
 from odradek.node.coordination.model import GroupTimes
-from odradek.node.logs import bind_process_fields
 from odradek.node.replication.led import LedPartition
 from odradek.node.replication.replicas import Replicas, RoleChanges
 from odradek.node.storage.identity import bind_cluster, open_identity
 from odradek.node.storage.storage import Storage
+from odradek.program.logs import bind_process_fields
 from odradek.protocol.errors import NodeShuttingDownError
 from odradek.protocol.names import CONSUMER_OFFSETS
 from odradek.protocol.types import NodeId

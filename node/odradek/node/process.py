@@ -14,9 +14,9 @@ import uvloop
 
 from odradek.node.cluster.membership import MembershipRefusedError
 from odradek.node.config import NodeConfig
-from odradek.node.logs import configure_logs
 from odradek.node.node import Node
 from odradek.node.storage.storage import Storage, StorageOptions
+from odradek.program.logs import configure_logs
 from odradek.protocol.errors import (
     DuplicateNodeRegistrationError,
     InconsistentClusterIdError,
@@ -39,7 +39,7 @@ _M_ARENA_MAX: Final = -8
 def run(config: NodeConfig) -> int:
     """Run one node until SIGTERM or SIGINT; return the exit code."""
     _tune_memory()
-    configure_logs(config.log_format, config.log_level, node_id=config.id)
+    configure_logs(config.log_format, config.log_level, program="node", node=config.id)
     exit_code: int = uvloop.run(_run(config))
     return exit_code
 

@@ -11,30 +11,38 @@ _process_fields: dict[str, object] = {}
 
 
 def configure_logs(
-    log_format: Literal["auto", "json", "console"], level: str, *, node_id: int
+    log_format: Literal["auto", "json", "console"], level: str, **fields: object
 ) -> None:
-    """Set structlog up for this process; every event carries the node's id."""
+    """Set logging up for this process; every event carries `fields`.
+
+    What libraries say through the standard library goes the same way.
+    """
     console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
-    timestamps = structlog.processors.TimeStamper(fmt="iso", utc=True)
-    processors: list[structlog.typing.Processor] = [
+    before: list[structlog.typing.Processor] = [
         _add_process_fields,
         structlog.processors.add_log_level,
-        timestamps,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    render: list[structlog.typing.Processor]
     if console:
-        processors.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()))
+        render = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     else:
-        processors += [
-            structlog.processors.dict_tracebacks,
-            structlog.processors.JSONRenderer(),
-        ]
+        render = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
     structlog.configure(
-        processors=processors,
+        processors=[*before, *render],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    bind_process_fields(program="node", node=node_id)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*before, structlog.stdlib.ExtraAdder()],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=_LEVELS[level.upper()], force=True)
+    bind_process_fields(**fields)
 
 
 def bind_process_fields(**fields: object) -> None:
