@@ -8,7 +8,7 @@ from odradek.client import Client, serdes
 async def main() -> None:
     """Create a topic, produce, consume."""
     async with Client("localhost:7070") as client:
-        await client.admin.create_topic("positions", partitions=6)
+        await client.admin.create_topic("positions", partitions=6, exist_ok=True)
         async with client.producer(key=serdes.string, value=serdes.json) as producer:
             ack = await producer.send("positions", key="van-7", value={"x": 1.0, "y": 2.0})
             print(ack.partition, ack.offset)

@@ -27,6 +27,15 @@ async def test_a_taken_name_is_an_error_and_its_neighbours_are_made(cluster: Fak
         assert {each.name for each in await client.admin.list_topics()} == {"taken", "free"}
 
 
+async def test_creating_what_exists_is_fine_when_said_so(cluster: FakeCluster) -> None:
+    async with Client(cluster.bootstrap) as client:
+        made = await client.admin.create_topic("t", partitions=3, exist_ok=True)
+        found = await client.admin.create_topic("t", partitions=5, exist_ok=True)
+        assert (found.topic_id, found.partitions) == (made.topic_id, 3)
+        with pytest.raises(TopicAlreadyExistsError):
+            await client.admin.create_topic("t", partitions=3)
+
+
 async def test_an_illegal_name_goes_nowhere(cluster: FakeCluster) -> None:
     async with Client(cluster.bootstrap) as client:
         with pytest.raises(InvalidTopicError):

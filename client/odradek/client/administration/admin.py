@@ -50,6 +50,7 @@ class Admin(GroupAdmin):
         partitions: int | None = None,
         replication: int | None = None,
         config: Mapping[str, str] | None = None,
+        exist_ok: bool = False,
         validate_only: bool = False,
     ) -> TopicSummary:
         """Create one topic and return once this client can use it.
@@ -59,15 +60,21 @@ class Admin(GroupAdmin):
             partitions: How many; None: the cluster's default (6).
             replication: How many replicas each; None: the default, 3 where there are 3 nodes.
             config: Settings that differ from the defaults, such as `{"flush": "os"}`.
+            exist_ok: Return the topic of this name, as it is, if there is one.
             validate_only: Check and change nothing.
 
         Raises:
-            TopicAlreadyExistsError: The name is taken.
+            TopicAlreadyExistsError: The name is taken, and not `exist_ok`.
             InvalidTopicError, InvalidPartitionsError, InvalidReplicationFactorError,
                 InvalidConfigError: Name field, value and limit.
         """
         topic = NewTopic(name=name, partitions=partitions, replication=replication, config=config)
-        return (await self.create_topics([topic], validate_only=validate_only))[0]
+        try:
+            return (await self.create_topics([topic], validate_only=validate_only))[0]
+        except TopicAlreadyExistsError:
+            if not exist_ok:
+                raise
+        return _summary(await self.describe_topic(name))
 
     async def create_topics(
         self, topics: Iterable[NewTopic], *, validate_only: bool = False
@@ -287,9 +294,7 @@ class Admin(GroupAdmin):
         found = await self.describe_topic(wanted.name)
         if wanted.partitions not in {None, len(found.partitions)}:
             return None
-        return TopicSummary(
-            found.name, found.topic_id, len(found.partitions), found.replication, found.internal
-        )
+        return _summary(found)
 
     async def _describe(self, request: metadata_pb2.GetMetadataRequest) -> list[TopicDescription]:
         request.min_version = max(0, self._scope.metadata.image.version)
@@ -300,6 +305,12 @@ class Admin(GroupAdmin):
             error_from_proto(each.error) for each in answer.topics if each.HasField("error")
         )
         return sorted((_topic(each) for each in answer.topics), key=lambda each: each.name)
+
+
+def _summary(topic: TopicDescription) -> TopicSummary:
+    return TopicSummary(
+        topic.name, topic.topic_id, len(topic.partitions), topic.replication, topic.internal
+    )
 
 
 def _new_topic(topic: NewTopic) -> admin_pb2.NewTopic:
