@@ -22,6 +22,7 @@ from odradek.node.replication.replicas import Replicas
 from odradek.protocol.errors import (
     BrokerError,
     InvalidRequestError,
+    InvalidTopicError,
     InvalidTxnStateError,
     NodeShuttingDownError,
     RequestTimedOutError,
@@ -36,6 +37,7 @@ from odradek.protocol.types import Offset
 from odradek.v1 import broker_pb2 as pb
 
 _UNANSWERED_BYTES_MAX: Final = 32 << 20
+_PARKED_OVERHEAD_BYTES: Final = 1024
 _TIMEOUT_DEFAULT_S: Final = 30.0
 _TICK_S: Final = 0.5
 _FINISH_S: Final = 2.0
@@ -176,10 +178,15 @@ class ProduceStream:
         results = [result for result in call.results if result is not None]
         response = pb.ProduceResponse(correlation_id=call.frame.correlation_id, partitions=results)
         metrics.COMMIT_SECONDS.observe(time.monotonic() - call.began_at_s)
-        self._answers.append(response.SerializeToString())
+        data = response.SerializeToString()
+        self._answers.append(data)
         self._answer_ready.set()
         del self._calls[call]
-        self._unanswered_bytes -= call.size_bytes
+        self._unanswered(len(data) - call.size_bytes)
+
+    def _unanswered(self, change_bytes: int) -> None:
+        """Count a request until it is answered, and its answer until the client takes it."""
+        self._unanswered_bytes += change_bytes
         if self._unanswered_bytes <= _UNANSWERED_BYTES_MAX:
             self._room.set()
 
@@ -210,22 +217,21 @@ class ProduceStream:
             call.fail_missing(_transactions_come_later(frame.transactional_id))
             return
         for index in range(len(frame.partitions)):
-            if not self._replicas.has_room:
-                await self._replicas.room()
-            while not self._append(call, index):
-                await self._replicas.room()
+            try:
+                if not self._replicas.has_room:
+                    await self._replicas.room()
+                while not self._append(call, index):
+                    await self._replicas.room()
+            except StorageFullError as error:  # the disk filled up while this waited for room
+                call.failed(index, error)
         self._replicas.commit_soon()
 
     def _append(self, call: ProduceCall, index: int) -> bool:
         """Append one partition's batches; False when the store wants a moment's rest."""
         if call.results[index] is not None:
             return True  # timed out while it waited for room
-        target = call.frame.partitions[index]
         try:
-            replica = self._replicas.find(
-                target.topic_id, target.topic, target.partition, target.leader_epoch
-            )
-            replica.produce(target.records, call.frame.acks, call, index)
+            self._produce(call, index)
         except (UnknownLeaderEpochError, UnknownTopicIdError) as error:
             self._park(call, index, error)
         except ThrottledError as error:
@@ -239,18 +245,28 @@ class ProduceStream:
             call.failed(index, error)
         return True
 
+    def _produce(self, call: ProduceCall, index: int) -> None:
+        target = call.frame.partitions[index]
+        replica = self._replicas.find(
+            target.topic_id, target.topic, target.partition, target.leader_epoch
+        )
+        if replica.topic.internal:
+            # What a coordinator cannot replay would take away all its groups.
+            raise InvalidTopicError(
+                f"topic {replica.topic.name!r} is internal: Odradek alone writes it",
+                field="topic",
+                value=replica.topic.name,
+            )
+        replica.produce(target.records, call.frame.acks, call, index)
+
     def _park(self, call: ProduceCall, index: int, error: BrokerError) -> None:
         """The client's metadata is newer than ours: wait for it, within bounds."""
 
         def retry() -> bool:
             if call.results[index] is not None:
                 return True
-            target = call.frame.partitions[index]
             try:
-                replica = self._replicas.find(
-                    target.topic_id, target.topic, target.partition, target.leader_epoch
-                )
-                replica.produce(target.records, call.frame.acks, call, index)
+                self._produce(call, index)
             except (UnknownLeaderEpochError, UnknownTopicIdError):
                 return False
             except BrokerError as refusal:
@@ -260,7 +276,7 @@ class ProduceStream:
         def give_up() -> None:
             call.failed(index, error)
 
-        size_bytes = len(call.frame.partitions[index].records)
+        size_bytes = _PARKED_OVERHEAD_BYTES + len(call.frame.partitions[index].records)
         if not self._replicas.park(size_bytes, call.deadline_s, retry, give_up):
             call.failed(index, error)
 
@@ -284,7 +300,9 @@ class ProduceStream:
             await self._answer_ready.wait()
             self._answer_ready.clear()
             while answers:
-                await write(answers.popleft())
+                data = answers.popleft()
+                await write(data)
+                self._unanswered(-len(data))
 
 
 def _transactions_come_later(transactional_id: str) -> InvalidTxnStateError:
