@@ -11,10 +11,11 @@ from odradek.protocol.types import ControllerId
 
 
 class Fate(Enum):
-    """What becomes of a command whose proposer is told that its outcome is unknown."""
+    """What becomes of a command; of the first two its proposer is told that nobody knows."""
 
     LOST = "lost"
     COMMITTED = "committed"
+    ANSWERED = "answered"
 
 
 class MemoryLog:

@@ -245,6 +245,8 @@ class ActiveController:
             if isinstance(error, NotControllerError):
                 raise
             await self._settle(term)
+            if len(commands) > 1:
+                self._enqueue(FinishElections(), 0)  # a decision may have been left half-done
             return
         version = self._committed.image.version
         for pending in batch:
@@ -282,7 +284,8 @@ class ActiveController:
                 # The draft holds what must not be; begin again with the others.
                 self._pending.extendleft(reversed(batch))
                 self._pending_bytes += sum(each.bytes for each in batch)
-                return self._decide_waiting()
+                draft, batch, size = Draft(self._committed.image), [], 0
+                continue
             size += sum(sizes)
             batch.append(pending)
         if not self._pending:
