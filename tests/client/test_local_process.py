@@ -46,6 +46,7 @@ async def test_it_starts_serves_stops_and_starts_again(address: str, tmp_path: P
             await process.start()
         assert await process.stop() == 0
         assert not process.is_running
+        assert not process.crashed
     assert process.log_path.read_text() == "stopped cleanly\n" * 2
 
 
@@ -71,6 +72,7 @@ async def test_a_process_that_ends_shows_the_end_of_its_log(address: str, tmp_pa
     await process.start()
     with pytest.raises(LocalProcessError, match=r"(?s)exit status 1.*the disk is on fire"):
         await process.ready(timeout_s=READY_S)
+    assert process.crashed
 
 
 async def test_a_process_that_never_serves_is_not_waited_for(address: str, tmp_path: Path) -> None:

@@ -24,12 +24,15 @@ async def running_cluster() -> AsyncIterator[LocalCluster]:
 @pytest_asyncio.fixture(loop_scope="session")
 async def cluster(running_cluster: LocalCluster) -> AsyncIterator[LocalCluster]:
     yield running_cluster
+    everything = [*running_cluster.controllers.values(), *running_cluster.nodes.values()]
+    crashes = [f"{each.name} crashed. {each.log_tail()}" for each in everything if each.crashed]
     for controller_id, controller in running_cluster.controllers.items():
         if not controller.is_running:
             await running_cluster.start_controller(controller_id)
     for node_id, node in running_cluster.nodes.items():
         if not node.is_running:
             await running_cluster.start_node(node_id)
+    assert not crashes, "\n".join(crashes)
 
 
 @pytest_asyncio.fixture(loop_scope="session")

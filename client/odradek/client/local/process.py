@@ -67,6 +67,11 @@ class LocalProcess:
         return self._process is not None and self._process.returncode is None
 
     @property
+    def crashed(self) -> bool:
+        """Whether the process ended without having been asked to here."""
+        return self._process is not None and self._process.returncode is not None
+
+    @property
     def pid(self) -> int:
         """The pid of the running process.
 
@@ -131,15 +136,19 @@ class LocalProcess:
         process.send_signal(signal.SIGCONT)
         process.terminate()
         try:
-            return await asyncio.wait_for(process.wait(), timeout_s)
+            status = await asyncio.wait_for(process.wait(), timeout_s)
         except TimeoutError:
             return await self.kill()
+        self._process = None
+        return status
 
     async def kill(self) -> int:
         """Kill the process (SIGKILL) and return its exit status once it is gone."""
         process = self._running()
         process.kill()
-        return await process.wait()
+        status = await process.wait()
+        self._process = None
+        return status
 
     async def wait(self) -> int:
         """Return the exit status once the process has ended."""
