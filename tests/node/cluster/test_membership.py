@@ -150,3 +150,21 @@ async def test_metadata_of_before_a_registration_is_not_lost(
         await node.knows(controller)
         request = metadata_pb2.GetMetadataRequest(all_topics=True)
         assert len((await node.metadata.GetMetadata(request)).topics) == 20
+
+
+async def test_a_stream_that_ends_under_a_heartbeat_is_dialled_again(
+    node: RunningNode, controller: FakeController, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = asyncio.Event()
+
+    async def write(*_: object) -> None:
+        broken.set()
+        raise asyncio.InvalidStateError("RPC already finished.")
+
+    with monkeypatch.context() as breaking:
+        breaking.setattr("grpc.aio._call.StreamStreamCall.write", write)
+        async with asyncio.timeout(5):
+            await broken.wait()
+    heard = len(controller.heartbeats)
+    await controller.until(lambda: len(controller.heartbeats) > heard)
+    assert not node.task.done()

@@ -271,7 +271,7 @@ class Membership:
             try:
                 if await self._heartbeat(peer):
                     waits = self._delays()
-            except* grpc.aio.AioRpcError as errors:
+            except* (grpc.aio.AioRpcError, asyncio.InvalidStateError) as errors:
                 _log.debug("heartbeat stream broke", controller=peer.address, reason=str(errors))
             finally:
                 if peer.reachable:
