@@ -11,6 +11,7 @@ tried again when it is asked for again).
 """
 
 import gc
+import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +27,9 @@ from odradek.protocol.types import LeaderEpoch, Offset
 
 K = TypeVar("K")
 V = TypeVar("V")
+
+# All five at once: half the price of five attributes looked up one by one.
+_FIELDS = operator.attrgetter("offset", "timestamp", "key", "value", "headers")
 
 
 @dataclass(slots=True, eq=False)
@@ -118,18 +122,19 @@ class Deserializer(Generic[K, V]):
     def _make_all(self, partition: TopicIdPartition, raw: list[RawRecord]) -> list[Record[K, V]]:
         key: Callable[[bytes], K] = self._key.decode
         value: Callable[[bytes], Any] = self._value.decode
+        keeps_key, keeps_value = key is bytes, value is bytes  # what the codec made, as it is
         topic, index = partition.topic, partition.partition
         return [
             Record(
                 topic,
                 index,
-                each.offset,
-                -1 if (timestamp := each.timestamp) is None else timestamp,
-                None if (data := each.key) is None else key(data),
-                None if (data := each.value) is None else value(data),  # type: ignore[arg-type]
-                each.headers or (),
+                offset,
+                -1 if timestamp is None else timestamp,
+                key_data if keeps_key or key_data is None else key(key_data),
+                value_data if keeps_value or value_data is None else value(value_data),
+                headers or (),
             )
-            for each in raw
+            for offset, timestamp, key_data, value_data, headers in map(_FIELDS, raw)
         ]
 
     def _make(self, partition: TopicIdPartition, raw: RawRecord) -> Record[K, V]:
