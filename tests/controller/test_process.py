@@ -173,3 +173,11 @@ async def test_three_controllers_survive_the_death_of_the_active_one(tmp_path: P
         await heir.channel.close()
     for each in held:
         each.close()
+
+
+async def test_a_path_that_is_no_directory_is_said(tmp_path: Path) -> None:
+    (tmp_path / "c").write_text("not a directory")
+    listen = ("--listen", "127.0.0.1:0")
+    async with controller(tmp_path / "c", *listen, "--bootstrap") as started:
+        assert "exists" in (await started.until("cannot run"))["reason"]
+        assert await started.end(signal.SIGTERM) == 1

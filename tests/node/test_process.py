@@ -132,3 +132,16 @@ async def test_a_taken_port_and_a_taken_directory_end_with_1(
         async with _node(tmp_path / "a", controller) as third:
             await third.event("cannot run")
             assert await third.exit_code() == 1
+
+
+async def test_a_node_that_fails_says_why_and_ends_with_1(
+    tmp_path: Path, controller: FakeController
+) -> None:
+    topic = controller.add_topic("t")
+    async with _node(tmp_path, controller) as node:
+        await node.event("ready")
+        topic.partitions[0].uid += 1  # which no controller does
+        controller.elect(topic, 0, 1)
+        failed = await node.event("failed")
+        assert failed["exception"][0]["exc_value"] == "uids are never reused"
+        assert await node.exit_code() == 1

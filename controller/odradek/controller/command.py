@@ -131,4 +131,4 @@ def controller(  # noqa: PLR0917 - one parameter a flag
     # Only now: gRPC reads its environment as it loads, and --help should not wait for it.
     from odradek.controller.process import run  # noqa: PLC0415
 
-    raise typer.Exit(run(settings))
+    run(settings)

@@ -2,28 +2,26 @@
 
 import asyncio
 import signal
+from typing import NoReturn
 
 import structlog
-import uvloop
 
 from odradek.controller.config import ControllerConfig
 from odradek.controller.controller import Controller
 from odradek.controller.raft import DataDirectoryError
+from odradek.program.ending import EXIT_FAILED, run_to_the_end
 from odradek.program.logs import configure_logs
 from odradek.protocol.errors import OdradekError
-from odradek.rpc.server import AddressInUseError
 
 _log = structlog.get_logger()
 
 _EXIT_STOPPED = 0
-_EXIT_FAILED = 1
 
 
-def run(config: ControllerConfig) -> int:
-    """Run one controller until SIGTERM or SIGINT; return the exit code."""
+def run(config: ControllerConfig) -> NoReturn:
+    """Run one controller until SIGTERM or SIGINT, then end the process."""
     configure_logs(config.log_format, config.log_level, program="controller", controller=config.id)
-    exit_code: int = uvloop.run(_run(config))
-    return exit_code
+    run_to_the_end(_run(config))
 
 
 async def _run(config: ControllerConfig) -> int:
@@ -33,8 +31,8 @@ async def _run(config: ControllerConfig) -> int:
         loop.add_signal_handler(number, stop.set)
     try:
         await Controller(config).run(stop)
-    except (DataDirectoryError, OdradekError, AddressInUseError) as error:
+    except (DataDirectoryError, OdradekError, OSError) as error:
         _log.error("cannot run", reason=str(error))
-        return _EXIT_FAILED
+        return EXIT_FAILED
     _log.info("stopped")
     return _EXIT_STOPPED

@@ -104,4 +104,4 @@ def node(  # noqa: PLR0917  one parameter a flag
     # Only now: gRPC reads its environment as it loads, and --help should not wait for it.
     from odradek.node.process import run  # noqa: PLC0415
 
-    raise typer.Exit(run(settings))
+    run(settings)

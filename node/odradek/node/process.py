@@ -7,15 +7,15 @@ import os
 import signal
 import sys
 import time
-from typing import Final
+from typing import Final, NoReturn
 
 import structlog
-import uvloop
 
 from odradek.node.cluster.membership import MembershipRefusedError
 from odradek.node.config import NodeConfig
 from odradek.node.node import Node
 from odradek.node.storage.storage import Storage, StorageOptions
+from odradek.program.ending import EXIT_FAILED, run_to_the_end
 from odradek.program.logs import configure_logs
 from odradek.protocol.errors import (
     DuplicateNodeRegistrationError,
@@ -27,7 +27,6 @@ from odradek.rpc.server import AddressInUseError
 _log = structlog.get_logger()
 
 _EXIT_STOPPED: Final = 0
-_EXIT_FAILED: Final = 1
 _EXIT_REFUSED: Final = 3
 _EXIT_DISK: Final = 70
 
@@ -36,12 +35,11 @@ _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
 
 
-def run(config: NodeConfig) -> int:
-    """Run one node until SIGTERM or SIGINT; return the exit code."""
+def run(config: NodeConfig) -> NoReturn:
+    """Run one node until SIGTERM or SIGINT, then end the process."""
     _tune_memory()
     configure_logs(config.log_format, config.log_level, program="node", node=config.id)
-    exit_code: int = uvloop.run(_run(config))
-    return exit_code
+    run_to_the_end(_run(config))
 
 
 async def _run(config: NodeConfig) -> int:
@@ -67,7 +65,7 @@ async def _run(config: NodeConfig) -> int:
         return _EXIT_REFUSED
     except (OdradekError, AddressInUseError, OSError) as error:
         _log.error("cannot run", reason=str(error))
-        return _EXIT_FAILED
+        return EXIT_FAILED
     _log.info("stopped")
     return _EXIT_STOPPED
 

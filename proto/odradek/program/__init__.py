@@ -1,1 +1,1 @@
-"""What the two server programs have in common as processes: settings and log events."""
+"""What the two server programs have in common as processes: settings, log events, their end."""
