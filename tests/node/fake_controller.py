@@ -33,6 +33,8 @@ class FakeController(controller_pb2_grpc.ControllerServiceServicer):
         self.registrations: list[pb.RegisterNodeRequest] = []
         self.heartbeats: list[pb.ControllerServiceHeartbeatRequest] = []
         self.submitted: list[pb.SubmitRequest] = []
+        self.watched = 0
+        """So many times a metadata stream has begun."""
         self.refusal: BrokerError | None = None
         """Raised by RegisterNode."""
         self.answers_heartbeats = True
@@ -184,6 +186,8 @@ class FakeController(controller_pb2_grpc.ControllerServiceServicer):
         )
         queue.put_nowait(pb.WatchClusterResponse(controller_epoch=self.epoch, metadata=snapshot))
         self._watchers.add(queue)
+        self.watched += 1
+        await self._happened()
         try:
             while True:
                 yield await queue.get()

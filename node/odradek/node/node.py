@@ -33,7 +33,7 @@ from odradek.node.replication.replicas import Replicas, RoleChanges
 from odradek.node.storage.identity import bind_cluster, open_identity
 from odradek.node.storage.storage import Storage
 from odradek.program.logs import bind_process_fields
-from odradek.protocol.errors import NodeShuttingDownError
+from odradek.protocol.errors import NodeShuttingDownError, StorageFullError
 from odradek.protocol.names import CONSUMER_OFFSETS
 from odradek.protocol.types import NodeId
 from odradek.rpc.server import Server
@@ -162,6 +162,8 @@ class Node:
         self._tasks.create_task(self._storage.recovery_told(), name="recovery told")
 
     def _on_cluster_changed(self, response: controller_pb2.WatchClusterResponse) -> None:
+        if self._storage.is_reopening:
+            raise StorageFullError("no log can be opened before the store is")
         before = self._view.image
         update = update_from_proto(response.metadata)
         if update.snapshot or update.version > before.version:

@@ -168,3 +168,18 @@ async def test_a_stream_that_ends_under_a_heartbeat_is_dialled_again(
     heard = len(controller.heartbeats)
     await controller.until(lambda: len(controller.heartbeats) > heard)
     assert not node.task.done()
+
+
+async def test_metadata_waits_while_the_store_is_reopened(
+    node: RunningNode, controller: FakeController
+) -> None:
+    store = node.storage._store
+    store._db, db = None, store._db
+    node.storage.is_reopening = True
+    topic = controller.add_topic("t")
+    watched = controller.watched
+    await controller.until(lambda: controller.watched > watched)
+    store._db = db
+    node.storage.is_reopening = False
+    await node.knows(controller)
+    assert (await ProduceClient(node.channel).produce(topic, batch())).base_offset == 0

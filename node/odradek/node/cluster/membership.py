@@ -33,6 +33,7 @@ from odradek.protocol.errors import (
     InconsistentClusterIdError,
     InvalidRequestError,
     OdradekError,
+    StorageFullError,
 )
 from odradek.protocol.types import ControllerId, Incarnation, NodeId
 from odradek.rpc.backoff import delays
@@ -73,6 +74,7 @@ class MembershipEvents:
 
     registered: Callable[[pb.RegisterNodeResponse], None]
     cluster_changed: Callable[[pb.WatchClusterResponse], None]
+    """May raise StorageFullError: nothing was applied, the stream is to begin anew later."""
     fenced_changed: Callable[[bool], None]
     storage_full: Callable[[], bool]
 
@@ -245,6 +247,9 @@ class Membership:
         except TimeoutError:
             _log.warning("metadata stream is silent", controller=peer.address)
             return received
+        except StorageFullError as error:
+            _log.warning("metadata waits for the disk", reason=error.message)
+            return False
         finally:
             call.cancel()
 

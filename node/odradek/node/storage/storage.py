@@ -111,6 +111,8 @@ class Storage:
         self._mark_lock = threading.Lock()  # the group commit's thread and `recovery_told`
         self._synced_sequence = 0
         self._marked_at_s = 0.0
+        self.is_reopening = False
+        """The disk was full and the store is being started afresh: no log can be opened."""
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
@@ -292,10 +294,12 @@ class Storage:
         await self.group_commit.pause()
         try:
             async with self._blocking.exclusive() as run:
+                self.is_reopening = True
                 await run(self._store.reopen)
                 for log in self._logs.values():
                     log.load(self._now_ms())
         except StorageFullError:
             return  # the next tick tries again
         finally:
+            self.is_reopening = self._store.is_closed
             self.group_commit.resume()

@@ -131,6 +131,11 @@ class Store:
             raise StorageError(f"the store in {directory} cannot be opened: {error}") from error
 
     @property
+    def is_closed(self) -> bool:
+        """Whether there is nothing to read at the moment: a `reopen` runs, or found no room."""
+        return self._db is None
+
+    @property
     def sequence(self) -> int:
         """Grows with every write, kept by recovery: tells whether written data is missing."""
         number: int = self._handle().latest_sequence_number()
@@ -262,15 +267,16 @@ class Store:
     def _close_handle(self) -> None:
         with self._readers_changed:
             self._readers_changed.wait_for(lambda: self._readers == 0)
-        if self._db is None:
+            db, self._db = self._db, None  # whoever comes from now on finds it closed
+        if db is None:
             return
         try:
-            self._db.close()
+            db.close()
         except Exception as error:
             if not (self.is_broken or self._interrupted or _is_full(error)):
                 raise StorageError(f"closing the store failed: {error}") from error
         # After a failed close only the end of the last reference releases the directory's lock.
-        self._db = None
+        del db
         gc.collect()
 
     def _handle(self) -> Any:
