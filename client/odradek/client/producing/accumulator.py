@@ -9,7 +9,7 @@ they go 0, 1, 2, ...; in bulk every batch is a full one.
 Source: KIP-480, KIP-794 (sticky partitioning).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from odradek.client.cluster.image import TopicInfo
@@ -18,6 +18,7 @@ from odradek.client.producing.partition_queue import PartitionQueue, QueueLimits
 from odradek.client.producing.producer_batch import ProducerBatch
 from odradek.client.record import Header
 from odradek.protocol.errors import RecordTooLargeError, UnknownTopicOrPartitionError
+from odradek.protocol.record_batch import HEADER_BYTES
 from odradek.protocol.topic_config import parse_topic_config
 from odradek.protocol.types import PartitionIndex
 
@@ -125,14 +126,8 @@ class TopicQueues:
             `append_new` is next.
         """
         batch = (queue or self.current).open
-        if batch is None:
+        if batch is None or not self._put(batch, key, value, timestamp_ms, headers):
             return None
-        builder = batch.builder
-        assert builder is not None
-        size_bytes = builder.append(key, value, timestamp_ms, headers)
-        if size_bytes is None:
-            return None
-        self.ledger.used_bytes += size_bytes
         return batch
 
     def append_new(  # noqa: PLR0917 the hottest call of all: keywords cost
@@ -149,27 +144,9 @@ class TopicQueues:
         Raises:
             RecordTooLargeError: The record alone exceeds the topic's limit; nothing was added.
         """
-        full = queue or self.current
-        if full.open is not None:
-            full.seal()
-        if queue is None:
-            joined = self.append(self.turn(), key, value, timestamp_ms, headers)
-            if joined is not None:  # the next partition has a batch of keyed records
-                return joined
-            full = self.current
-            if full.open is not None:
-                full.seal()
-        batch = full.open_batch(now_s)
-        builder = batch.builder
-        assert builder is not None
-        try:
-            size_bytes = builder.append(key, value, timestamp_ms, headers)
-            self._check_size(builder.size_bytes)
-        except BaseException:
-            full.open = None
-            raise
-        assert size_bytes is not None, "the first record always fits"
-        self.ledger.used_bytes += size_bytes
+        batch, _ = self._begin(
+            queue, lambda batch: self._put(batch, key, value, timestamp_ms, headers), now_s
+        )
         return batch
 
     def append_many(
@@ -192,8 +169,49 @@ class TopicQueues:
             count = self._fill(batch, values, timestamp_ms)
             if count:
                 return batch, count
-        batch = self.append_new(queue, None, values[0], timestamp_ms, [], now_s)
-        return batch, 1 + self._fill(batch, values[1:], timestamp_ms)
+        return self._begin(queue, lambda batch: self._fill(batch, values, timestamp_ms), now_s)
+
+    def _begin(
+        self, queue: PartitionQueue | None, add: Callable[[ProducerBatch], int], now_s: float
+    ) -> tuple[ProducerBatch, int]:
+        """Seal the full batch, if any, and add to the next; return it and what `add` returned."""
+        full = queue or self.current
+        if full.open is not None:
+            full.seal()
+        if queue is None:
+            full = self.turn()
+            if full.open is not None:  # the next partition has a batch of keyed records
+                count = add(full.open)
+                if count:
+                    return full.open, count
+                full.seal()
+        batch = full.open_batch(now_s)
+        try:
+            count = add(batch)
+            self._check_size(batch.size_bytes)
+        except BaseException:
+            self.ledger.used_bytes -= batch.size_bytes - HEADER_BYTES
+            full.open = None
+            raise
+        assert count, "the first record always fits"
+        return batch, count
+
+    def _put(
+        self,
+        batch: ProducerBatch,
+        key: bytes | None,
+        value: bytes | None,
+        timestamp_ms: int,
+        headers: list[Header],
+    ) -> int:
+        """Add one record; 0 when the batch is full."""
+        builder = batch.builder
+        assert builder is not None
+        size_bytes = builder.append(key, value, timestamp_ms, headers)
+        if size_bytes is None:
+            return 0
+        self.ledger.used_bytes += size_bytes
+        return 1
 
     def _fill(self, batch: ProducerBatch, values: Sequence[bytes | None], timestamp_ms: int) -> int:
         builder = batch.builder
