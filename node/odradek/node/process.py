@@ -30,6 +30,9 @@ _EXIT_STOPPED: Final = 0
 _EXIT_REFUSED: Final = 3
 _EXIT_DISK: Final = 70
 
+# How long the loop may keep the thread that syncs waiting for Python's lock.
+_SWITCH_INTERVAL_S: Final = 0.0005
+
 _M_TRIM_THRESHOLD: Final = -1  # glibc's malloc.h
 _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
@@ -38,6 +41,7 @@ _M_ARENA_MAX: Final = -8
 def run(config: NodeConfig) -> NoReturn:
     """Run one node until SIGTERM or SIGINT, then end the process."""
     _tune_memory()
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     configure_logs(config.log_format, config.log_level, program="node", node=config.id)
     run_to_the_end(_run(config))
 
