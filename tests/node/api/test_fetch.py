@@ -319,3 +319,23 @@ async def test_a_client_that_vanishes_leaves_nothing_behind(
     async with asyncio.timeout(5):
         while replica.subscribers or replica.readers:
             await _produce(node, topic, 1)
+
+
+async def _read_for_ever(fetcher: FetchClient) -> None:
+    while True:
+        await fetcher.push()
+
+
+async def test_subscribing_again_and_again_without_reading_ends_the_stream(
+    node: RunningNode, controller: FakeController, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = await _topic(node, controller)
+    monkeypatch.setattr("odradek.node.api.fetch._SUBSCRIPTIONS_MAX", 10)
+    fetcher = await _open(node)
+    flood = [fetcher.wanted(each, topic, partition=7) for each in range(30)]
+    await fetcher.tell(subscribe=flood)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await _read_for_ever(fetcher)
+    error = error_from_rpc(caught.value)
+    assert isinstance(error, InvalidRequestError)
+    assert (error.field, error.limit) == ("subscribe", "20")

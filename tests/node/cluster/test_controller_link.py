@@ -48,3 +48,21 @@ async def test_producer_ids_come_in_blocks(node: RunningNode, controller: FakeCo
     granted = [(await node.broker.InitProducerId(request)).producer_id for _ in range(12)]
     assert granted == list(range(1000, 1012))
     assert len(controller.submitted) == 2
+
+
+async def test_no_more_changes_are_under_way_than_the_controllers_remember(
+    node: RunningNode, controller: FakeController
+) -> None:
+    controller.lose_answers = 1_000_000
+    calls = [
+        node.admin.CreateTopics(
+            admin_pb2.CreateTopicsRequest(topics=[admin_pb2.NewTopic(name=f"t{number}")]),
+            timeout=10,
+        )
+        for number in range(150)
+    ]
+    await controller.until(lambda: len(controller.submitted) > 200)
+    assert len({each.sequence for each in controller.submitted}) == 100
+    controller.lose_answers = 0
+    for call in calls:
+        assert not (await call).topics[0].error.code

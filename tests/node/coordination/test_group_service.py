@@ -326,3 +326,17 @@ async def test_internal_topics_cannot_be_subscribed(broker: Broker) -> None:
     assert reply.error.code == error_pb2.ERROR_CODE_INVALID_TOPIC
     assert reply.error.field == "topics"
     assert await call.read() is grpc.aio.EOF
+
+
+async def test_a_lapse_of_the_session_during_the_replay_is_not_the_end(broker: Broker) -> None:
+    broker.world.lead(may_read=False)
+    led = broker.world.led
+    led.deposed = True
+    led.may_read.set()
+    loading = error_pb2.ERROR_CODE_COORDINATOR_LOAD_IN_PROGRESS
+    for _ in range(5):
+        assert (await broker.describe()).error.code == loading
+    led.deposed = False
+    await until_serving(broker)
+    member = await Member(broker, "a").join()
+    await member.until(lambda one: one.owned == frozenset(range(6)))

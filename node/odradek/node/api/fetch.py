@@ -104,6 +104,7 @@ class FetchStream:
                 self._unsubscribe(subscription_id)
             for wanted in request.subscribe:
                 self._subscribe(wanted)
+            self._check_backlog()
             for credit in request.credits:
                 subscription = self._subscriptions.get(credit.subscription_id)
                 if subscription is not None:
@@ -112,6 +113,16 @@ class FetchStream:
                 self._total_credit_bytes += request.total_credit_bytes
                 self._ready.set()
             request = await read()
+
+    def _check_backlog(self) -> None:
+        backlog = len(self._queue) + len(self._refusals)
+        if backlog > 2 * _SUBSCRIPTIONS_MAX:
+            raise InvalidRequestError(
+                "the client subscribes again and again, and takes no answers",
+                field="subscribe",
+                value=backlog,
+                limit=2 * _SUBSCRIPTIONS_MAX,
+            )
 
     def _open(self, opened: pb.FetchOpen) -> None:
         check_identifier(opened.client_id, field="open.client_id")

@@ -31,6 +31,8 @@ from odradek.v1 import controller_pb2 as pb
 _ATTEMPT_TIMEOUT_S: Final = 5.0
 _OWN_TIMEOUT_S: Final = 15.0
 _IMAGE_TIMEOUT_S: Final = 5.0
+# The controllers remember 128 answers of a node: a request under way must be among them.
+_UNDER_WAY_MAX: Final = 100
 _REPEATABLE: Final = (
     ConnectionLostError,
     NotControllerError,
@@ -50,6 +52,7 @@ class ControllerLink:
         self._session = session
         self._view = view
         self._sequence = 0
+        self._under_way = asyncio.Semaphore(_UNDER_WAY_MAX)
         self._chance = random.Random()  # noqa: S311  jitter, not a secret
 
     async def submit(
@@ -68,12 +71,12 @@ class ControllerLink:
             BrokerError: The change was refused as a whole.
             OutcomeUnknownError: The time ran out while the change may have been made.
         """
-        self._sequence += 1
-        request.node_id = self._node_id
-        request.incarnation = self._session.incarnation
-        request.sequence = self._sequence
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s), self._under_way:
+                self._sequence += 1
+                request.node_id = self._node_id
+                request.incarnation = self._session.incarnation
+                request.sequence = self._sequence
                 response = await self._until_answered(request)
         except TimeoutError:
             raise OutcomeUnknownError(

@@ -310,9 +310,8 @@ class PartitionGroups:
             try:
                 await self._log.load()
                 break
-            except NotLeaderOrFollowerError as error:
-                raise NotCoordinatorError(error.message) from error
             except BrokerError as error:
+                # Whoever leads no more is cancelled; until then a lapsed session may come back.
                 if not error.retriable:
                     # Guessing what a damaged log says would move consumers back or forward.
                     raise CoordinatorNotAvailableError(
