@@ -115,3 +115,12 @@ async def test_producer_ids_that_cannot_be_granted(
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await node.broker.InitProducerId(request_)
     assert isinstance(error_from_rpc(caught.value), error)
+
+
+async def test_more_questions_than_can_be_answered_are_refused(node: RunningNode) -> None:
+    many = [pb.ListOffsetsPartition()] * 100_001
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await node.broker.ListOffsets(pb.ListOffsetsRequest(partitions=many))
+    error = error_from_rpc(caught.value)
+    assert isinstance(error, InvalidRequestError)
+    assert (error.field, error.value, error.limit) == ("partitions", "100001", "100000")

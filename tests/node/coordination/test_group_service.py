@@ -340,3 +340,14 @@ async def test_a_lapse_of_the_session_during_the_replay_is_not_the_end(broker: B
     await until_serving(broker)
     member = await Member(broker, "a").join()
     await member.until(lambda one: one.owned == frozenset(range(6)))
+
+
+async def test_more_partitions_than_can_be_answered_are_refused(broker: Broker) -> None:
+    many = [group_pb2.TopicPartitions(topic_id=bytes(16), partitions=range(100_001))]
+    for ask, request in (
+        (broker.stub.FetchOffsets, group_pb2.FetchOffsetsRequest(group="g", partitions=many)),
+        (broker.stub.DeleteOffsets, group_pb2.DeleteOffsetsRequest(group="g", partitions=many)),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await ask(request, timeout=WAIT_S)
+        assert code_of(caught.value) == error_pb2.ERROR_CODE_INVALID_REQUEST

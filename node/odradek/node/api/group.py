@@ -5,7 +5,7 @@ or the end of a membership travels in the response.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Final
 
 import grpc
@@ -168,6 +168,7 @@ class GroupServicer(group_pb2_grpc.GroupServiceServicer):
         self, request: pb.FetchOffsetsRequest, context: Any
     ) -> pb.FetchOffsetsResponse:
         """Return committed offsets, of some partitions or of all that have one."""
+        _check_partitions(request.partitions)
         group = check_group_id(request.group)
         groups = self._coordination.of_group(group)
         if request.member_id:
@@ -241,6 +242,7 @@ class GroupServicer(group_pb2_grpc.GroupServiceServicer):
         Raises:
             GroupIdNotFoundError: There is no such group.
         """
+        _check_partitions(request.partitions)
         group_id = check_group_id(request.group)
         groups = self._coordination.of_group(group_id)
         group = groups.group(group_id)
@@ -315,11 +317,16 @@ def _names(image: ClusterImage) -> dict[TopicId, TopicName]:
     return {topic_id: topic.name for topic_id, topic in image.topics.items()}
 
 
+def _check_partitions(topics: Sequence[pb.TopicPartitions]) -> None:
+    _check_count(len(topics))
+    _check_count(sum(len(each.partitions) for each in topics))
+
+
 def _check_count(count: int) -> None:
     if count > _PARTITIONS_MAX:
         raise InvalidRequestError(
-            f"{count} partitions are too many for one commit",
-            field="offsets",
+            f"{count} partitions are too many for one request",
+            field="partitions",
             value=count,
             limit=_PARTITIONS_MAX,
         )
