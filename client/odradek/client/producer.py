@@ -5,9 +5,9 @@ whole sequence. Whatever they accept is delivered in order per partition, once, 
 `delivery_timeout_s`, or its failure is raised: to whoever awaits it, else by `flush` and on exit.
 """
 
-import asyncio
 import contextlib
 import warnings
+from asyncio import get_running_loop
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from itertools import repeat
@@ -135,9 +135,9 @@ class Producer(Generic[K, V]):
         """
         core = self._core
         target = core.targets.get(topic)
-        if target is None or core.loop is not asyncio.get_running_loop():
+        if target is None or core.loop is not get_running_loop():
             target = await core.target(topic)
-        placed = core.intake.place(target, value, key, partition, headers, timestamp_ms)
+        placed = core.place(target, value, key, partition, headers, timestamp_ms)
         if isinstance(placed, Delivery):
             return await placed
         return await (await core.append_slowly(topic, target, placed))
@@ -188,9 +188,9 @@ class Producer(Generic[K, V]):
         """
         core = self._core
         target = core.targets.get(topic)
-        if target is None or core.loop is not asyncio.get_running_loop():
+        if target is None or core.loop is not get_running_loop():
             target = await core.target(topic)
-        placed = core.intake.place(target, value, key, partition, headers, timestamp_ms)
+        placed = core.place(target, value, key, partition, headers, timestamp_ms)
         if isinstance(placed, Delivery):
             return placed
         return await core.append_slowly(topic, target, placed)

@@ -32,6 +32,7 @@ class Appender:
         targets: Where records go, by what the application calls it.
         room: The line before the buffer.
         intake: Encodes and appends.
+        place: The intake's, at hand for every record.
         loop: The client's loop while the producer is open: one comparison finds every misuse.
 
     Args:
@@ -65,6 +66,7 @@ class Appender:
         self.intake = Intake(
             options.partitioner, self._ledger, self.room.line, self._sender.on_ready
         )
+        self.place = self.intake.place
         self.targets: dict[str | Topic[Any, Any], Target] = {}
         self.loop: asyncio.AbstractEventLoop | None = None
         self._entered = False

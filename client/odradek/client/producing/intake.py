@@ -97,7 +97,7 @@ class Intake:
             UnknownTopicOrPartitionError: The topic has no such partition.
         """
         topic = target.topic
-        if value is not None and (type(value) is not bytes or target.value is not raw):
+        if (type(value) is not bytes or target.value is not raw) and value is not None:
             value = _encode(target, target.value, "value", value, key)
         if key is None and partition is None and self._partitioner is None:
             key_bytes, queue = None, None

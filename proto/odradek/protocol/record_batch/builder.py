@@ -82,10 +82,11 @@ class BatchBuilder:
         """
         if timestamp_ms < 0:
             raise _negative_timestamp(timestamp_ms)
-        added = self._append(self.record_count, timestamp_ms, key, value, headers)
+        count = self.record_count
+        added = self._append(count, timestamp_ms, key, value, headers)
         if added is None:
             return None
-        self.record_count += 1
+        self.record_count = count + 1
         size: int = added.size
         return size
 
