@@ -192,6 +192,18 @@ def test_groups_go_to_their_coordinator_and_arrive_with_its_leadership() -> None
     assert not coordinator.groups
 
 
+def test_groups_come_again_with_a_new_epoch_whose_predecessor_s_end_was_never_told() -> None:
+    cluster = Cluster(nodes=1)
+    cluster.submit(CreateInternalTopic("__consumer_offsets"))
+    cluster.topic("t", partitions=2)
+    join(cluster, "g", "m")
+    coordinator = Follower(cluster, 1)
+    coordinator.hear()
+    cluster.fence(1)
+    cluster.unfence(1)
+    assert [group.group for group in coordinator.hear().groups] == ["g"]
+
+
 def test_groups_of_others_are_no_news() -> None:
     cluster = Cluster(nodes=1)
     follower = Follower(cluster, 7)

@@ -22,7 +22,7 @@ from odradek.controller.state.nodes import check_incarnation
 from odradek.controller.state.touched import Touched
 from odradek.controller.wire.metadata import node_to_proto, partition_to_proto, topic_to_proto
 from odradek.protocol.names import CONSUMER_OFFSETS
-from odradek.protocol.types import GroupId, Incarnation, NodeId, PartitionIndex
+from odradek.protocol.types import GroupId, Incarnation, LeaderEpoch, NodeId, PartitionIndex
 from odradek.v1 import controller_pb2, metadata_pb2
 
 _KEEP_ALIVE_S = 10.0
@@ -38,7 +38,7 @@ class Watcher:
         self.node_id = node_id
         self.version = -1
         self._touched: Touched | None = None  # None: anything may have changed
-        self._coordinates: frozenset[PartitionIndex] = frozenset()
+        self._coordinates: dict[PartitionIndex, LeaderEpoch] = {}
         self._groups: dict[GroupId, PartitionIndex] = {}
 
     def on_committed(self, touched: Touched | None) -> None:
@@ -78,14 +78,17 @@ class Watcher:
     ) -> None:
         coordinates = _coordinated_by(image, self.node_id)
         due = set(image.groups if touched is None else touched)
-        gained = coordinates - self._coordinates
+        # A new epoch is a new coordinator, also when the end of the old one was never told.
+        gained = {
+            index for index, epoch in coordinates.items() if self._coordinates.get(index) != epoch
+        }
         if gained:
             due |= {
                 name
                 for name, group in image.groups.items()
                 if group.coordinator_partition in gained
             }
-        if self._coordinates - coordinates:
+        if self._coordinates.keys() - coordinates.keys():
             due |= {name for name, index in self._groups.items() if index not in coordinates}
         self._coordinates = coordinates
         for name in sorted(due):
@@ -181,12 +184,12 @@ def _partition_updates(
             )
 
 
-def _coordinated_by(image: ClusterImage, node_id: NodeId) -> frozenset[PartitionIndex]:
+def _coordinated_by(image: ClusterImage, node_id: NodeId) -> dict[PartitionIndex, LeaderEpoch]:
     topic = image.topic_named(CONSUMER_OFFSETS)
     if topic is None:
-        return frozenset()
-    return frozenset(
-        PartitionIndex(index)
+        return {}
+    return {
+        PartitionIndex(index): partition.leader_epoch
         for index, partition in enumerate(image.partitions_of(topic))
         if partition.leader == node_id
-    )
+    }
