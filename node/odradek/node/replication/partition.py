@@ -324,11 +324,10 @@ class PartitionReplica:
     def _perform(self, effects: list[Effect]) -> None:
         for effect in effects:
             if isinstance(effect, HighWatermarkAdvanced):
-                # Readers first: they have farther to go than an answer, which is quickly written.
+                self._answer(self._uncommitted.take_through(effect.offset))
                 readers, self.readers = self.readers, set()
                 for reader in readers:
                     reader.wake()
-                self._answer(self._uncommitted.take_through(effect.offset))
 
     def _answer(self, answered: list[Pending]) -> None:
         if not answered:
