@@ -7,10 +7,10 @@ whole sequence. Whatever they accept is delivered in order per partition, once, 
 
 import contextlib
 import warnings
-from asyncio import get_running_loop
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from itertools import repeat
+from threading import get_ident
 from time import time_ns
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, overload
@@ -135,7 +135,7 @@ class Producer(Generic[K, V]):
         """
         core = self._core
         target = core.targets.get(topic)
-        if target is None or core.loop is not get_running_loop():
+        if target is None or core.thread_id != get_ident() or not core.is_running():
             target = await core.target(topic)
         placed = core.place(target, value, key, partition, headers, timestamp_ms)
         if isinstance(placed, Delivery):
@@ -188,7 +188,7 @@ class Producer(Generic[K, V]):
         """
         core = self._core
         target = core.targets.get(topic)
-        if target is None or core.loop is not get_running_loop():
+        if target is None or core.thread_id != get_ident() or not core.is_running():
             target = await core.target(topic)
         placed = core.place(target, value, key, partition, headers, timestamp_ms)
         if isinstance(placed, Delivery):

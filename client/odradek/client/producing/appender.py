@@ -6,8 +6,12 @@ so records enter batches in the order in which they found room.
 
 import asyncio
 import contextlib
+import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from threading import get_ident
 from typing import Any, Final
+from weakref import WeakSet
 
 from odradek.client.cluster.scope import Scope
 from odradek.client.config import ProducerOptions
@@ -25,6 +29,12 @@ _CHUNK_RECORDS: Final = 1024
 _TARGETS_MAX: Final = 10_000
 
 
+def _forget_in_child() -> None:
+    """In a forked child every producer looks again where it is, and refuses."""
+    for appender in _opened:
+        appender.targets.clear()
+
+
 class Appender:
     """One producer's inside.
 
@@ -33,7 +43,10 @@ class Appender:
         room: The line before the buffer.
         intake: Encodes and appends.
         place: The intake's, at hand for every record.
-        loop: The client's loop while the producer is open: one comparison finds every misuse.
+        loop: The client's loop while the producer is open.
+        thread_id: Of the thread it runs in. With `is_running` and `targets`, which a forked child
+            finds empty, it tells what `get_running_loop` would, without that one's system call.
+        is_running: The loop's.
 
     Args:
         lock: Guards what threads may fill; None when only the loop does.
@@ -69,6 +82,8 @@ class Appender:
         self.place = self.intake.place
         self.targets: dict[str | Topic[Any, Any], Target] = {}
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.thread_id = 0
+        self.is_running: Callable[[], bool] = bool
         self._entered = False
 
     # ------------------------------------------------------------------ opening and ending
@@ -80,7 +95,11 @@ class Appender:
             raise ClientClosedError("a producer is entered once; make another one")
         self._entered = True
         await self._sender.start()
-        self.loop = self._scope.loop
+        self.loop = loop = asyncio.get_running_loop()
+        assert loop is self._scope.loop, "checked"
+        self.thread_id = get_ident()
+        self.is_running = loop.is_running
+        _opened.add(self)
 
     async def drain(self) -> None:
         """Send what lingers and wait until everything accepted so far has its outcome."""
@@ -223,3 +242,7 @@ class Appender:
     @staticmethod
     def _now_s() -> float:
         return asyncio.get_running_loop().time()
+
+
+_opened: Final[WeakSet[Appender]] = WeakSet()
+os.register_at_fork(after_in_child=_forget_in_child)
