@@ -27,7 +27,12 @@ def configure_logs(
     if console:
         render = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     else:
-        render = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        # Without locals: they hold users' records, and are long.
+        tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        render = [
+            structlog.processors.ExceptionRenderer(tracebacks),
+            structlog.processors.JSONRenderer(),
+        ]
     structlog.configure(
         processors=[*before, *render],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level.upper()]),
