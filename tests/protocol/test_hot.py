@@ -276,3 +276,21 @@ def test_a_small_message_cannot_take_much_memory() -> None:
     assert caught.value.limit == str(hot.PARTITIONS_MAX)
     with pytest.raises(InvalidRequestError):
         hot.decode_fetch_response(wire.length_prefix(1, 0) * (hot.PARTITIONS_MAX + 1))
+
+
+@pytest.mark.parametrize(
+    ("damaged", "is_message"),
+    [
+        (b"\x10" + b"\xff" * 9 + b"\x3d", True),  # an integer's bits beyond 64 are dropped
+        (b"\x90\x80\x80\x80\x80\x80\x01\x05", False),  # a tag has five bytes at most
+    ],
+)
+def test_integers_are_as_long_as_protobuf_lets_them_be(damaged: bytes, is_message: bool) -> None:  # noqa: FBT001
+    if is_message:
+        expected = broker_pb2.FetchResponse.FromString(damaged).throttle_ms
+        assert hot.decode_fetch_response(damaged).throttle_ms == expected
+        return
+    with pytest.raises(DecodeError):
+        broker_pb2.FetchResponse.FromString(damaged)
+    with pytest.raises(InvalidRequestError):
+        hot.decode_fetch_response(damaged)

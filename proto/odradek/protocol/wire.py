@@ -21,6 +21,7 @@ _GROUP_END = 4
 _FIXED_BYTES = {1: 8, 5: 4}
 _MASK_64 = (1 << 64) - 1
 _VARINT_BYTES_MAX = 10
+_TAG_BYTES_MAX = 5
 _GROUP_DEPTH_MAX = 100
 _ONE_BYTE = tuple(bytes((value,)) for value in range(0x80))
 
@@ -73,7 +74,7 @@ def fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
         key = data[position]
         position += 1
         if key >= 0x80:
-            key, position = _read_varint(data, position - 1, end)
+            key, position = _read_varint(data, position - 1, end, _TAG_BYTES_MAX)
         wire_type = key & 7
         if wire_type not in {LENGTH_DELIMITED, VARINT} or not 8 <= key < 1 << 32:
             position = _skip(data, key, position, end)
@@ -116,14 +117,14 @@ def text(data: bytes, start: int, end: int) -> str:
         raise _malformed("a string is not UTF-8", start + error.start) from error
 
 
-def _read_varint(data: bytes, position: int, end: int) -> tuple[int, int]:
+def _read_varint(
+    data: bytes, position: int, end: int, bytes_max: int = _VARINT_BYTES_MAX
+) -> tuple[int, int]:
     value = 0
-    for index, byte in enumerate(data[position : min(end, position + _VARINT_BYTES_MAX)]):
+    for index, byte in enumerate(data[position : min(end, position + bytes_max)]):
         value |= (byte & 0x7F) << 7 * index
         if byte < 0x80:
-            if value > _MASK_64:
-                break
-            return value, position + index + 1
+            return value & _MASK_64, position + index + 1  # as in protobuf, bits beyond are dropped
     raise _malformed("an integer does not end", position)
 
 
@@ -147,7 +148,7 @@ def _skip(data: bytes, key: int, position: int, end: int) -> int:
             raise _malformed("a field is cut short", position)
         if not group_ends:
             return position
-        key, position = _read_varint(data, position, end)
+        key, position = _read_varint(data, position, end, _TAG_BYTES_MAX)
 
 
 def _malformed(reason: str, position: int) -> InvalidRequestError:
