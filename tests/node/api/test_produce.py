@@ -1,6 +1,7 @@
 """What a producer sees of a node."""
 
 import asyncio
+import time
 from pathlib import Path
 
 import grpc
@@ -142,6 +143,19 @@ async def test_timestamps_far_ahead_are_refused(
     await node.knows(controller)
     result = await ProduceClient(node.channel).produce(topic, batch(timestamp_ms=1 << 42))
     assert result.error.code == error_pb2.ERROR_CODE_INVALID_TIMESTAMP
+
+
+async def test_how_far_ahead_is_the_topics_to_say(
+    node: RunningNode, controller: FakeController
+) -> None:
+    strict = controller.add_topic("strict")
+    lax = controller.add_topic("lax", config={"message.timestamp.after.max.ms": "7200000"})
+    await node.knows(controller)
+    ahead = batch(timestamp_ms=time.time_ns() // 1_000_000 + 90 * 60 * 1000)
+    producer = ProduceClient(node.channel)
+    refused = await producer.produce(strict, ahead)
+    assert refused.error.code == error_pb2.ERROR_CODE_INVALID_TIMESTAMP
+    assert (await producer.produce(lax, ahead)).base_offset == 0
 
 
 async def test_log_append_time_is_the_nodes(node: RunningNode, controller: FakeController) -> None:

@@ -10,7 +10,6 @@ from odradek.node.storage import PartitionLog, Storage, StorageOptions, Timestam
 from odradek.protocol.errors import (
     CorruptMessageError,
     InvalidRecordError,
-    InvalidTimestampError,
     OffsetOutOfRangeError,
     OutOfOrderSequenceNumberError,
 )
@@ -104,16 +103,6 @@ async def test_producers_are_checked(tmp_path: Path) -> None:
         with pytest.raises(OutOfOrderSequenceNumberError):
             append(log, batch(producer_id=5, producer_epoch=0, base_sequence=9))
         assert log.log_end_offset == 7
-
-
-async def test_records_from_the_future_are_refused(tmp_path: Path) -> None:
-    async with opened(tmp_path) as storage:
-        log = storage.log(UID)
-        append(log, batch(timestamp_ms=NOW_MS + HOUR_MS))
-        with pytest.raises(InvalidTimestampError) as error:
-            append(log, batch(timestamp_ms=NOW_MS + HOUR_MS + 1))
-        assert error.value.value == str(NOW_MS + HOUR_MS + 1)
-        assert log.log_end_offset == 1
 
 
 async def test_log_append_time_replaces_the_producers(tmp_path: Path) -> None:

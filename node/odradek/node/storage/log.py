@@ -24,7 +24,6 @@ from odradek.node.storage.tail_cache import TailCache
 from odradek.node.storage.writer import Writer
 from odradek.protocol.errors import (
     InvalidRecordError,
-    InvalidTimestampError,
     OffsetOutOfRangeError,
 )
 from odradek.protocol.record_batch import (
@@ -35,7 +34,6 @@ from odradek.protocol.record_batch import (
 )
 from odradek.protocol.types import FIRST_OFFSET, LeaderEpoch, Offset, PartitionUid
 
-TIMESTAMP_AHEAD_MAX_MS = 60 * 60 * 1000
 _NO_TIMESTAMP = -1
 
 
@@ -160,7 +158,6 @@ class PartitionLog:
             log_append_time: The topic's `message.timestamp.type`.
 
         Raises:
-            InvalidTimestampError: More than an hour ahead of the broker's clock.
             InvalidProducerEpochError, OutOfOrderSequenceNumberError: See `ProducerStates.check`.
             StorageFullError: The disk's reserve is reached.
             ThrottledError: Nothing was written; wait for room, then try again.
@@ -177,14 +174,6 @@ class PartitionLog:
             batch = bytearray(batch)
             stamp_log_append_time(batch, now_ms)
             header = BatchHeader.parse(batch)
-        elif header.max_timestamp > now_ms + TIMESTAMP_AHEAD_MAX_MS:
-            raise InvalidTimestampError(
-                f"the batch's latest timestamp is {header.max_timestamp - now_ms} ms ahead of the"
-                f" broker's clock, {TIMESTAMP_AHEAD_MAX_MS} are allowed",
-                field="max_timestamp",
-                value=header.max_timestamp,
-                limit=now_ms + TIMESTAMP_AHEAD_MAX_MS,
-            )
         base_offset = self.log_end_offset
         header = header._replace(base_offset=base_offset, leader_epoch=leader_epoch)
         position = self._store_batch(header, stamped(batch, base_offset, leader_epoch), now_ms)
