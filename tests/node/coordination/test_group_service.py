@@ -8,6 +8,7 @@ import pytest
 
 from odradek.protocol.errors import BrokerError
 from odradek.protocol.names import CONSUMER_OFFSETS
+from odradek.protocol.types import Offset
 from odradek.rpc.errors import error_from_rpc
 from odradek.v1 import error_pb2, group_pb2
 
@@ -340,6 +341,18 @@ async def test_a_lapse_of_the_session_during_the_replay_is_not_the_end(broker: B
     await until_serving(broker)
     member = await Member(broker, "a").join()
     await member.until(lambda one: one.owned == frozenset(range(6)))
+
+
+async def test_a_damaged_log_is_refused_and_not_loading_for_ever(broker: Broker) -> None:
+    broker.world.log.batches.append((Offset(0), bytes(61)))
+    broker.world.log.end = Offset(1)
+    broker.world.lead()
+    loading = error_pb2.ERROR_CODE_COORDINATOR_LOAD_IN_PROGRESS
+    async with asyncio.timeout(WAIT_S):
+        while (answer := await broker.describe()).error.code == loading:
+            pass
+    assert answer.error.code == error_pb2.ERROR_CODE_COORDINATOR_NOT_AVAILABLE
+    assert "cannot be read" in answer.error.message
 
 
 async def test_more_partitions_than_can_be_answered_are_refused(broker: Broker) -> None:

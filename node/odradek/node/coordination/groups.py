@@ -49,6 +49,7 @@ from odradek.protocol.errors import (
     BrokerError,
     CoordinatorLoadInProgressError,
     CoordinatorNotAvailableError,
+    CorruptMessageError,
     GroupIdNotFoundError,
     NonEmptyGroupError,
     NotCoordinatorError,
@@ -312,7 +313,7 @@ class PartitionGroups:
                 break
             except BrokerError as error:
                 # Whoever leads no more is cancelled; until then a lapsed session may come back.
-                if not error.retriable:
+                if isinstance(error, CorruptMessageError) or not error.retriable:
                     # Guessing what a damaged log says would move consumers back or forward.
                     raise CoordinatorNotAvailableError(
                         f"the offsets of this group cannot be read: {error.message}"
