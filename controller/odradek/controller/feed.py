@@ -154,6 +154,7 @@ def _snapshot(image: ClusterImage) -> metadata_pb2.MetadataUpdate:
         snapshot=True,
         nodes=map(node_to_proto, image.nodes.values()),
         topics=(topic_to_proto(image, topic) for topic in image.topics.values()),
+        next_partition_uid=image.next_partition_uid,
     )
 
 
@@ -168,6 +169,7 @@ def _delta(image: ClusterImage, touched: Touched) -> metadata_pb2.MetadataUpdate
         ],
         removed_topic_ids=sorted(touched.topics - topics.keys()),
         partitions=_partition_updates(image, touched),
+        next_partition_uid=image.next_partition_uid,
     )
 
 

@@ -96,6 +96,7 @@ class ClusterRecord(_message.Message):
     PRODUCER_IDS_GRANTED_FIELD_NUMBER: _builtins.int
     REQUEST_ANSWERED_FIELD_NUMBER: _builtins.int
     GROUP_FIELD_NUMBER: _builtins.int
+    NODE_CONDITION_CHANGED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def controller_changed(self) -> Global___ControllerChanged:
         """Another controller is active."""
@@ -148,6 +149,10 @@ class ClusterRecord(_message.Message):
     def group(self) -> _group_record_pb2.GroupRecord:
         """A consumer group changed."""
 
+    @_builtins.property
+    def node_condition_changed(self) -> Global___NodeConditionChanged:
+        """A node may hold or lead more or less than before."""
+
     def __init__(
         self,
         *,
@@ -164,12 +169,13 @@ class ClusterRecord(_message.Message):
         producer_ids_granted: Global___ProducerIdsGranted | None = ...,
         request_answered: Global___RequestAnswered | None = ...,
         group: _group_record_pb2.GroupRecord | None = ...,
+        node_condition_changed: Global___NodeConditionChanged | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["controller_changed", b"controller_changed", "group", b"group", "node_fenced", b"node_fenced", "node_registered", b"node_registered", "node_removed", b"node_removed", "node_unfenced", b"node_unfenced", "partition_changed", b"partition_changed", "partitions_added", b"partitions_added", "producer_ids_granted", b"producer_ids_granted", "record", b"record", "request_answered", b"request_answered", "topic_config_changed", b"topic_config_changed", "topic_created", b"topic_created", "topic_deleted", b"topic_deleted"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["controller_changed", b"controller_changed", "group", b"group", "node_condition_changed", b"node_condition_changed", "node_fenced", b"node_fenced", "node_registered", b"node_registered", "node_removed", b"node_removed", "node_unfenced", b"node_unfenced", "partition_changed", b"partition_changed", "partitions_added", b"partitions_added", "producer_ids_granted", b"producer_ids_granted", "record", b"record", "request_answered", b"request_answered", "topic_config_changed", b"topic_config_changed", "topic_created", b"topic_created", "topic_deleted", b"topic_deleted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["controller_changed", b"controller_changed", "group", b"group", "node_fenced", b"node_fenced", "node_registered", b"node_registered", "node_removed", b"node_removed", "node_unfenced", b"node_unfenced", "partition_changed", b"partition_changed", "partitions_added", b"partitions_added", "producer_ids_granted", b"producer_ids_granted", "record", b"record", "request_answered", b"request_answered", "topic_config_changed", b"topic_config_changed", "topic_created", b"topic_created", "topic_deleted", b"topic_deleted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["controller_changed", b"controller_changed", "group", b"group", "node_condition_changed", b"node_condition_changed", "node_fenced", b"node_fenced", "node_registered", b"node_registered", "node_removed", b"node_removed", "node_unfenced", b"node_unfenced", "partition_changed", b"partition_changed", "partitions_added", b"partitions_added", "producer_ids_granted", b"producer_ids_granted", "record", b"record", "request_answered", b"request_answered", "topic_config_changed", b"topic_config_changed", "topic_created", b"topic_created", "topic_deleted", b"topic_deleted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_record: _TypeAlias = _typing.Literal["controller_changed", "node_registered", "node_fenced", "node_unfenced", "node_removed", "topic_created", "topic_deleted", "topic_config_changed", "partitions_added", "partition_changed", "producer_ids_granted", "request_answered", "group"]  # noqa: Y015
+    _WhichOneofReturnType_record: _TypeAlias = _typing.Literal["controller_changed", "node_registered", "node_fenced", "node_unfenced", "node_removed", "topic_created", "topic_deleted", "topic_config_changed", "partitions_added", "partition_changed", "producer_ids_granted", "request_answered", "group", "node_condition_changed"]  # noqa: Y015
     _WhichOneofArgType_record: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_record) -> _WhichOneofReturnType_record | None: ...
 
@@ -218,6 +224,9 @@ class ClusterNode(_message.Message):
     FENCED_FIELD_NUMBER: _builtins.int
     REGISTERED_VERSION_FIELD_NUMBER: _builtins.int
     FENCED_VERSION_FIELD_NUMBER: _builtins.int
+    STOPPING_VERSION_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
+    STORAGE_FULL_FIELD_NUMBER: _builtins.int
     node_id: _builtins.int
     """Its id."""
     incarnation: _builtins.int
@@ -240,6 +249,12 @@ class ClusterNode(_message.Message):
     """In a snapshot: the version that holds its registration."""
     fenced_version: _builtins.int
     """In a snapshot: the version that holds its registration or its latest fencing."""
+    stopping_version: _builtins.int
+    """In a snapshot: the version that holds its wish to stop; 0 while it has none."""
+    draining: _builtins.bool
+    """An operator wants it empty."""
+    storage_full: _builtins.bool
+    """Its disk reserve is reached."""
     def __init__(
         self,
         *,
@@ -254,10 +269,13 @@ class ClusterNode(_message.Message):
         fenced: _builtins.bool = ...,
         registered_version: _builtins.int = ...,
         fenced_version: _builtins.int = ...,
+        stopping_version: _builtins.int = ...,
+        draining: _builtins.bool = ...,
+        storage_full: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["directory_id", b"directory_id", "fenced", b"fenced", "fenced_version", b"fenced_version", "host", b"host", "incarnation", b"incarnation", "node_id", b"node_id", "port", b"port", "process_id", b"process_id", "rack", b"rack", "registered_version", b"registered_version", "software_version", b"software_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["directory_id", b"directory_id", "draining", b"draining", "fenced", b"fenced", "fenced_version", b"fenced_version", "host", b"host", "incarnation", b"incarnation", "node_id", b"node_id", "port", b"port", "process_id", b"process_id", "rack", b"rack", "registered_version", b"registered_version", "software_version", b"software_version", "stopping_version", b"stopping_version", "storage_full", b"storage_full"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -306,6 +324,40 @@ class NodeUnfenced(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NodeUnfenced: _TypeAlias = NodeUnfenced  # noqa: Y015
+
+@_typing.final
+class NodeConditionChanged(_message.Message):
+    """What a node says of itself, and what an operator wants of it; whole."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    STOPPING_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
+    STORAGE_FULL_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.int
+    """Which."""
+    stopping: _builtins.bool
+    """Its process is about to stop; until its next registration."""
+    draining: _builtins.bool
+    """An operator wants it empty; until the operator wants otherwise."""
+    storage_full: _builtins.bool
+    """Its disk reserve is reached."""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.int = ...,
+        stopping: _builtins.bool = ...,
+        draining: _builtins.bool = ...,
+        storage_full: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "node_id", b"node_id", "stopping", b"stopping", "storage_full", b"storage_full"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeConditionChanged: _TypeAlias = NodeConditionChanged  # noqa: Y015
 
 @_typing.final
 class NodeRemoved(_message.Message):

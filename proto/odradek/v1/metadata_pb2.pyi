@@ -178,10 +178,15 @@ class MetadataUpdate(_message.Message):
     TOPICS_FIELD_NUMBER: _builtins.int
     REMOVED_TOPIC_IDS_FIELD_NUMBER: _builtins.int
     PARTITIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PARTITION_UID_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """The version after this update."""
     snapshot: _builtins.bool
     """True: forget everything known before; the rest of the message is the whole image."""
+    next_partition_uid: _builtins.int
+    """The uid of the next partition to be created. Data of a lower uid that no known partition has,
+    or of one that this node holds no replica of, is nobody's any more. 0: not told.
+    """
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeMetadata]:
         """Nodes that are new or changed, whole."""
@@ -212,10 +217,11 @@ class MetadataUpdate(_message.Message):
         topics: _abc.Iterable[Global___TopicMetadata] | None = ...,
         removed_topic_ids: _abc.Iterable[_builtins.bytes] | None = ...,
         partitions: _abc.Iterable[Global___PartitionUpdate] | None = ...,
+        next_partition_uid: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes", "partitions", b"partitions", "removed_node_ids", b"removed_node_ids", "removed_topic_ids", b"removed_topic_ids", "snapshot", b"snapshot", "topics", b"topics", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_partition_uid", b"next_partition_uid", "nodes", b"nodes", "partitions", b"partitions", "removed_node_ids", b"removed_node_ids", "removed_topic_ids", b"removed_topic_ids", "snapshot", b"snapshot", "topics", b"topics", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -262,6 +268,8 @@ class NodeMetadata(_message.Message):
     FENCED_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    STOPPING_FIELD_NUMBER: _builtins.int
+    STORAGE_FULL_FIELD_NUMBER: _builtins.int
     node_id: _builtins.int
     """Its id."""
     host: _builtins.str
@@ -275,7 +283,11 @@ class NodeMetadata(_message.Message):
     incarnation: _builtins.int
     """The registration that is in force."""
     draining: _builtins.bool
-    """True once the node asked to be drained."""
+    """True while an operator wants it empty: it gets no replicas, and those it has move away."""
+    stopping: _builtins.bool
+    """True while its process is about to stop: its leaderships have moved where they could."""
+    storage_full: _builtins.bool
+    """True while its disk reserve is reached."""
     def __init__(
         self,
         *,
@@ -286,10 +298,12 @@ class NodeMetadata(_message.Message):
         fenced: _builtins.bool = ...,
         incarnation: _builtins.int = ...,
         draining: _builtins.bool = ...,
+        stopping: _builtins.bool = ...,
+        storage_full: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "fenced", b"fenced", "host", b"host", "incarnation", b"incarnation", "node_id", b"node_id", "port", b"port", "rack", b"rack"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "fenced", b"fenced", "host", b"host", "incarnation", b"incarnation", "node_id", b"node_id", "port", b"port", "rack", b"rack", "stopping", b"stopping", "storage_full", b"storage_full"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

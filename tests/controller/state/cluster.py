@@ -1,11 +1,20 @@
 """A cluster for tests of the pure state: short words for what nodes and people do."""
 
+from collections.abc import Mapping
 from random import Random
 
 from odradek.controller.state.decide import NodeRequest, Reply, Request, Submission, decide
-from odradek.controller.state.image import ClusterImage, Draft
-from odradek.controller.state.nodes import FenceNode, RegisterNode, Registration, UnfenceNode
-from odradek.controller.state.records import Command, ControllerChanged, Partition
+from odradek.controller.state.image import ClusterImage, Draft, PossibleLoss
+from odradek.controller.state.nodes import (
+    FenceNode,
+    RegisterNode,
+    Registration,
+    ReportStorage,
+    RetireNode,
+    UnfenceNode,
+)
+from odradek.controller.state.partitions import IsrMember, IsrOutcome, IsrProposal, propose_isr
+from odradek.controller.state.records import Command, ControllerChanged, Partition, PartitionChanged
 from odradek.controller.state.topics import NewTopic, TopicOutcome, create_topics
 from odradek.controller.wire.records import decode_command, encode_command, encode_record
 from odradek.controller.wire.requests import encode_reply
@@ -22,6 +31,8 @@ def registration(
     cluster_id: str = "",
     rack: str = "",
     replace: bool = False,
+    lost_data: bool = False,
+    unclean_boot: bool = False,
 ) -> RegisterNode:
     """Return what a process of a node asks for."""
     return RegisterNode(
@@ -33,6 +44,8 @@ def registration(
         port=7070,
         rack=rack,
         replace=replace,
+        lost_data=lost_data,
+        unclean_boot=unclean_boot,
     )
 
 
@@ -45,6 +58,7 @@ class Cluster:
         self.log: list[bytes] = []
         self._sequence = -1
         self._epoch = 0
+        self.losses: list[PossibleLoss] = []
         self._request_sequence = 0
         self.begin_epoch()
         for node_id in range(1, nodes + 1):
@@ -94,6 +108,34 @@ class Cluster:
         node = self.image.nodes[NodeId(node_id)]
         self.decide(FenceNode(node.node_id, node.incarnation))
 
+    def retire(self, node_id: int) -> None:
+        """Let the node wish to stop."""
+        node = self.image.nodes[NodeId(node_id)]
+        self.decide(RetireNode(node.node_id, node.incarnation))
+
+    def fill(self, node_id: int, *, full: bool = True) -> None:
+        """Let the node have no room, or room again."""
+        node = self.image.nodes[NodeId(node_id)]
+        self.decide(ReportStorage(node.node_id, node.incarnation, full))
+
+    def propose(self, partition: Partition, *isr: int) -> IsrOutcome:
+        """Let the leader propose an ISR of nodes as they are now."""
+        place = self.image.places[partition.uid]
+        members = tuple(
+            IsrMember(NodeId(each), self.image.nodes[NodeId(each)].incarnation) for each in isr
+        )
+        proposal = IsrProposal(
+            place.topic_id,
+            place.index,
+            partition.leader_epoch,
+            partition.partition_epoch,
+            members,
+        )
+        draft = Draft(self.image)
+        (outcome,) = propose_isr(draft, partition.leader, [proposal])
+        self._commit(draft)
+        return outcome
+
     def create(self, *topics: NewTopic, validate_only: bool = False) -> tuple[TopicOutcome, ...]:
         """Create topics."""
         draft = Draft(self.image)
@@ -101,11 +143,29 @@ class Cluster:
         self._commit(draft)
         return outcomes
 
-    def topic(self, name: str, *, partitions: int = 1) -> list[Partition]:
+    def topic(
+        self,
+        name: str,
+        *,
+        partitions: int = 1,
+        replication: int = 1,
+        config: Mapping[str, str] | None = None,
+    ) -> list[Partition]:
         """Create one topic; return its partitions."""
-        (outcome,) = self.create(NewTopic(name, partitions))
+        (outcome,) = self.create(NewTopic(name, partitions, replication, config))
         assert outcome.error is None, outcome.error
         return self.partitions(name)
+
+    def assigned(
+        self, name: str, *replicas: int, config: Mapping[str, str] | None = None
+    ) -> Partition:
+        """Create a topic of one partition with these replicas, all in sync, led by the first."""
+        (partition,) = self.topic(name, replication=len(replicas), config=config)
+        ids = tuple(map(NodeId, replicas))
+        draft = Draft(self.image)
+        draft.record(PartitionChanged(partition._replace(leader=ids[0], replicas=ids, isr=ids)))
+        self._commit(draft)
+        return self.image.partitions[partition.uid]
 
     def partitions(self, name: str) -> list[Partition]:
         """Return the partitions of a topic."""
@@ -119,6 +179,7 @@ class Cluster:
 
     def _commit(self, draft: Draft) -> None:
         records = draft.take_records()
+        self.losses.extend(draft.take_reports())
         if not records:
             return
         self._sequence += 1

@@ -98,11 +98,11 @@ def test_a_dead_node_leads_nothing_and_leads_again_under_a_new_epoch() -> None:
     assert before.leader == 1
     cluster.fence(1)
     (dead,) = cluster.partitions("t")
-    assert (dead.leader, dead.isr) == (NO_NODE, (1,))
+    assert (dead.leader, dead.isr, dead.elr) == (NO_NODE, (), (1,))
     assert dead.leader_epoch > before.leader_epoch
     cluster.start(1, process=2)
     (after,) = cluster.partitions("t")
-    assert (after.leader, after.isr) == (1, (1,))
+    assert (after.leader, after.isr, after.elr) == (1, (1,), ())
     assert after.leader_epoch > dead.leader_epoch
 
 

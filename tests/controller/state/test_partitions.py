@@ -3,13 +3,8 @@
 import pytest
 
 from odradek.controller.state.image import Draft
-from odradek.controller.state.partitions import (
-    IsrMember,
-    IsrProposal,
-    finish_elections,
-    propose_isr,
-)
-from odradek.controller.state.records import NodeFenced, Partition, PartitionChanged
+from odradek.controller.state.partitions import IsrMember, IsrProposal, propose_isr
+from odradek.controller.state.records import Partition
 from odradek.protocol.errors import (
     FencedLeaderEpochError,
     IneligibleReplicaError,
@@ -21,7 +16,6 @@ from odradek.protocol.errors import (
     UnknownTopicIdError,
 )
 from odradek.protocol.types import (
-    NO_NODE,
     Incarnation,
     LeaderEpoch,
     NodeId,
@@ -37,13 +31,7 @@ N1, N2, N3 = NodeId(1), NodeId(2), NodeId(3)
 def replicated() -> tuple[Cluster, Partition]:
     """Return three nodes that replicate one partition, led by node 1, all in sync."""
     cluster = Cluster(nodes=3)
-    (partition,) = cluster.topic("t")
-    draft = Draft(cluster.image)
-    replicas = (N1, N2, N3)
-    partition = partition._replace(leader=N1, replicas=replicas, isr=replicas)
-    draft.record(PartitionChanged(partition))
-    cluster.commit(draft)
-    return cluster, partition
+    return cluster, cluster.assigned("t", N1, N2, N3)
 
 
 def proposal(cluster: Cluster, partition: Partition, *isr: NodeId) -> IsrProposal:
@@ -121,38 +109,12 @@ def test_a_fenced_replica_does_not_get_into_the_isr() -> None:
     assert isinstance(outcome.error, IneligibleReplicaError)
 
 
-def test_deaths_move_leadership_and_the_last_one_in_sync_is_remembered() -> None:
-    cluster, first = replicated()
-    cluster.fence(1)
-    (second,) = cluster.partitions("t")
-    assert (second.leader, second.isr) == (N2, (N2, N3))
-    cluster.fence(2)
-    (third,) = cluster.partitions("t")
-    assert (third.leader, third.isr) == (N3, (N3,))
-    cluster.fence(3)
-    (none,) = cluster.partitions("t")
-    assert (none.leader, none.isr) == (NO_NODE, (N3,))
-    # The others have less than was acknowledged: they wait.
-    cluster.start(1, process=2)
-    cluster.start(2, process=2)
-    assert cluster.partitions("t") == [none]
-    cluster.start(3, process=2)
-    (back,) = cluster.partitions("t")
-    assert (back.leader, back.isr) == (N3, (N3,))
-    epochs = [each.leader_epoch for each in (first, second, third, none, back)]
-    assert epochs == sorted(set(epochs))
-
-
-def test_a_successor_finishes_what_was_left_half_done() -> None:
-    cluster, _ = replicated()
-    draft = Draft(cluster.image)
-    draft.record(NodeFenced(N1))  # and then the controller died
-    cluster.commit(draft)
-    draft = Draft(cluster.image)
-    finish_elections(draft)
-    cluster.commit(draft)
-    (partition,) = cluster.partitions("t")
-    assert partition.leader == N2
-    draft = Draft(cluster.image)
-    finish_elections(draft)
-    assert draft.take_records() == ()
+def test_who_is_about_to_stop_may_stay_but_not_join() -> None:
+    cluster, partition = replicated()
+    partition = cluster.propose(partition, 1, 2).partition or partition
+    cluster.retire(3)
+    outcome = cluster.propose(partition, 1, 2, 3)
+    assert isinstance(outcome.error, IneligibleReplicaError)
+    cluster.retire(2)  # cannot be spared
+    assert cluster.partitions("t") == [partition]
+    assert cluster.propose(partition, 1, 2).error is None

@@ -161,13 +161,13 @@ class ClusterMachine(RuleBasedStateMachine):
     def leaders_are_alive_and_in_sync(self) -> None:
         image = self.cluster.image
         for partition in image.partitions.values():
-            assert partition.isr
             assert set(partition.isr) <= set(partition.replicas)
             if partition.is_led:
                 assert image.is_alive(partition.leader)
                 assert partition.leader in partition.isr
             else:
-                assert not any(image.is_alive(member) for member in partition.isr)
+                assert not partition.isr
+                assert not any(image.is_alive(member) for member in partition.elr)
 
     @invariant()
     def one_leader_for_each_epoch_of_a_uid(self) -> None:

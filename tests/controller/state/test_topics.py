@@ -106,9 +106,37 @@ def test_too_many_partitions_names_the_limit() -> None:
     assert "10000" in refused.limit
 
 
-def test_replication_is_refused_until_it_lands() -> None:
-    refused = error(Cluster(nodes=3).submit(CreateTopics((NewTopic("t", 1, 3),))))
-    assert "until replication lands" in refused.message
+def test_replication_goes_as_far_as_there_are_live_nodes() -> None:
+    cluster = Cluster(nodes=4)
+    cluster.fence(4)
+    (made,) = results(cluster.submit(CreateTopics((NewTopic("t", 6, 3),))))
+    assert made.replication_factor == 3
+    for partition in cluster.partitions("t"):
+        assert sorted(partition.replicas) == [1, 2, 3]
+        assert partition.isr == partition.replicas
+        assert partition.leader == partition.replicas[0]
+    refused = error(cluster.submit(CreateTopics((NewTopic("u", 1, 4),))))
+    assert isinstance(refused, InvalidReplicationFactorError)
+    assert (refused.field, refused.value, refused.limit) == ("replication_factor", "4", "3")
+
+
+def test_more_partitions_have_as_many_replicas_as_the_first() -> None:
+    cluster = Cluster(nodes=3)
+    cluster.topic("t", partitions=2, replication=2)
+    (grown,) = results(cluster.submit(CreatePartitions((NewPartitions(TopicRef("t"), 5),))))
+    assert (grown.partitions, grown.replication_factor) == (5, 2)
+    assert {len(each.replicas) for each in cluster.partitions("t")} == {2}
+
+
+def test_a_minimum_isr_that_could_never_be_is_refused() -> None:
+    cluster = Cluster(nodes=3)
+    config = {"min.insync.replicas": "3"}
+    refused = error(cluster.submit(CreateTopics((NewTopic("t", 1, 2, config),))))
+    assert (refused.field, refused.limit) == ("config.min.insync.replicas", "2")
+    cluster.topic("t", replication=2)
+    change = ConfigChange(TopicRef("t"), config)
+    refused = error(cluster.submit(AlterTopicConfigs((change,))))
+    assert refused.field == "config.min.insync.replicas"
 
 
 def test_the_partitions_of_one_request_are_bounded() -> None:

@@ -10,11 +10,18 @@ from dataclasses import dataclass
 from random import Random
 from typing import assert_never
 
-from odradek.controller.state import nodes, partitions, producer_ids, topics
+from odradek.controller.state import elections, nodes, partitions, producer_ids, topics
 from odradek.controller.state.group_changes import change_groups
 from odradek.controller.state.groups import GroupChanges, GroupDecision
 from odradek.controller.state.image import Draft
-from odradek.controller.state.nodes import FenceNode, RegisterNode, Registration, UnfenceNode
+from odradek.controller.state.nodes import (
+    FenceNode,
+    RegisterNode,
+    Registration,
+    ReportStorage,
+    RetireNode,
+    UnfenceNode,
+)
 from odradek.controller.state.partitions import IsrOutcome, IsrProposal
 from odradek.controller.state.producer_ids import ProducerIdBlock
 from odradek.controller.state.records import RequestAnswered
@@ -36,6 +43,14 @@ CHANGES_MAX = 5_000
 @dataclass(frozen=True, slots=True)
 class FinishElections:
     """Elect wherever the leader is dead or missing: what a predecessor may have left half-done."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreferLeaders:
+    """Let preferred leaders lead again on nodes that have been up for a while; a few at a time."""
+
+    nodes: tuple[NodeId, ...]
+    count_max: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +158,16 @@ class Answer:
     version: int | None
 
 
-Request = FinishElections | RegisterNode | FenceNode | UnfenceNode | Submission
+Request = (
+    FinishElections
+    | PreferLeaders
+    | RegisterNode
+    | FenceNode
+    | UnfenceNode
+    | RetireNode
+    | ReportStorage
+    | Submission
+)
 Reply = Registration | Answer | None
 EncodeReply = Callable[[NodeRequest, NodeReply], bytes]
 
@@ -162,20 +186,24 @@ def decide(draft: Draft, request: Request, chance: Random, encode: EncodeReply) 
     """
     match request:
         case FinishElections():
-            partitions.finish_elections(draft)
-            return None
+            elections.finish_elections(draft)
+        case PreferLeaders():
+            elections.prefer_leaders(draft, request.nodes, request.count_max)
         case RegisterNode():
             return nodes.register(draft, request)
         case FenceNode():
             nodes.fence(draft, request)
-            return None
         case UnfenceNode():
             nodes.unfence(draft, request)
-            return None
+        case RetireNode():
+            nodes.retire_node(draft, request)
+        case ReportStorage():
+            nodes.report_storage(draft, request)
         case Submission():
             return _decide_once(draft, request, chance, encode)
         case _:
             assert_never(request)
+    return None
 
 
 def _decide_once(

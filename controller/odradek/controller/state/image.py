@@ -20,6 +20,7 @@ from odradek.controller.state.records import (
     Command,
     ControllerChanged,
     Node,
+    NodeConditionChanged,
     NodeFenced,
     NodeRegistered,
     NodeRemoved,
@@ -40,6 +41,7 @@ from odradek.protocol.types import (
     ControllerId,
     GroupId,
     Incarnation,
+    LeaderEpoch,
     NodeId,
     PartitionIndex,
     PartitionUid,
@@ -152,6 +154,8 @@ class ClusterImage:
                 self._set_fenced(record.node_id, fenced=True)
             case NodeUnfenced():
                 self._set_fenced(record.node_id, fenced=False)
+            case NodeConditionChanged():
+                self._set_condition(record)
             case NodeRemoved():
                 self.nodes.pop(record.node_id, None)
                 self.answers.forget(record.node_id)
@@ -177,7 +181,11 @@ class ClusterImage:
 
     def _register(self, node: Node) -> None:
         self.nodes[node.node_id] = replace(
-            node, fenced=True, registered_version=self.version, fenced_version=self.version
+            node,
+            fenced=True,
+            registered_version=self.version,
+            fenced_version=self.version,
+            stopping_version=0,
         )
         self.next_incarnation = Incarnation(max(self.next_incarnation, node.incarnation + 1))
         self.answers.forget(node.node_id)
@@ -187,6 +195,19 @@ class ClusterImage:
         if node is not None and node.fenced is not fenced:
             version = self.version if fenced else node.fenced_version
             self.nodes[node_id] = replace(node, fenced=fenced, fenced_version=version)
+
+    def _set_condition(self, record: NodeConditionChanged) -> None:
+        node = self.nodes.get(record.node_id)
+        if node is None:
+            return
+        # A draft is at the version before its own: at least 1, for 0 says that there is no wish.
+        since = node.stopping_version or max(self.version, 1)
+        self.nodes[record.node_id] = replace(
+            node,
+            stopping_version=since if record.stopping else 0,
+            draining=record.draining,
+            storage_full=record.storage_full,
+        )
 
     def _create_topic(self, record: TopicCreated) -> None:
         topic = record.topic
@@ -223,6 +244,15 @@ class ClusterImage:
             self.answers.remember(replace(record, version=self.version))
 
 
+@dataclass(frozen=True, slots=True)
+class PossibleLoss:
+    """A partition was given to a leader that may lack acknowledged records: nobody has them."""
+
+    uid: PartitionUid
+    leader: NodeId
+    leader_epoch: LeaderEpoch
+
+
 class Draft:
     """An image on which decisions are tried, and the records they made.
 
@@ -233,6 +263,11 @@ class Draft:
         """Begin at an image, which stays as it is."""
         self.image = image.copy()
         self._records: list[Record] = []
+        self._reports: list[PossibleLoss] = []
+
+    def report(self, loss: PossibleLoss) -> None:
+        """Have something told to people once the decision is committed."""
+        self._reports.append(loss)
 
     def record(self, record: Record) -> None:
         """Decide one change: visible to the decisions after it."""
@@ -248,4 +283,10 @@ class Draft:
         """Return the records since the last call."""
         taken = tuple(self._records)
         self._records.clear()
+        return taken
+
+    def take_reports(self) -> tuple[PossibleLoss, ...]:
+        """Return the reports since the last call."""
+        taken = tuple(self._reports)
+        self._reports.clear()
         return taken

@@ -12,9 +12,15 @@ Source: Apache Kafka's ClusterControlManager and BrokerHeartbeatManager (KIP-631
 
 from dataclasses import dataclass
 
+from odradek.controller.state.elections import depose, forget, promote, retire
 from odradek.controller.state.image import ClusterImage, Draft
-from odradek.controller.state.partitions import depose, promote
-from odradek.controller.state.records import Node, NodeFenced, NodeRegistered, NodeUnfenced
+from odradek.controller.state.records import (
+    Node,
+    NodeConditionChanged,
+    NodeFenced,
+    NodeRegistered,
+    NodeUnfenced,
+)
 from odradek.protocol.errors import (
     DuplicateNodeRegistrationError,
     InconsistentClusterIdError,
@@ -35,8 +41,8 @@ class RegisterNode:
 
     Attributes:
         cluster_id: The cluster its data directory belongs to; empty for a fresh one.
-        lost_data: Synced data is missing. Where another replica is in sync the registration takes
-            the node out of the ISR anyway; where it was the last one, nobody has more than it has.
+        lost_data: Synced data is missing.
+        unclean_boot: Its machine went down: page caches are lost.
         replace: Take the place of a fenced node whose data directory is gone.
     """
 
@@ -48,13 +54,14 @@ class RegisterNode:
     port: int
     rack: str = ""
     lost_data: bool = False
+    unclean_boot: bool = False
     replace: bool = False
     software_version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class FenceNode:
-    """The node is dead, silent, or wishes to stop."""
+    """The node is dead, silent, or has stopped leading because it wishes to stop."""
 
     node_id: NodeId
     incarnation: Incarnation
@@ -67,6 +74,23 @@ class UnfenceNode:
     node_id: NodeId
     incarnation: Incarnation
     version: int
+
+
+@dataclass(frozen=True, slots=True)
+class RetireNode:
+    """The node wishes to stop: what it leads should move before it does."""
+
+    node_id: NodeId
+    incarnation: Incarnation
+
+
+@dataclass(frozen=True, slots=True)
+class ReportStorage:
+    """The node reached its disk reserve, or has room again."""
+
+    node_id: NodeId
+    incarnation: Incarnation
+    full: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +129,8 @@ def register(draft: Draft, request: RegisterNode) -> Registration:
         return Registration(known.incarnation, known.registered_version)
     _check_directory(image, known, request)
     incarnation = image.next_incarnation
+    if known is not None:
+        _end_incarnation(draft, known, request)
     draft.record(
         NodeRegistered(
             Node(
@@ -116,31 +142,61 @@ def register(draft: Draft, request: RegisterNode) -> Registration:
                 port=request.port,
                 rack=request.rack,
                 software_version=request.software_version,
+                draining=known is not None and known.draining,
             )
         )
     )
-    depose(draft, request.node_id)
     return Registration(incarnation, None)
 
 
 def fence(draft: Draft, request: FenceNode) -> None:
     """Fence an incarnation that is still in force, and elect others where it led."""
-    node = draft.image.nodes.get(request.node_id)
-    if node is None or node.incarnation != request.incarnation or node.fenced:
+    node = _in_force(draft.image, request.node_id, request.incarnation)
+    if node is None or node.fenced:
         return
     draft.record(NodeFenced(request.node_id))
     depose(draft, request.node_id)
 
 
+def retire_node(draft: Draft, request: RetireNode) -> None:
+    """Move leaderships away from an incarnation that wishes to stop, where others can take them."""
+    node = _in_force(draft.image, request.node_id, request.incarnation)
+    if node is None or node.fenced or node.stopping:
+        return
+    change_condition(draft, node, stopping=True)
+    retire(draft, node.node_id)
+
+
+def report_storage(draft: Draft, request: ReportStorage) -> None:
+    """Remember whether a node has room: nobody is placed or elected where there is none."""
+    node = _in_force(draft.image, request.node_id, request.incarnation)
+    if node is not None and node.storage_full is not request.full:
+        draft.record(NodeConditionChanged(node.node_id, node.stopping, node.draining, request.full))
+
+
+def change_condition(
+    draft: Draft,
+    node: Node,
+    *,
+    stopping: bool | None = None,
+    draining: bool | None = None,
+    storage_full: bool | None = None,
+) -> None:
+    """Record a node's condition; what is None stays."""
+    draft.record(
+        NodeConditionChanged(
+            node.node_id,
+            stopping=node.stopping if stopping is None else stopping,
+            draining=node.draining if draining is None else draining,
+            storage_full=node.storage_full if storage_full is None else storage_full,
+        )
+    )
+
+
 def unfence(draft: Draft, request: UnfenceNode) -> None:
     """Unfence an incarnation in force that has caught up, and let it lead where nobody does."""
-    node = draft.image.nodes.get(request.node_id)
-    if (
-        node is None
-        or node.incarnation != request.incarnation
-        or not node.fenced
-        or request.version < node.fenced_version
-    ):
+    node = _in_force(draft.image, request.node_id, request.incarnation)
+    if node is None or not node.fenced or request.version < node.fenced_version:
         return
     draft.record(NodeUnfenced(request.node_id))
     promote(draft, request.node_id)
@@ -166,6 +222,26 @@ def check_incarnation(image: ClusterImage, node_id: NodeId, incarnation: Incarna
             limit=node.incarnation,
         )
     return node
+
+
+def _in_force(image: ClusterImage, node_id: NodeId, incarnation: Incarnation) -> Node | None:
+    node = image.nodes.get(node_id)
+    return node if node is not None and node.incarnation == incarnation else None
+
+
+def _end_incarnation(draft: Draft, known: Node, request: RegisterNode) -> None:
+    """End the leaderships of the incarnation before, and what its replicas are trusted with.
+
+    All of it before the registration: should only a part be committed, the node is not admitted
+    and asks again.
+    """
+    if not known.fenced:
+        draft.record(NodeFenced(known.node_id))
+    depose(draft, known.node_id)
+    gone = known.directory_id != request.directory_id
+    if gone or request.lost_data or request.unclean_boot:
+        pages_only = not (gone or request.lost_data)
+        forget(draft, known.node_id, pages_only=pages_only, gone=gone)
 
 
 def _check_directory(image: ClusterImage, known: Node | None, request: RegisterNode) -> None:

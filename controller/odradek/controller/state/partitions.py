@@ -1,21 +1,21 @@
-"""Who leads a partition and who is in sync. Pure.
+"""Changes of the ISR that leaders propose. Pure.
 
-Problem: two nodes must never append to one partition under one leader epoch, and no replica may be
-elected that lost what it acknowledged. Idea: only the controller changes leader and ISR; each
-change of the leader, also to none, raises the leader epoch; leaders propose ISR changes as a
-compare-and-set on both epochs, naming each member's incarnation.
+Problem: a leader knows who keeps up, but not who is alive, nor whether it still leads. Idea: it
+proposes; a proposal is a compare-and-set on (leader epoch, partition epoch), naming each member's
+incarnation, so that nobody joins who registered again, was fenced, or is about to stop since.
 
-Invariants: the leader is in the ISR and alive; one leader per (uid, leader epoch); the ISR is never
-empty: its last member stays although it is dead, for nobody else has all acknowledged records.
+Invariant: what is accepted has the leader in it, and no member that was not alive at that moment.
 
-Source: Apache Kafka's ReplicationControlManager and PartitionChangeBuilder; KIP-966.
+Source: KIP-497 (AlterPartition), KIP-841 and KAFKA-13916 (who may not join), KIP-903
+(incarnations).
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from odradek.controller.state.elections import change
 from odradek.controller.state.image import ClusterImage, Draft
-from odradek.controller.state.records import Partition, PartitionChanged
+from odradek.controller.state.records import Partition
 from odradek.protocol.errors import (
     BrokerError,
     FencedLeaderEpochError,
@@ -27,7 +27,6 @@ from odradek.protocol.errors import (
     UnknownTopicIdError,
 )
 from odradek.protocol.types import (
-    NO_NODE,
     Incarnation,
     LeaderEpoch,
     NodeId,
@@ -65,42 +64,6 @@ class IsrOutcome:
     error: BrokerError | None = None
 
 
-def elect(image: ClusterImage, partition: Partition) -> NodeId:
-    """Return who should lead: the first live replica in sync, the preferred one before others."""
-    for node_id in partition.replicas:
-        if node_id in partition.isr and image.is_alive(node_id):
-            return node_id
-    return NO_NODE
-
-
-def depose(draft: Draft, node_id: NodeId) -> None:
-    """Take a node, fenced just now, out of every leadership and every ISR that has another member.
-
-    With replication 1 the sole replica stays in the ISR: nobody else could ever lead.
-    """
-    for partition in list(draft.image.partitions.values()):
-        if node_id in partition.isr:
-            others = tuple(member for member in partition.isr if member != node_id)
-            _change(draft, partition, partition._replace(isr=others or partition.isr))
-
-
-def promote(draft: Draft, node_id: NodeId) -> None:
-    """Elect leaders where there is none and a node, unfenced just now, is in sync."""
-    for partition in list(draft.image.partitions.values()):
-        if not partition.is_led and node_id in partition.isr:
-            _change(draft, partition, partition)
-
-
-def finish_elections(draft: Draft) -> None:
-    """Elect wherever the leader is dead or missing: what a predecessor may have left half-done.
-
-    A decision too large for one command of the log is committed in several.
-    """
-    for partition in list(draft.image.partitions.values()):
-        if not draft.image.is_alive(partition.leader):
-            _change(draft, partition, partition)
-
-
 def propose_isr(
     draft: Draft, node_id: NodeId, proposals: Iterable[IsrProposal]
 ) -> tuple[IsrOutcome, ...]:
@@ -112,27 +75,10 @@ def propose_isr(
         if error is None:
             assert partition is not None, "a proposal for no partition is refused"
             isr = tuple(member.node_id for member in proposal.isr)
-            elr = tuple(member for member in partition.elr if member not in isr)
-            _change(draft, partition, partition._replace(isr=isr, elr=elr))
+            change(draft, partition, partition._replace(isr=isr))
             partition = draft.image.partitions[partition.uid]
         outcomes.append(IsrOutcome(proposal.index, partition, error))
     return tuple(outcomes)
-
-
-def _change(draft: Draft, before: Partition, after: Partition) -> None:
-    """Record a change with its epochs; the leader goes on when it still may, else another."""
-    image = draft.image
-    goes_on = before.leader in after.isr and image.is_alive(before.leader)
-    leader = before.leader if goes_on else elect(image, after)
-    if leader == before.leader and after == before:
-        return
-    epoch = before.leader_epoch if leader == before.leader else before.leader_epoch + 1
-    changed = after._replace(
-        leader=leader,
-        leader_epoch=LeaderEpoch(epoch),
-        partition_epoch=PartitionEpoch(before.partition_epoch + 1),
-    )
-    draft.record(PartitionChanged(changed))
 
 
 def _refusal(
@@ -182,5 +128,9 @@ def _ineligible(
                 f" {member.incarnation}",
                 field="isr",
                 value=member.incarnation,
+            )
+        if node.stopping and member.node_id not in partition.isr:
+            return IneligibleReplicaError(
+                f"node {member.node_id} is about to stop", field="isr", value=member.node_id
             )
     return None

@@ -5,8 +5,9 @@ and the replicas of a partition should not share a rack. Idea: place one replica
 node that has least: leaders by (leaders in this topic, leaders in all), followers by (rack already
 used, replicas in this topic, replicas in all), equals by chance.
 
-Invariants: a partition's replicas are distinct live nodes; leaders of a fresh topic differ by at
-most one between any two nodes; racks repeat only when there are fewer racks than replicas.
+Invariants: a partition's replicas are distinct live nodes; a node that is drained gets none, one
+that stops or has no room only when there are too few others; between the rest, leaders of a fresh
+topic differ by at most one; racks repeat only when there are fewer racks than replicas.
 
 Source: Apache Kafka's StripedReplicaPlacer, made greedy over the present load.
 """
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from random import Random
 
 from odradek.controller.state.image import ClusterImage
-from odradek.controller.state.records import Partition
+from odradek.controller.state.records import Node, Partition
 from odradek.protocol.errors import EligibleLeadersNotAvailableError, InvalidReplicationFactorError
 from odradek.protocol.types import NodeId
 
@@ -25,6 +26,7 @@ from odradek.protocol.types import NodeId
 class _Load:
     node_id: NodeId
     rack: str
+    reluctant: bool
     leaders: int = 0
     replicas: int = 0
     topic_leaders: int = 0
@@ -42,7 +44,7 @@ def place(
     """Return the replicas of `count` new partitions of one topic, preferred leaders first.
 
     Args:
-        image: Its live nodes get the replicas; its partitions are their present load.
+        image: Its placeable nodes get the replicas; its partitions are their present load.
         count: How many partitions.
         replication: How many replicas each.
         chance: Decides between equals.
@@ -50,14 +52,15 @@ def place(
 
     Raises:
         EligibleLeadersNotAvailableError: No node is alive; retriable.
-        InvalidReplicationFactorError: Fewer live nodes than replicas.
+        InvalidReplicationFactorError: No replicas, or more than there are live nodes.
     """
     loads = _loads(image, beside)
     if not loads:
         raise EligibleLeadersNotAvailableError("no node is alive to hold a partition")
-    if len(loads) < replication:
+    if not 1 <= replication <= len(loads):
         raise InvalidReplicationFactorError(
-            f"replication factor {replication} needs as many live nodes; there are {len(loads)}",
+            f"replication factor {replication} is not possible: it takes at least one node, and"
+            f" there are {len(loads)} alive",
             field="replication_factor",
             value=replication,
             limit=len(loads),
@@ -66,11 +69,15 @@ def place(
     return [_place_one(nodes, replication, chance) for _ in range(count)]
 
 
+def placeable(image: ClusterImage) -> list[Node]:
+    """Return the nodes that may get replicas: alive, and not being drained."""
+    return [node for node in image.nodes.values() if not (node.fenced or node.draining)]
+
+
 def _loads(image: ClusterImage, beside: Iterable[Partition]) -> dict[NodeId, _Load]:
     loads = {
-        node.node_id: _Load(node.node_id, node.rack)
-        for node in image.nodes.values()
-        if not node.fenced
+        node.node_id: _Load(node.node_id, node.rack, node.stopping or node.storage_full)
+        for node in placeable(image)
     }
     for partition in image.partitions.values():
         for node_id in partition.replicas:
@@ -90,7 +97,14 @@ def _loads(image: ClusterImage, beside: Iterable[Partition]) -> dict[NodeId, _Lo
 
 def _place_one(nodes: list[_Load], replication: int, chance: Random) -> tuple[NodeId, ...]:
     leader = min(
-        nodes, key=lambda load: (load.topic_leaders, load.leaders, load.replicas, chance.random())
+        nodes,
+        key=lambda load: (
+            load.reluctant,
+            load.topic_leaders,
+            load.leaders,
+            load.replicas,
+            chance.random(),
+        ),
     )
     leader.topic_leaders += 1
     leader.leaders += 1
@@ -101,6 +115,7 @@ def _place_one(nodes: list[_Load], replication: int, chance: Random) -> tuple[No
             min(
                 (load for load in nodes if load not in chosen),
                 key=lambda load: (
+                    load.reluctant,
                     load.rack in racks,
                     load.topic_replicas,
                     load.replicas,

@@ -47,6 +47,9 @@ class Node:
         registered_version: The version that holds its registration.
         fenced_version: The version that holds its registration or its latest fencing: what it must
             have seen before it may lead again.
+        stopping_version: The version that holds its wish to stop; 0 while it has none.
+        draining: An operator wants it empty; outlives its registrations.
+        storage_full: Its disk reserve is reached.
     """
 
     node_id: NodeId
@@ -60,6 +63,14 @@ class Node:
     fenced: bool = True
     registered_version: int = 0
     fenced_version: int = 0
+    stopping_version: int = 0
+    draining: bool = False
+    storage_full: bool = False
+
+    @property
+    def stopping(self) -> bool:
+        """Its process is about to stop."""
+        return self.stopping_version > 0
 
 
 class Partition(NamedTuple):
@@ -73,9 +84,11 @@ class Partition(NamedTuple):
         leader_epoch: Grows with each change of the leader, also to none.
         partition_epoch: Grows with each change of any field.
         replicas: Nodes that hold a replica, the preferred leader first.
-        isr: Replicas in sync; never empty: the last one stays, although it may be fenced.
-        elr: Eligible leader replicas (KIP-966).
-        last_known_elr: The ISR of the last leader when nobody was left (KIP-966).
+        isr: Replicas in sync, all alive; empty when the last one died.
+        elr: Replicas that left an ISR too small to commit anything since: they have all that was
+            committed (KIP-966).
+        last_known_elr: Who led last, while nobody leads: all that is left to elect when both
+            others are empty (KIP-966).
         adding: Replicas being added by a reassignment.
         removing: Replicas being removed by a reassignment.
     """
@@ -154,6 +167,22 @@ class NodeUnfenced:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeConditionChanged:
+    """What a node says of itself and an operator wants of it, whole.
+
+    Attributes:
+        stopping: Its process is about to stop; the version of this is given by the log.
+        draining: An operator wants it empty.
+        storage_full: Its disk reserve is reached.
+    """
+
+    node_id: NodeId
+    stopping: bool
+    draining: bool
+    storage_full: bool
+
+
+@dataclass(frozen=True, slots=True)
 class NodeRemoved:
     """A node is forgotten."""
 
@@ -227,6 +256,7 @@ Record = (
     | NodeRegistered
     | NodeFenced
     | NodeUnfenced
+    | NodeConditionChanged
     | NodeRemoved
     | TopicCreated
     | TopicDeleted

@@ -16,9 +16,10 @@ from functools import partial
 from itertools import islice
 from random import Random
 
+from odradek.controller.state.elections import change, min_insync
 from odradek.controller.state.group_changes import adapt_groups
 from odradek.controller.state.image import ClusterImage, Draft
-from odradek.controller.state.placement import place
+from odradek.controller.state.placement import place, placeable
 from odradek.controller.state.records import (
     Partition,
     PartitionsAdded,
@@ -31,8 +32,8 @@ from odradek.controller.state.records import (
 from odradek.protocol.errors import (
     BrokerError,
     InconsistentTopicIdError,
+    InvalidConfigError,
     InvalidPartitionsError,
-    InvalidReplicationFactorError,
     InvalidRequestError,
     InvalidTopicError,
     TopicAlreadyExistsError,
@@ -52,6 +53,7 @@ PARTITIONS_MAX = 10_000
 """Of one topic, and of all topics in one request."""
 PARTITIONS_DEFAULT = 6
 REPLICATION_DEFAULT = 1
+"""As far as there are as many nodes."""
 INTERNAL_PARTITIONS = 16
 INTERNAL_CONFIG: TopicSettings = (("cleanup.policy", "compact"),)
 _TOPIC_ID_BYTES = 16
@@ -144,7 +146,7 @@ def create_internal_topic(draft: Draft, name: str, chance: Random) -> TopicOutco
     known = draft.image.topic_named(name)
     if known is not None:
         return _describe(draft.image, known)
-    places = place(draft.image, INTERNAL_PARTITIONS, REPLICATION_DEFAULT, chance)
+    places = place(draft.image, INTERNAL_PARTITIONS, default_replication(draft.image), chance)
     return _record_topic(draft, TopicName(name), INTERNAL_CONFIG, places, chance)
 
 
@@ -171,6 +173,17 @@ def alter_configs(
     """Change some settings of topics, leaving the others; each succeeds or fails on its own."""
     target = Draft(draft.image) if validate_only else draft
     return tuple(_outcome(partial(_alter, target, change), change.topic.name) for change in changes)
+
+
+def default_replication(image: ClusterImage) -> int:
+    """Return how many replicas a topic gets that asks for no number."""
+    return max(1, min(REPLICATION_DEFAULT, len(placeable(image))))
+
+
+def replication_of(image: ClusterImage, topic: Topic) -> int:
+    """Return how many replicas a topic's partitions have, without those on their way out."""
+    first = image.partitions[topic.partitions[0]]
+    return len(first.replicas) - len(first.removing)
 
 
 def find_topic(image: ClusterImage, ref: TopicRef) -> Topic:
@@ -243,16 +256,11 @@ def _create(draft: Draft, new: NewTopic, chance: Random, room: int) -> TopicOutc
             value=count,
             limit=PARTITIONS_MAX,
         )
-    replication = REPLICATION_DEFAULT if new.replication is None else new.replication
-    if replication != REPLICATION_DEFAULT:
-        raise InvalidReplicationFactorError(
-            f"replication factor {replication} is not allowed: it is {REPLICATION_DEFAULT} until"
-            " replication lands",
-            field="replication_factor",
-            value=replication,
-            limit=REPLICATION_DEFAULT,
-        )
     config = _settings(new.config or {})
+    replication = new.replication
+    if replication is None:
+        replication = default_replication(draft.image)
+    _check_insync(config, replication)
     places = place(draft.image, count, replication, chance)
     return _record_topic(draft, name, config, places, chance)
 
@@ -290,7 +298,7 @@ def _grow(draft: Draft, grow: NewPartitions, chance: Random) -> TopicOutcome:
             limit=len(topic.partitions),
         )
     present = list(image.partitions_of(topic))
-    places = place(image, more, len(present[0].replicas), chance, beside=present)
+    places = place(image, more, replication_of(image, topic), chance, beside=present)
     draft.record(PartitionsAdded(topic.topic_id, _partitions(image, places)))
     return _describe(image, image.topics[topic.topic_id])
 
@@ -314,8 +322,19 @@ def _alter(draft: Draft, change: ConfigChange) -> TopicOutcome:
     kept = {key: value for key, value in topic.config if key not in change.unset}
     config = _settings(kept | dict(change.set))
     if config != topic.config:
+        _check_insync(config, replication_of(draft.image, topic))
+        _adapt_insync(draft, topic, config)
         draft.record(TopicConfigChanged(topic.topic_id, config))
     return _describe(draft.image, topic)
+
+
+def _adapt_insync(draft: Draft, topic: Topic, config: TopicSettings) -> None:
+    """Let the ELR follow a new minimum ISR, before that is in force.
+
+    A leader that hears of a lower minimum commits without the ELR: it must not be elected any more.
+    """
+    for partition in list(draft.image.partitions_of(topic)):
+        change(draft, partition, partition, minimum=min_insync(config, partition))
 
 
 def _partitions(image: ClusterImage, places: list[tuple[NodeId, ...]]) -> tuple[Partition, ...]:
@@ -339,6 +358,19 @@ def _settings(config: Mapping[str, str]) -> TopicSettings:
     return tuple(sorted(checked.items()))
 
 
+def _check_insync(config: TopicSettings, replication: int) -> None:
+    """Refuse a minimum ISR that no partition could ever have."""
+    minimum = parse_topic_config(dict(config)).min_insync(replication)
+    if minimum > replication > 0:
+        raise InvalidConfigError(
+            f"min.insync.replicas = {minimum} is more than the {replication} replicas there are:"
+            " nothing could be acknowledged",
+            field="config.min.insync.replicas",
+            value=minimum,
+            limit=replication,
+        )
+
+
 def _check_public(name: TopicName) -> TopicName:
     if name in INTERNAL_TOPICS:
         raise InvalidTopicError(
@@ -359,10 +391,9 @@ def _check_count(count: int) -> None:
 
 def _describe(image: ClusterImage, topic: Topic) -> TopicOutcome:
     topic = image.topics[topic.topic_id]
-    replication = len(image.partitions[topic.partitions[0]].replicas)
     return TopicOutcome(
         topic.name,
         topic.topic_id,
         partitions=len(topic.partitions),
-        replication=replication,
+        replication=replication_of(image, topic),
     )

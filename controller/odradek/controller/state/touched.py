@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from odradek.controller.state.records import (
     ControllerChanged,
+    NodeConditionChanged,
     NodeFenced,
     NodeRegistered,
     NodeRemoved,
@@ -51,7 +52,7 @@ class Touched:
         match record:
             case NodeRegistered():
                 self.nodes.add(record.node.node_id)
-            case NodeFenced() | NodeUnfenced() | NodeRemoved():
+            case NodeFenced() | NodeUnfenced() | NodeConditionChanged() | NodeRemoved():
                 self.nodes.add(record.node_id)
             case TopicCreated():
                 self.topics.add(record.topic.topic_id)

@@ -15,6 +15,9 @@ def node_to_proto(node: Node) -> metadata_pb2.NodeMetadata:
         rack=node.rack,
         fenced=node.fenced,
         incarnation=node.incarnation,
+        draining=node.draining,
+        stopping=node.stopping,
+        storage_full=node.storage_full,
     )
 
 

@@ -15,6 +15,7 @@ from odradek.controller.state.records import (
     Command,
     ControllerChanged,
     Node,
+    NodeConditionChanged,
     NodeFenced,
     NodeRegistered,
     NodeRemoved,
@@ -62,6 +63,14 @@ def encode_record(record: Record) -> pb.ClusterRecord:  # noqa: C901, PLR0912 - 
             return pb.ClusterRecord(node_fenced=pb.NodeFenced(node_id=record.node_id))
         case NodeUnfenced():
             return pb.ClusterRecord(node_unfenced=pb.NodeUnfenced(node_id=record.node_id))
+        case NodeConditionChanged():
+            condition = pb.NodeConditionChanged(
+                node_id=record.node_id,
+                stopping=record.stopping,
+                draining=record.draining,
+                storage_full=record.storage_full,
+            )
+            return pb.ClusterRecord(node_condition_changed=condition)
         case NodeRemoved():
             return pb.ClusterRecord(node_removed=pb.NodeRemoved(node_id=record.node_id))
         case TopicCreated():
@@ -168,6 +177,14 @@ def _decode_record(record: pb.ClusterRecord) -> Record:  # noqa: C901, PLR0912 -
             return NodeFenced(NodeId(record.node_fenced.node_id))
         case "node_unfenced":
             return NodeUnfenced(NodeId(record.node_unfenced.node_id))
+        case "node_condition_changed":
+            condition = record.node_condition_changed
+            return NodeConditionChanged(
+                NodeId(condition.node_id),
+                condition.stopping,
+                condition.draining,
+                condition.storage_full,
+            )
         case "node_removed":
             return NodeRemoved(NodeId(record.node_removed.node_id))
         case "topic_created":
@@ -206,6 +223,9 @@ def _node_to_proto(node: Node) -> pb.ClusterNode:
         fenced=node.fenced,
         registered_version=node.registered_version,
         fenced_version=node.fenced_version,
+        stopping_version=node.stopping_version,
+        draining=node.draining,
+        storage_full=node.storage_full,
     )
 
 
@@ -222,6 +242,9 @@ def _node_from_proto(node: pb.ClusterNode) -> Node:
         fenced=node.fenced,
         registered_version=node.registered_version,
         fenced_version=node.fenced_version,
+        stopping_version=node.stopping_version,
+        draining=node.draining,
+        storage_full=node.storage_full,
     )
 
 

@@ -62,6 +62,7 @@ def registration_from_proto(request: controller_pb2.RegisterNodeRequest) -> Regi
         port=request.port,
         rack=request.rack,
         lost_data=request.lost_data,
+        unclean_boot=request.unclean_boot,
         replace=request.replace,
         software_version=request.software_version,
     )

@@ -1,0 +1,248 @@
+"""Who may lead a partition, who is in sync, and who still has everything committed. Pure.
+
+Problem: two nodes must never append to one partition under one leader epoch, and whoever leads must
+have every committed record. Idea: every change of a partition goes through `change`, which derives
+leader, ELR and epochs from the new ISR. A replica that leaves an ISR below `min.insync.replicas` is
+*eligible*: the high watermark has stood still since, so it has all that was committed.
+
+Invariants: the leader is in the ISR and alive; one leader per (uid, leader epoch); whoever is
+elected was in the ISR, else in the ELR, else led last; below the minimum, ISR and ELR only lose a
+replica that lost data; at or above it, the ELR is empty.
+
+Source: KIP-966 (eligible leader replicas); Apache Kafka's PartitionChangeBuilder.
+"""
+
+from collections.abc import Callable, Iterable
+
+from odradek.controller.state.image import ClusterImage, Draft, PossibleLoss
+from odradek.controller.state.records import (
+    Partition,
+    PartitionChanged,
+    Topic,
+    TopicSettings,
+)
+from odradek.protocol.topic_config import MAJORITY, Flush, majority
+from odradek.protocol.types import NO_NODE, LeaderEpoch, NodeId, PartitionEpoch
+
+NodeIds = tuple[NodeId, ...]
+
+_MIN_INSYNC = "min.insync.replicas"
+
+
+def min_insync(config: TopicSettings, partition: Partition) -> int:
+    """Return how many replicas must be in sync for the high watermark to move.
+
+    A majority is one of the replicas there were before a reassignment, until that is complete.
+    """
+    text = _setting(config, _MIN_INSYNC, MAJORITY)
+    if text == MAJORITY:
+        return majority(len(partition.replicas) - len(partition.adding))
+    return int(text)
+
+
+def keeps_only_pages(config: TopicSettings) -> bool:
+    """Tell whether acknowledged records may be in the page cache alone (`flush=os`)."""
+    return _setting(config, "flush", Flush.COMMIT.value) == Flush.OS.value
+
+
+def topic_of(image: ClusterImage, partition: Partition) -> Topic:
+    """Return the topic a partition belongs to."""
+    return image.topics[image.places[partition.uid].topic_id]
+
+
+def elect(image: ClusterImage, partition: Partition) -> Partition:
+    """Return the partition, whose leader is gone, with another if anybody may lead it.
+
+    The first replica in order that is alive, from the ISR, else the ELR, else who led last; one
+    that is about to stop or has no space left only when there is no other.
+    """
+    candidates = partition.isr or partition.elr or partition.last_known_elr
+    leader = _best(image, partition, candidates)
+    if leader == NO_NODE:
+        last = (partition.leader,) if partition.is_led else partition.last_known_elr
+        return partition._replace(leader=NO_NODE, last_known_elr=last)
+    return partition._replace(
+        leader=leader,
+        isr=partition.isr or (leader,),
+        elr=_without(partition.elr, leader),
+        last_known_elr=(),
+    )
+
+
+def change(
+    draft: Draft,
+    before: Partition,
+    after: Partition,
+    *,
+    minimum: int | None = None,
+    lost: NodeId = NO_NODE,
+) -> None:
+    """Record a change of a partition with all that follows from it; nothing if nothing follows.
+
+    Args:
+        draft: Gets the record.
+        before: The partition as it is.
+        after: The same with another ISR or other replicas. Fenced members leave the ISR here, and
+            stopping ones where they can be spared.
+        minimum: The minimum ISR to assume; by default the topic's.
+        lost: A replica that lost data: it leaves ISR and ELR.
+    """
+    image = draft.image
+    if minimum is None:
+        minimum = min_insync(topic_of(image, before).config, after)
+    isr = _spare_stopping(image, _alive(image, _without(after.isr, lost)), minimum)
+    left = tuple(each for each in (*before.isr, *after.isr) if each not in isr)
+    elr = tuple(
+        each
+        for each in dict.fromkeys((*after.elr, *left))
+        if each in after.replicas and each not in isr and each != lost
+    )
+    after = after._replace(isr=isr, elr=elr)
+    if not _goes_on(image, after):
+        after = elect(image, after)
+    if len(after.isr) >= minimum and after.elr:
+        after = after._replace(elr=())
+    if after == before:
+        return
+    epoch = before.leader_epoch if after.leader == before.leader else before.leader_epoch + 1
+    changed = after._replace(
+        leader_epoch=LeaderEpoch(epoch),
+        partition_epoch=PartitionEpoch(before.partition_epoch + 1),
+    )
+    draft.record(PartitionChanged(changed))
+    if changed.is_led and changed.leader not in (*before.isr, *before.elr):
+        draft.report(PossibleLoss(before.uid, changed.leader, changed.leader_epoch))
+
+
+def settle(draft: Draft, concerns: Callable[[Partition], bool]) -> None:
+    """Let everything follow that the state of the nodes asks for, in the partitions concerned."""
+    for partition in list(draft.image.partitions.values()):
+        if concerns(partition):
+            change(draft, partition, partition)
+
+
+def depose(draft: Draft, node_id: NodeId) -> None:
+    """Take a node, fenced just now, out of every leadership and every ISR."""
+    settle(draft, lambda partition: node_id in partition.isr or partition.leader == node_id)
+
+
+def promote(draft: Draft, node_id: NodeId) -> None:
+    """Elect leaders where there is none and a node, unfenced just now, may lead."""
+    settle(draft, lambda partition: not partition.is_led and node_id in partition.replicas)
+
+
+def retire(draft: Draft, node_id: NodeId) -> None:
+    """Move leaderships from a node that is about to stop, where another in sync can take them."""
+    settle(draft, lambda partition: node_id in partition.isr)
+
+
+def finish_elections(draft: Draft) -> None:
+    """Let everything follow that a predecessor may have left half-done.
+
+    A decision too large for one command of the log is committed in several.
+    """
+    settle(draft, lambda _: True)
+
+
+def forget(draft: Draft, node_id: NodeId, *, pages_only: bool, gone: bool) -> None:
+    """Take a fenced node that lost data out of every ISR and ELR it was in.
+
+    Args:
+        draft: Gets the records.
+        node_id: The node.
+        pages_only: Only page caches were lost: partitions of topics with `flush=commit` have all.
+        gone: Nothing at all is left of its data: where it led last and nobody has everything, the
+            next best is whoever else holds a replica.
+    """
+    image = draft.image
+    for partition in list(image.partitions.values()):
+        if node_id not in partition.replicas:
+            continue
+        if pages_only and not keeps_only_pages(topic_of(image, partition).config):
+            continue
+        after = partition
+        if gone and node_id in partition.last_known_elr:
+            after = partition._replace(last_known_elr=_next_best(partition, node_id))
+        change(draft, partition, after, lost=node_id)
+
+
+def prefer_leaders(draft: Draft, nodes: Iterable[NodeId], count_max: int) -> int:
+    """Let preferred leaders lead that are in sync, on the nodes given; return how many do now."""
+    moved = 0
+    for partition in misled(draft.image, nodes):
+        if moved == count_max:
+            break
+        leader = partition.replicas[0]
+        changed = partition._replace(
+            leader=leader,
+            leader_epoch=LeaderEpoch(partition.leader_epoch + 1),
+            partition_epoch=PartitionEpoch(partition.partition_epoch + 1),
+        )
+        draft.record(PartitionChanged(changed))
+        moved += 1
+    return moved
+
+
+def misled(image: ClusterImage, nodes: Iterable[NodeId]) -> list[Partition]:
+    """Return the partitions that one of the nodes should lead, and could, but does not."""
+    ready = {
+        node_id
+        for node_id in nodes
+        if (node := image.nodes.get(node_id)) is not None
+        and not (node.fenced or node.stopping or node.draining or node.storage_full)
+    }
+    return [
+        partition
+        for partition in image.partitions.values()
+        if partition.leader != partition.replicas[0]
+        and partition.replicas[0] in ready
+        and partition.replicas[0] in partition.isr
+    ]
+
+
+def _goes_on(image: ClusterImage, partition: Partition) -> bool:
+    """Tell whether the leader stays; one about to stop goes when another in sync can lead."""
+    leader = partition.leader
+    if leader not in partition.isr:
+        return False
+    if not image.nodes[leader].stopping:
+        return True
+    return all(image.nodes[member].stopping for member in partition.isr)
+
+
+def _best(image: ClusterImage, partition: Partition, candidates: NodeIds) -> NodeId:
+    alive = [
+        image.nodes[node_id]
+        for node_id in partition.replicas
+        if node_id in candidates and image.is_alive(node_id)
+    ]
+    if not alive:
+        return NO_NODE
+    return min(alive, key=lambda node: (node.stopping, node.storage_full)).node_id
+
+
+def _alive(image: ClusterImage, members: NodeIds) -> NodeIds:
+    if all(map(image.is_alive, members)):
+        return members
+    return tuple(filter(image.is_alive, members))
+
+
+def _spare_stopping(image: ClusterImage, isr: NodeIds, minimum: int) -> NodeIds:
+    """Drop members that are about to stop, as far as enough others remain."""
+    if not any(image.nodes[member].stopping for member in isr):
+        return isr
+    staying = tuple(member for member in isr if not image.nodes[member].stopping)
+    return staying if len(staying) >= minimum else isr
+
+
+def _next_best(partition: Partition, node_id: NodeId) -> NodeIds:
+    others = (each for each in partition.replicas if each not in (node_id, *partition.adding))
+    return (next(others, node_id),)
+
+
+def _without(members: NodeIds, node_id: NodeId) -> NodeIds:
+    return tuple(each for each in members if each != node_id) if node_id in members else members
+
+
+def _setting(config: TopicSettings, key: str, default: str) -> str:
+    return next((value for name, value in config if name == key), default)
