@@ -157,7 +157,8 @@ async def test_bytes_that_wait_for_a_slow_member_are_bounded(bench: _Bench) -> N
         bench.produce(large)
     assert caught.value.limit == str(UNCOMMITTED_BYTES_MAX)
     bench.synced()
-    replica.update(replica.topic, replace(replica.partition, isr=(ME,)))
+    alone = replace(replica.partition, isr=(ME,), partition_epoch=PartitionEpoch(1))
+    replica.update(replica.topic, alone)
     assert len(bench.answers.acknowledged) == replica.log_end_offset
     await bench.storage.patiently(lambda: bench.produce(large))
 

@@ -1,81 +1,488 @@
-"""The leader's side of replication. Pure.
+"""The leader's side of replication, for one partition in one leader epoch. Pure.
 
-Problem: tell when a record can no longer be lost. Idea: it is committed once every member of the
-maximal ISR, this node included, has it on disk. Maximal: the committed ISR and every member
-proposed beside it, so that whichever way a proposal is decided, nothing committed is missing.
+Problem: tell when a record can no longer be lost, and who may take over. Idea: a record is
+committed once every member of the maximal ISR, this node included, has it on disk. Maximal: the
+committed ISR and everybody proposed beside it, so that whichever way a proposal is decided, nothing
+committed is missing.
 
-Invariants: high_watermark only moves to an offset that every member has; it never falls; it stands
-still while the ISR is smaller than min_insync.
+How to drive it: make one when an image says that this node leads (again), throw it away when the
+leader epoch ends; call one method per event and perform the effects it returns, in order.
 
-Source: Apache Kafka's KIP-966.
+    announced  -> on_announced    a follower says where its log ends; Diverging, Refused or PushDue
+    appended   -> on_appended     before this node's sync; PushDue for each follower that waited
+    pushed     -> on_sent         `cursor(follower)` says from where; the shell decides how much
+    acked      -> on_acked        a follower's durable end
+    synced     -> on_durable      this node's own durable end
+    image      -> on_image        ISR, incarnations or min ISR changed within the epoch
+    answered   -> on_proposal_answered
+    broken     -> on_disconnected a follower's stream ended
+    time       -> on_tick         a few times a second
+
+`PushDue` asks for a push from the cursor on, empty when there is nothing: it carries the high
+watermark. On `HighWatermarkAdvanced` every matched follower is to hear of it before long. Streams
+deliver in order or break; whoever loses a message says `on_disconnected`.
+
+Invariants: high_watermark never falls, and moves only to an offset that every member of the maximal
+ISR has; it stands still while the committed ISR is smaller than min_insync; one proposal is under
+way at a time; nobody proposed is forgotten before an image with a newer partition epoch came.
+
+Source: Apache Kafka's Partition.scala, KIP-497 (AlterPartition), KIP-966, KIP-903 (incarnations).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
-from odradek.protocol.types import FIRST_OFFSET, NodeId, Offset
+from odradek.node.cluster.image import PartitionState
+from odradek.node.cluster.session import NO_INCARNATION
+from odradek.node.replication.session import Announcement, HighWatermarkAdvanced
+from odradek.node.storage.epochs import EpochEnd, LeaderEpochs
+from odradek.protocol.errors import (
+    BrokerError,
+    FencedLeaderEpochError,
+    InvalidRequestError,
+    NotLeaderOrFollowerError,
+    StaleBrokerEpochError,
+    UnknownLeaderEpochError,
+)
+from odradek.protocol.types import (
+    FIRST_OFFSET,
+    NO_LEADER_EPOCH,
+    Incarnation,
+    LeaderEpoch,
+    NodeId,
+    Offset,
+    PartitionEpoch,
+)
+
+REPLICA_LAG_TIME_MAX_S: Final = 30.0
+PROPOSAL_RETRY_S: Final = 0.5
+
+Incarnations: TypeAlias = Mapping[NodeId, Incarnation]
+"""The nodes that are not fenced, each with its registration in force."""
+
+
+@dataclass(frozen=True, slots=True)
+class IsrMember:
+    """A proposed member and the registration it is proposed with."""
+
+    node_id: NodeId
+    incarnation: Incarnation
 
 
 @dataclass(frozen=True, slots=True)
 class PushDue:
-    """Followers are to be sent what was appended."""
+    """A follower is to be sent what follows its cursor."""
 
-    log_end_offset: Offset
+    follower: NodeId
 
 
 @dataclass(frozen=True, slots=True)
-class HighWatermarkAdvanced:
-    """Everything below is committed now."""
+class Diverging:
+    """A follower must truncate before it announces again.
 
-    offset: Offset
+    Attributes:
+        end: It agrees with this log up to here at most. Epoch -1: it has nothing in common with
+            this log and begins at that offset.
+    """
+
+    follower: NodeId
+    session: int
+    end: EpochEnd
 
 
-Effect: TypeAlias = PushDue | HighWatermarkAdvanced
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An announcement is not taken; another one may be, under another image."""
+
+    follower: NodeId
+    session: int
+    error: BrokerError
+
+
+@dataclass(frozen=True, slots=True)
+class ProposeIsr:
+    """The controller is to be asked for an ISR; answer with `on_proposal_answered`."""
+
+    leader_epoch: LeaderEpoch
+    partition_epoch: PartitionEpoch
+    isr: tuple[IsrMember, ...]
+
+
+Effect: TypeAlias = PushDue | Diverging | Refused | ProposeIsr | HighWatermarkAdvanced
 
 
 @dataclass(slots=True)
+class Progress:
+    """What the leader knows of one follower."""
+
+    durable_end: Offset = FIRST_OFFSET
+    """As acknowledged last; it stays true while the follower is away."""
+    caught_up_at_s: float = float("-inf")
+    """When it last had everything there was."""
+    incarnation: Incarnation = NO_INCARNATION
+    session: int = 0
+    matched: bool = False
+    """Whether its log is known to be a prefix of this one, so that it can be pushed to."""
+    sent_end: Offset = FIRST_OFFSET
+    noted_end: Offset | None = None
+    """The log end when `noted_at_s` was: an ack beyond it proves that much."""
+    noted_at_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """From where a follower is to be sent, and the session it belongs to."""
+
+    session: int
+    offset: Offset
+
+
 class LeaderReplica:
     """One partition, as long as this node leads it in one epoch."""
 
-    min_insync: int
-    durable_end: dict[NodeId, Offset]
-    """Member of the maximal ISR, this node included -> the end of what it has on disk."""
-    log_end_offset: Offset = FIRST_OFFSET
-    high_watermark: Offset = FIRST_OFFSET
+    def __init__(
+        self,
+        node_id: NodeId,
+        partition: PartitionState,
+        incarnations: Incarnations,
+        *,
+        min_insync: int,
+        log_end: Offset,
+        durable_end: Offset,
+        high_watermark: Offset,
+        now_s: float,
+        lag_time_max_s: float = REPLICA_LAG_TIME_MAX_S,
+    ) -> None:
+        """Begin a leader epoch; call `start` for what follows from it at once.
+
+        Args:
+            node_id: This node.
+            partition: As the image has it; this node leads it.
+            incarnations: The nodes that are not fenced.
+            min_insync: How many members the ISR needs for the high watermark to move.
+            log_end: The end of this node's log; the epoch starts here.
+            durable_end: The end of what this node has on disk.
+            high_watermark: A lower bound, as remembered from before.
+            now_s: The clock.
+            lag_time_max_s: How long a member may lag before it is proposed to leave.
+        """
+        assert partition.leader_id == node_id, "another node leads"
+        assert high_watermark <= durable_end <= log_end
+        self.node_id = node_id
+        self.leader_epoch = partition.leader_epoch
+        self.epoch_start = log_end
+        self.log_end_offset = log_end
+        self.durable_end = durable_end
+        self.high_watermark = high_watermark
+        self.min_insync = min_insync
+        self.partition_epoch = partition.partition_epoch
+        self.isr = partition.isr
+        """The committed one, as of `partition_epoch`."""
+        self.maximal_isr = frozenset(partition.isr)
+        """Whoever may be in the ISR by now; always with the committed ones."""
+        self.followers: dict[NodeId, Progress] = {}
+        self._incarnations = incarnations
+        self._lag_time_max_s = lag_time_max_s
+        self._pending: ProposeIsr | None = None
+        self._retry_at_s = float("-inf")
+        self._take_replicas(partition.replicas, now_s)
 
     @property
     def has_enough_replicas(self) -> bool:
         """Whether an append that waits for all could commit at present."""
-        return len(self.durable_end) >= self.min_insync
+        return len(self.isr) >= self.min_insync
 
-    def on_appended(self, log_end_offset: Offset) -> list[Effect]:
+    @property
+    def reached_epoch_start(self) -> bool:
+        """Whether everything earlier leaders committed is known to be committed."""
+        return self.high_watermark >= self.epoch_start
+
+    def start(self) -> list[Effect]:
+        """Commit at once what needs nobody else."""
+        return self._advance_high_watermark()
+
+    def cursor(self, follower: NodeId) -> Cursor | None:
+        """Return from where a follower is to be sent; None while it cannot be pushed to."""
+        progress = self.followers.get(follower)
+        if progress is None or not progress.matched:
+            return None
+        return Cursor(progress.session, progress.sent_end)
+
+    # This node's log
+
+    def on_appended(self, log_end: Offset) -> list[Effect]:
         """This node appended; nothing is on disk yet."""
-        assert log_end_offset > self.log_end_offset, "a leader only appends"
-        self.log_end_offset = log_end_offset
-        return [PushDue(log_end_offset)] if len(self.durable_end) > 1 else []
+        assert log_end > self.log_end_offset, "a leader only appends"
+        before, self.log_end_offset = self.log_end_offset, log_end
+        # Whoever is further behind has a push due already.
+        return [
+            PushDue(node_id)
+            for node_id, progress in self.followers.items()
+            if progress.matched and progress.sent_end == before
+        ]
 
-    def on_durable(self, member: NodeId, end: Offset) -> list[Effect]:
-        """Our own group commit, or a follower's ack."""
-        if member not in self.durable_end:
+    def on_durable(self, end: Offset) -> list[Effect]:
+        """This node's group commit."""
+        assert end <= self.log_end_offset
+        if end <= self.durable_end:
             return []
-        assert end <= self.log_end_offset, "nobody has more than the leader"
-        self.durable_end[member] = max(end, self.durable_end[member])
+        self.durable_end = end
         return self._advance_high_watermark()
 
-    def on_isr_changed(self, members: Iterable[NodeId], min_insync: int) -> list[Effect]:
-        """The maximal ISR or the topic's demand is another one; new members have proven nothing."""
-        self.durable_end = {
-            member: self.durable_end.get(member, FIRST_OFFSET) for member in members
-        }
+    # Followers
+
+    def on_announced(
+        self,
+        follower: NodeId,
+        incarnation: Incarnation,
+        announced: Announcement,
+        epochs: LeaderEpochs,
+        log_start: Offset,
+        *,
+        now_s: float,
+    ) -> list[Effect]:
+        """Compare a follower's log with this one.
+
+        Args:
+            follower: Who announces.
+            incarnation: Its registration.
+            announced: What it says.
+            epochs: Those of this node's log.
+            log_start: Of this node's log.
+            now_s: The clock.
+
+        Raises:
+            InvalidRequestError: It contradicts itself.
+        """
+        if not 0 <= announced.durable_end <= announced.log_end:
+            raise _contradiction(follower, announced.durable_end, announced.log_end)
+        progress = self.followers.get(follower)
+        error = self._refusal(follower, incarnation, progress, announced)
+        if error is not None:
+            return [Refused(follower, announced.session, error)]
+        assert progress is not None, "strangers are refused"
+        if (incarnation, announced.session) <= (progress.incarnation, progress.session):
+            return []  # overtaken by a newer one
+        progress.incarnation, progress.session = incarnation, announced.session
+        progress.matched = False
+        progress.noted_end = None
+        diverging = self._compare(announced, epochs, log_start)
+        if diverging is not None:
+            return [Diverging(follower, announced.session, diverging)]
+        progress.matched = True
+        progress.sent_end = announced.log_end
+        progress.durable_end = announced.durable_end
+        return [PushDue(follower), *self._proven(follower, progress, now_s)]
+
+    def on_sent(self, follower: NodeId, session: int, end: Offset, now_s: float) -> None:
+        """A push leaves that ends at an offset; an empty one, at the cursor."""
+        progress = self.followers.get(follower)
+        if progress is None or not progress.matched or progress.session != session:
+            return
+        assert progress.sent_end <= end <= self.log_end_offset
+        progress.sent_end = end
+        if progress.noted_end is None:
+            progress.noted_end, progress.noted_at_s = self.log_end_offset, now_s
+
+    def on_acked(
+        self,
+        follower: NodeId,
+        incarnation: Incarnation,
+        session: int,
+        durable_end: Offset,
+        now_s: float,
+    ) -> list[Effect]:
+        """A follower has everything below an offset on disk, under this leader epoch.
+
+        Raises:
+            InvalidRequestError: It was never sent that much.
+        """
+        progress = self.followers.get(follower)
+        if (
+            progress is None
+            or not progress.matched
+            or progress.session != session
+            or progress.incarnation != incarnation
+            or durable_end <= progress.durable_end
+        ):
+            return []
+        if durable_end > progress.sent_end:
+            raise _contradiction(follower, durable_end, progress.sent_end)
+        progress.durable_end = durable_end
+        return self._proven(follower, progress, now_s)
+
+    def on_cursor_lost(self, follower: NodeId, session: int, log_start: Offset) -> list[Effect]:
+        """What follows the cursor is gone: retention has moved the log start beyond it."""
+        progress = self.followers.get(follower)
+        if progress is None or not progress.matched or progress.session != session:
+            return []
+        progress.matched = False
+        return [Diverging(follower, session, EpochEnd(NO_LEADER_EPOCH, log_start))]
+
+    def on_disconnected(self, follower: NodeId, incarnation: Incarnation) -> None:
+        """A follower's stream ended: what it had it still has, but it must announce again."""
+        progress = self.followers.get(follower)
+        if progress is not None and progress.incarnation == incarnation:
+            progress.matched = False
+
+    # The controller
+
+    def on_image(
+        self,
+        partition: PartitionState,
+        incarnations: Incarnations,
+        min_insync: int,
+        now_s: float,
+    ) -> list[Effect]:
+        """The image changed within this leader epoch."""
+        assert partition.leader_epoch == self.leader_epoch, "another epoch is another leader"
+        assert partition.partition_epoch >= self.partition_epoch, "epochs only grow"
+        self._incarnations = incarnations
         self.min_insync = min_insync
-        return self._advance_high_watermark()
+        if partition.partition_epoch > self.partition_epoch:
+            # Every proposal made so far was based on the epoch before: it was decided, or never
+            # will be.
+            self.partition_epoch = partition.partition_epoch
+            for member in partition.isr:
+                if member not in self.isr and member in self.followers:
+                    self.followers[member].caught_up_at_s = now_s
+            self.isr = partition.isr
+            self.maximal_isr = frozenset(partition.isr)
+            self._pending = None
+            self._retry_at_s = float("-inf")
+            self._take_replicas(partition.replicas, now_s)
+        return [*self._advance_high_watermark(), *self._propose(now_s)]
+
+    def on_proposal_answered(self, proposal: ProposeIsr, now_s: float) -> None:
+        """The controller answered, or nobody knows what became of it.
+
+        However it was answered, only a newer partition epoch ends the doubt: a repeat of the
+        request may still be on its way. Until then the maximal ISR stays as it is; a moment later
+        this leader asks again, for the ISR as it stands if need be, which raises the epoch.
+        """
+        if proposal is self._pending:
+            self._pending = None
+            self._retry_at_s = now_s + PROPOSAL_RETRY_S
+
+    def on_tick(self, now_s: float) -> list[Effect]:
+        """Time has passed."""
+        for progress in self.followers.values():
+            if progress.matched and progress.durable_end >= self.log_end_offset:
+                progress.caught_up_at_s = now_s
+        return self._propose(now_s)
+
+    # Decisions
+
+    def _take_replicas(self, replicas: Iterable[NodeId], now_s: float) -> None:
+        known, self.followers = self.followers, {}
+        for node_id in replicas:
+            if node_id != self.node_id:
+                self.followers[node_id] = known.get(node_id) or Progress(caught_up_at_s=now_s)
+
+    def _refusal(
+        self,
+        follower: NodeId,
+        incarnation: Incarnation,
+        progress: Progress | None,
+        announced: Announcement,
+    ) -> BrokerError | None:
+        theirs, ours = announced.leader_epoch, self.leader_epoch
+        if theirs != ours:
+            kind = FencedLeaderEpochError if theirs < ours else UnknownLeaderEpochError
+            return kind(field="leader_epoch", value=theirs, limit=ours)
+        if progress is None:
+            return NotLeaderOrFollowerError(
+                f"node {follower} holds no replica as of partition epoch {self.partition_epoch}",
+                field="node_id",
+                value=follower,
+            )
+        newest = max(progress.incarnation, self._incarnations.get(follower, NO_INCARNATION))
+        if incarnation < newest:
+            return StaleBrokerEpochError(field="incarnation", value=incarnation, limit=newest)
+        return None
+
+    def _compare(
+        self, announced: Announcement, epochs: LeaderEpochs, log_start: Offset
+    ) -> EpochEnd | None:
+        """Return None when the follower's log is a prefix of this one, else where they part."""
+        if announced.log_end == log_start:
+            return None  # whatever is below is of no interest to anybody
+        end = epochs.end_of(announced.last_epoch, self.log_end_offset)
+        if announced.log_end < log_start or end is None:
+            return EpochEnd(NO_LEADER_EPOCH, log_start)
+        if end.epoch < announced.last_epoch or end.end_offset < announced.log_end:
+            return end
+        return None
+
+    def _proven(self, follower: NodeId, progress: Progress, now_s: float) -> list[Effect]:
+        """A follower has proven a durable end."""
+        if progress.durable_end >= self.log_end_offset:
+            progress.caught_up_at_s = now_s
+            progress.noted_end = None
+        elif progress.noted_end is not None and progress.durable_end >= progress.noted_end:
+            progress.caught_up_at_s = progress.noted_at_s
+            progress.noted_end = None
+        if follower in self.maximal_isr:
+            return self._advance_high_watermark()
+        return self._propose(now_s)
 
     def _advance_high_watermark(self) -> list[Effect]:
-        if not self.durable_end or not self.has_enough_replicas:
+        if not self.has_enough_replicas:
             return []
-        end = min(self.durable_end.values())
+        end = self.durable_end
+        for member in self.maximal_isr:
+            if member == self.node_id:
+                continue
+            progress = self.followers.get(member)
+            if progress is None:
+                return []
+            end = min(end, progress.durable_end)
         if end <= self.high_watermark:
             return []
         self.high_watermark = end
         return [HighWatermarkAdvanced(end)]
+
+    def _propose(self, now_s: float) -> list[Effect]:
+        if self._pending is not None or now_s < self._retry_at_s:
+            return []
+        wanted = self._wanted_isr(now_s)
+        if not wanted:
+            return []  # this node is fenced: nothing it asks for would be granted
+        in_doubt = len(self.maximal_isr) > len(self.isr)
+        if not in_doubt and {member.node_id for member in wanted} == set(self.isr):
+            return []
+        self._pending = ProposeIsr(self.leader_epoch, self.partition_epoch, wanted)
+        self.maximal_isr |= {member.node_id for member in wanted}
+        return [self._pending]
+
+    def _wanted_isr(self, now_s: float) -> tuple[IsrMember, ...]:
+        own_incarnation = self._incarnations.get(self.node_id)
+        if own_incarnation is None:
+            return ()
+        wanted = [IsrMember(self.node_id, own_incarnation)]
+        for node_id in self.followers:
+            incarnation = self._incarnations.get(node_id)
+            if incarnation is not None and self._belongs(node_id, incarnation, now_s):
+                wanted.append(IsrMember(node_id, incarnation))
+        return tuple(wanted)
+
+    def _belongs(self, follower: NodeId, incarnation: Incarnation, now_s: float) -> bool:
+        progress = self.followers[follower]
+        if follower in self.isr:
+            return now_s - progress.caught_up_at_s <= self._lag_time_max_s
+        return (
+            progress.matched
+            and progress.incarnation == incarnation
+            and progress.durable_end >= max(self.high_watermark, self.epoch_start)
+        )
+
+
+def _contradiction(follower: NodeId, durable_end: Offset, limit: Offset) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"node {follower} says that it has offset {durable_end} on disk; {limit} is the most it can"
+        " have",
+        field="durable_end",
+        value=durable_end,
+        limit=limit,
+    )

@@ -19,7 +19,8 @@ from typing import Final, TypeAlias
 
 from odradek.node import metrics
 from odradek.node.cluster.image import PartitionState, TopicState, not_leader
-from odradek.node.replication.leader import Effect, HighWatermarkAdvanced, LeaderReplica
+from odradek.node.replication.leader import Effect, Incarnations, LeaderReplica
+from odradek.node.replication.session import HighWatermarkAdvanced
 from odradek.node.replication.waiting import AckQueue, FutureWaiter, Pending, Reader, Waiter
 from odradek.node.storage.log import Appended, PartitionLog
 from odradek.protocol.errors import (
@@ -52,11 +53,13 @@ class ReplicaSurroundings:
         node_id: This node.
         lapsed: Why nothing may be acknowledged at the moment, or None.
         unsynced: Called when a replica has appended something that awaits a group commit.
+        incarnations: The nodes that are not fenced, as of the image in force.
     """
 
     node_id: NodeId
     lapsed: Callable[[], BrokerError | None]
     unsynced: Callable[["PartitionReplica"], None]
+    incarnations: Callable[[], Incarnations] = dict
 
 
 class PartitionReplica:
@@ -78,7 +81,6 @@ class PartitionReplica:
         self.subscribers: set[Reader] = set()
         self._surroundings = surroundings
         self._core: LeaderReplica | None = None
-        self._epoch_start = FIRST_OFFSET
         self._synced_end = log.log_end_offset
         self._failure: BrokerError | None = None
         """Why nothing can be appended until a new leader epoch begins."""
@@ -124,7 +126,7 @@ class PartitionReplica:
     @property
     def reached_epoch_start(self) -> bool:
         """Whether everything earlier leaders committed is known to be committed."""
-        return self.high_watermark >= self._epoch_start
+        return self._core is not None and self._core.reached_epoch_start
 
     def not_leader(self) -> BrokerError:
         """Make the error for a request that needs the leader."""
@@ -138,14 +140,17 @@ class PartitionReplica:
         if not self._unsynced:
             self._synced_end = self.log.log_end_offset
         self._failure = None
-        self._epoch_start = self.log.log_end_offset
         self._core = LeaderReplica(
+            self._surroundings.node_id,
+            self.partition,
+            self._surroundings.incarnations(),
             min_insync=self._min_insync(),
-            durable_end=dict.fromkeys(self.partition.isr, FIRST_OFFSET),
-            log_end_offset=self.log.log_end_offset,
+            log_end=self.log.log_end_offset,
+            durable_end=self._synced_end,
             high_watermark=min(self.log.high_watermark_checkpoint, self._synced_end),
+            now_s=time.monotonic(),
         )
-        self._perform(self._core.on_durable(self._surroundings.node_id, self._synced_end))
+        self._perform(self._core.start())
 
     def resign(self, error: BrokerError) -> None:
         """Lead no longer: tell everybody who waits that the outcome is unknown, and why."""
@@ -166,7 +171,10 @@ class PartitionReplica:
             self.config = parse_topic_config(topic.config)
         self.topic, self.partition = topic, partition
         if self._core is not None:
-            self._perform(self._core.on_isr_changed(partition.isr, self._min_insync()))
+            incarnations = self._surroundings.incarnations()
+            self._perform(
+                self._core.on_image(partition, incarnations, self._min_insync(), time.monotonic())
+            )
 
     def _min_insync(self) -> int:
         return self.config.min_insync(len(self.partition.replicas))
@@ -226,10 +234,10 @@ class PartitionReplica:
     def _admit(self, core: LeaderReplica, acks: Acks) -> None:
         if acks is Acks.ALL and not core.has_enough_replicas:
             raise NotEnoughReplicasError(
-                f"partition {self} has {len(core.durable_end)} in-sync replicas,"
+                f"partition {self} has {len(core.isr)} in-sync replicas,"
                 f" {core.min_insync} are needed",
                 field="min.insync.replicas",
-                value=len(core.durable_end),
+                value=len(core.isr),
                 limit=core.min_insync,
             )
         if self._uncommitted.size_bytes >= UNCOMMITTED_BYTES_MAX:
@@ -319,7 +327,7 @@ class PartitionReplica:
         if self._core is None:
             return
         self._answer(self._waiting_for_disk.take_through(self._synced_end))
-        self._perform(self._core.on_durable(self._surroundings.node_id, self._synced_end))
+        self._perform(self._core.on_durable(self._synced_end))
 
     def _perform(self, effects: list[Effect]) -> None:
         for effect in effects:
@@ -365,7 +373,7 @@ class PartitionReplica:
             raise self.not_leader()
         if not self.reached_epoch_start:
             waiter = FutureWaiter()
-            start = self._epoch_start
+            start = self._core.epoch_start
             self._uncommitted.add(Pending(start, 0, waiter, 0, start, _NO_TIME))
             await waiter.future
         # Alone in the ISR the session is proof: whoever replaces this node waits for its end.
