@@ -19,6 +19,8 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from odradek.node.storage.directories import sync_directory
+
 _MAGIC = b"ODRADEK1"
 _SLOT_BYTES = 4096
 # Magic, counter, sequence, boot id, clean stop, data lost, pages lost.
@@ -61,7 +63,7 @@ class MarkFile:
             if os.fstat(self._fd).st_size < 2 * _SLOT_BYTES:
                 os.posix_fallocate(self._fd, 0, 2 * _SLOT_BYTES)
                 os.fsync(self._fd)
-                _sync_directory(path.parent)
+                sync_directory(path.parent)
         except BaseException:
             os.close(self._fd)
             raise
@@ -97,11 +99,3 @@ class MarkFile:
         if magic != _MAGIC or crc != zlib.crc32(fields):
             return 0, None
         return counter, Mark(sequence, boot_id.rstrip(b"\0").decode(), *flags)
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

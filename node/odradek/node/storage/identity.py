@@ -14,6 +14,7 @@ import uuid
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from odradek.node.storage.directories import make_directory, sync_directory
 from odradek.protocol.errors import (
     DuplicateNodeRegistrationError,
     InconsistentClusterIdError,
@@ -54,7 +55,7 @@ def open_identity(directory: Path, node_id: NodeId, cluster_id: str = "") -> Ide
     """
     path = directory / IDENTITY_FILE
     if not path.exists():
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
         identity = Identity(node_id, str(uuid.uuid4()), cluster_id)
         _write(path, identity)
         return identity
@@ -106,8 +107,4 @@ def _write(path: Path, identity: Identity) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    directory_fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory_fd)
-    finally:
-        os.close(directory_fd)
+    sync_directory(path.parent)

@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from odradek.node.storage.blocking import Blocking
+from odradek.node.storage.directories import make_directory, sync_directory
 from odradek.node.storage.durable_mark import Mark, MarkFile, read_boot_id
 from odradek.node.storage.group_commit import GroupCommit
 from odradek.node.storage.keys import Kind, Table, partition_range
@@ -211,7 +212,9 @@ class Storage:
         return position
 
     def _open(self) -> RecoveryReport:
-        self._directory.mkdir(parents=True, exist_ok=True)
+        make_directory(self._directory)
+        (self._directory / "store").mkdir(exist_ok=True)
+        sync_directory(self._directory)  # always: whoever made them may have been killed here
         self._mark_file = MarkFile(self._directory / "durable.mark")
         try:
             self._store = Store(self._directory / "store", self._options.store, self._fatal)
