@@ -22,7 +22,7 @@ from odradek.protocol.errors import (
     StaleBrokerEpochError,
     error_from_proto,
 )
-from odradek.protocol.types import ControllerId
+from odradek.protocol.types import ControllerId, NodeId
 from odradek.rpc.channels import error_from_rpc, open_channel
 from odradek.rpc.server import Server
 from odradek.v1 import admin_pb2, controller_pb2, controller_pb2_grpc
@@ -114,8 +114,15 @@ class Node:
         request.sequence = request.sequence or self.sequence
         return await self.stub.Submit(request)
 
-    async def create(self, name: str, partitions: int = 1) -> controller_pb2.SubmitResponse:
-        topic = admin_pb2.NewTopic(name=name, partitions=partitions, partitions_set=True)
+    async def create(
+        self, name: str, partitions: int = 1, *, replication: int = 1
+    ) -> controller_pb2.SubmitResponse:
+        topic = admin_pb2.NewTopic(
+            name=name,
+            partitions=partitions,
+            partitions_set=True,
+            replication_factor=replication,
+        )
         create = admin_pb2.CreateTopicsRequest(topics=[topic])
         return await self.submit(controller_pb2.SubmitRequest(create_topics=create))
 
@@ -273,17 +280,47 @@ async def test_a_broken_connection_fences_within_the_grace() -> None:
             )
 
 
-async def test_a_node_that_wishes_to_stop_is_let_go() -> None:
+async def test_a_node_that_wishes_to_stop_sees_others_lead_and_is_let_go() -> None:
     async with world() as w:
         await w.lead()
-        node = w.node()
+        node, other = w.node(1), w.node(2)
         await node.start()
-        await node.create("t")
+        await other.start()
+        await node.create("t", 4, replication=2)
+        assert not (await node.beat(w.committed.image.version, wants_shutdown=True)).may_shut_down
+        await eventually(lambda: w.committed.image.nodes[NodeId(1)].stopping)
+        partitions = w.committed.image.partitions
+        assert {each.leader for each in partitions.values()} == {2}
+        assert not w.committed.image.nodes[NodeId(1)].fenced
         response = await node.beat(w.committed.image.version, wants_shutdown=True)
         while not response.may_shut_down:
             response = await node.told()
         assert response.fenced
-        assert not any(each.is_led for each in w.committed.image.partitions.values())
+
+
+async def test_a_full_disk_is_known_to_all() -> None:
+    async with world() as w:
+        await w.lead()
+        node = w.node(1)
+        await node.start()
+        watch = node.watch()
+        assert not (await watch.read()).metadata.nodes[0].storage_full
+        assert node.heartbeats is not None
+        await node.heartbeats.write(
+            HeartbeatRequest(node_id=1, incarnation=node.incarnation, storage_full=True)
+        )
+        assert (await watch.read()).metadata.nodes[0].storage_full
+
+
+async def test_metadata_says_which_partitions_there_can_be() -> None:
+    async with world() as w:
+        await w.lead()
+        node = w.node(1)
+        await node.start()
+        watch = node.watch()
+        assert (await watch.read()).metadata.next_partition_uid == 1
+        await node.create("t", 5)
+        assert (await watch.read()).metadata.next_partition_uid == 6
 
 
 async def test_a_superseded_process_is_told_and_its_watch_ends() -> None:

@@ -25,7 +25,7 @@ from odradek.controller.committed import Committed
 from odradek.controller.raft.interface import COMMAND_BYTES_MAX, Leadership
 from odradek.controller.signals import Signal
 from odradek.controller.state.decide import FinishElections, Reply, Request, decide
-from odradek.controller.state.image import Draft
+from odradek.controller.state.image import Draft, PossibleLoss
 from odradek.controller.state.records import ControllerChanged
 from odradek.controller.wire.records import decode_accepted, encode_command, encode_record
 from odradek.controller.wire.requests import encode_reply
@@ -89,6 +89,7 @@ class _Pending:
     # What the round under way made of it.
     outcome: Reply | BrokerError = None
     records: Encoded = field(default_factory=list)
+    reports: tuple[PossibleLoss, ...] = ()
 
 
 class ActiveController:
@@ -250,10 +251,23 @@ class ActiveController:
             return
         version = self._committed.image.version
         for pending in batch:
+            self._tell_people(pending.reports)
             if isinstance(pending.outcome, BrokerError):
                 _fail(pending, pending.outcome)
             elif not pending.decided.done():
                 pending.decided.set_result(Decided(pending.outcome, version))
+
+    def _tell_people(self, reports: tuple[PossibleLoss, ...]) -> None:
+        image = self._committed.image
+        for loss in reports:
+            place = image.places.get(loss.uid)
+            _log.warning(
+                "acknowledged records may be lost: no replica in sync or eligible was left",
+                topic=None if place is None else image.topics[place.topic_id].name,
+                partition=None if place is None else place.index,
+                leader=loss.leader,
+                leader_epoch=loss.leader_epoch,
+            )
 
     def _enqueue(self, request: Request, size_bytes: int) -> asyncio.Future[Decided]:
         pending = _Pending(request, size_bytes, asyncio.get_running_loop().create_future())
@@ -278,6 +292,7 @@ class ActiveController:
             except BrokerError as error:
                 pending.outcome = error
             pending.records = [encode_record(record) for record in draft.take_records()]
+            pending.reports = draft.take_reports()
             sizes = [record.ByteSize() for record in pending.records]
             if max(sizes, default=0) + _RECORD_FRAME_BYTES > self._records_bytes_max:
                 _fail(pending, _too_large(max(sizes), self._records_bytes_max))

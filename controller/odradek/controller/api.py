@@ -195,6 +195,7 @@ class _HeartbeatStream:
             incarnation=Incarnation(request.incarnation),
             version=request.version,
             wants_shutdown=request.wants_shutdown,
+            storage_full=request.storage_full,
         )
         first = self._heard is None
         if self._heard is not None and self._heard.node_id != heartbeat.node_id:

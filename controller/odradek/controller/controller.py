@@ -11,6 +11,7 @@ import structlog
 
 from odradek.controller.active import ActiveController
 from odradek.controller.api import ControllerApi
+from odradek.controller.balancing import Balancer
 from odradek.controller.committed import ClusterMachine, Committed
 from odradek.controller.config import ControllerConfig
 from odradek.controller.feed import Feed
@@ -65,6 +66,7 @@ class Controller:
             session_timeout_s=config.session_timeout_s, grace_s=config.disconnect_grace_s
         )
         self._liveness = Liveness(self.active, self._committed, policy)
+        self._balancer = Balancer(self.active, self._committed, self._liveness)
         self._api = ControllerApi(
             controller_id=controller_id,
             active=self.active,
@@ -97,6 +99,7 @@ class Controller:
             running = [
                 tasks.create_task(self.active.run(), name="active"),
                 tasks.create_task(self._liveness.run(), name="liveness"),
+                tasks.create_task(self._balancer.run(), name="balancing"),
                 tasks.create_task(self._report(server), name="report"),
             ]
             try:

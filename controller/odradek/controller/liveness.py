@@ -7,15 +7,16 @@ import structlog
 
 from odradek.controller.active import ActiveController
 from odradek.controller.committed import Committed
-from odradek.controller.state.heartbeats import Heartbeat, HeartbeatPolicy, Heartbeats
-from odradek.controller.state.nodes import FenceNode, UnfenceNode
+from odradek.controller.state.heartbeats import Due, Heartbeat, HeartbeatPolicy, Heartbeats
+from odradek.controller.state.nodes import FenceNode, RetireNode, UnfenceNode
 from odradek.protocol.errors import BrokerError
 from odradek.protocol.types import NodeId
 
 _log = structlog.get_logger()
 
-# Adds to the time in which a death is noticed.
+# Silence is judged this often; the end of a broken stream's grace is met exactly.
 _TICK_S = 0.05
+_WHAT = {FenceNode: "fenced", UnfenceNode: "unfenced", RetireNode: "retires"}
 
 
 class Liveness:
@@ -40,7 +41,13 @@ class Liveness:
 
     def on_stream_closed(self, last: Heartbeat) -> None:
         """A stream ended after this heartbeat."""
-        self._heartbeats.on_stream_closed(last, self._now_s())
+        registered = last.node_id in self._committed.image.nodes
+        self._heartbeats.on_stream_closed(last, self._now_s(), registered=registered)
+        self._poked.set()
+
+    def settled(self) -> tuple[NodeId, ...]:
+        """Return the nodes that have been up for a while."""
+        return self._heartbeats.settled(self._now_s())
 
     async def run(self) -> None:
         """Judge while active, until cancelled."""
@@ -63,19 +70,21 @@ class Liveness:
                 if request.node_id not in self._deciding:
                     self._deciding.add(request.node_id)
                     decisions.create_task(self._decide(request))
+            now_s = self._now_s()
+            until_s = min(now_s + _TICK_S, self._heartbeats.next_due_s(now_s) or float("inf"))
             with suppress(TimeoutError):
-                async with asyncio.timeout(_TICK_S):
+                async with asyncio.timeout_at(until_s):
                     await self._poked.wait()
 
-    async def _decide(self, request: FenceNode | UnfenceNode) -> None:
-        fencing = isinstance(request, FenceNode)
+    async def _decide(self, request: Due) -> None:
+        what = _WHAT.get(type(request), "has reported its disk")
         try:
             await self._active.request(request)
         except BrokerError as error:
             # Still due at the next tick, here or on the next active controller.
-            _log.warning("undecided", node=request.node_id, fencing=fencing, error=error.message)
+            _log.warning("undecided", node=request.node_id, what=what, error=error.message)
         else:
-            _log.info("fenced" if fencing else "unfenced", node=request.node_id)
+            _log.info(what, node=request.node_id)
         finally:
             self._deciding.discard(request.node_id)
 

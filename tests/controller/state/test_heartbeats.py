@@ -1,9 +1,11 @@
 """Who is taken for dead, and when."""
 
+from dataclasses import replace
+
 import pytest
 
 from odradek.controller.state.heartbeats import Heartbeat, HeartbeatPolicy, Heartbeats
-from odradek.controller.state.nodes import FenceNode, UnfenceNode
+from odradek.controller.state.nodes import FenceNode, ReportStorage, RetireNode, UnfenceNode
 from odradek.controller.state.records import Node
 from odradek.protocol.types import Incarnation, NodeId
 
@@ -51,7 +53,7 @@ def test_a_broken_stream_fences_after_the_grace() -> None:
     heartbeats = active()
     heartbeats.on_heartbeat(beat(), 1.0, first=True)
     run_until(heartbeats, 1.5)
-    heartbeats.on_stream_closed(beat(), 1.5)
+    heartbeats.on_stream_closed(beat(), 1.5, registered=True)
     assert heartbeats.due([node()], 1.65) == []
     assert heartbeats.due([node()], 1.75) == FENCE
 
@@ -59,7 +61,7 @@ def test_a_broken_stream_fences_after_the_grace() -> None:
 def test_a_reconnect_within_the_grace_is_forgiven() -> None:
     heartbeats = active()
     heartbeats.on_heartbeat(beat(), 1.0, first=True)
-    heartbeats.on_stream_closed(beat(), 1.5)
+    heartbeats.on_stream_closed(beat(), 1.5, registered=True)
     heartbeats.on_heartbeat(beat(), 1.6, first=True)
     assert heartbeats.due([node()], 2.4) == []
 
@@ -84,7 +86,7 @@ def test_a_new_controller_gives_everybody_a_session() -> None:
 def test_a_node_that_died_with_the_active_controller_costs_no_session() -> None:
     heartbeats = Heartbeats(POLICY)
     heartbeats.on_heartbeat(beat(), 1.0, first=True)
-    heartbeats.on_stream_closed(beat(), 2.0)
+    heartbeats.on_stream_closed(beat(), 2.0, registered=True)
     heartbeats.on_active(3.0)
     assert heartbeats.due([node()], 3.1) == []
     assert heartbeats.due([node()], 3.2) == FENCE
@@ -109,7 +111,7 @@ def test_a_pause_of_the_controller_is_not_the_nodes_silence() -> None:
 def test_a_passive_controller_judges_nobody() -> None:
     heartbeats = active()
     heartbeats.on_heartbeat(beat(), 1.0, first=True)
-    heartbeats.on_stream_closed(beat(), 1.0)
+    heartbeats.on_stream_closed(beat(), 1.0, registered=True)
     heartbeats.on_passive()
     assert heartbeats.due([node()], 50.0) == []
 
@@ -134,14 +136,72 @@ def test_a_fenced_node_may_lead_once_it_has_caught_up(heartbeat: Heartbeat, *, d
 def test_a_fenced_node_without_a_stream_stays_fenced() -> None:
     heartbeats = active()
     heartbeats.on_heartbeat(beat(), 1.0, first=True)
-    heartbeats.on_stream_closed(beat(), 1.0)
+    heartbeats.on_stream_closed(beat(), 1.0, registered=True)
     assert heartbeats.due([node(fenced=True)], 1.1) == []
 
 
-def test_who_wants_to_stop_is_fenced_at_once() -> None:
+def test_who_wants_to_stop_is_fenced_once_it_has_seen_that_others_lead() -> None:
+    heartbeats = active()
+    heartbeats.on_heartbeat(beat(version=10, wants_shutdown=True), 1.0, first=True)
+    assert heartbeats.due([node()], 1.0) == [RetireNode(N1, Incarnation(5))]
+    stopping = replace(node(), stopping_version=12)
+    assert heartbeats.due([stopping], 1.1) == []
+    heartbeats.on_heartbeat(beat(version=11, wants_shutdown=True), 1.2, first=False)
+    assert heartbeats.due([stopping], 1.2) == []
+    heartbeats.on_heartbeat(beat(version=12, wants_shutdown=True), 1.3, first=False)
+    assert heartbeats.due([stopping], 1.3) == FENCE
+
+
+def test_who_wants_to_stop_and_never_sees_it_is_fenced_after_a_while() -> None:
     heartbeats = active()
     heartbeats.on_heartbeat(beat(wants_shutdown=True), 1.0, first=True)
-    assert heartbeats.due([node()], 1.0) == FENCE
+    run_until(heartbeats, 3.5)
+    stopping = replace(node(), stopping_version=12)
+    assert heartbeats.due([stopping], 3.9) == []
+    assert heartbeats.due([stopping], 4.0) == FENCE
+
+
+def test_a_full_disk_is_reported_when_it_changes() -> None:
+    heartbeats = active()
+    full = Heartbeat(N1, Incarnation(5), 10, storage_full=True)
+    heartbeats.on_heartbeat(full, 1.0, first=True)
+    assert heartbeats.due([node()], 1.0) == [ReportStorage(N1, Incarnation(5), full=True)]
+    known = replace(node(), storage_full=True)
+    assert heartbeats.due([known], 1.0) == []
+    heartbeats.on_heartbeat(beat(), 1.5, first=False)
+    assert heartbeats.due([known], 1.5) == [ReportStorage(N1, Incarnation(5), full=False)]
+
+
+def test_the_end_of_a_grace_is_known_beforehand() -> None:
+    heartbeats = active()
+    assert heartbeats.next_due_s(0.0) is None
+    heartbeats.on_heartbeat(beat(), 1.0, first=True)
+    heartbeats.on_stream_closed(beat(), 1.5, registered=True)
+    assert heartbeats.next_due_s(1.6) == pytest.approx(1.7)
+    assert heartbeats.next_due_s(1.7) is None
+
+
+def test_a_node_has_settled_once_it_was_up_for_a_while() -> None:
+    heartbeats = active()
+    heartbeats.on_heartbeat(beat(), 0.5, first=True)
+    heartbeats.due([node()], 0.5)
+    assert heartbeats.settled(5.4) == ()
+    assert heartbeats.settled(5.5) == (N1,)
+    heartbeats.due([node(incarnation=6)], 6.0)  # it registered again
+    assert heartbeats.settled(6.0) == ()
+    heartbeats.due([node(incarnation=6)], 11.0)
+    assert heartbeats.settled(11.0) == (N1,)
+    heartbeats.due([node(incarnation=6, fenced=True)], 12.0)
+    assert heartbeats.settled(20.0) == ()
+
+
+def test_made_up_ids_leave_nothing_behind() -> None:
+    heartbeats = active()
+    for number in range(100):
+        made_up = Heartbeat(NodeId(number), Incarnation(number), 1)
+        heartbeats.on_heartbeat(made_up, 1.0, first=True)
+        heartbeats.on_stream_closed(made_up, 1.0, registered=False)
+    assert heartbeats.next_due_s(1.0) is None
 
 
 def test_the_end_of_an_older_process_harms_no_newer_one() -> None:
@@ -149,9 +209,9 @@ def test_the_end_of_an_older_process_harms_no_newer_one() -> None:
     heartbeats.on_heartbeat(beat(incarnation=4), 1.0, first=True)
     heartbeats.on_heartbeat(beat(incarnation=5), 1.1, first=True)
     heartbeats.on_heartbeat(beat(incarnation=4), 1.2, first=False)
-    heartbeats.on_stream_closed(beat(incarnation=4), 1.3)
+    heartbeats.on_stream_closed(beat(incarnation=4), 1.3, registered=True)
     assert heartbeats.due([node()], 1.9) == []
-    heartbeats.on_stream_closed(beat(incarnation=5), 2.0)
+    heartbeats.on_stream_closed(beat(incarnation=5), 2.0, registered=True)
     assert heartbeats.due([node()], 2.2) == FENCE
 
 

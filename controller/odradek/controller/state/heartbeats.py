@@ -14,13 +14,15 @@ Source: Apache Kafka's BrokerHeartbeatManager; the broken stream is ours.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from odradek.controller.state.nodes import FenceNode, UnfenceNode
+from odradek.controller.state.nodes import FenceNode, ReportStorage, RetireNode, UnfenceNode
 from odradek.controller.state.records import Node
 from odradek.protocol.types import Incarnation, NodeId
 
 # A tick that comes later than this was held up by a pause of this process, not of the nodes.
 _PAUSE_S = 1.0
 _UNREGISTERED = Incarnation(0)
+
+Due = FenceNode | UnfenceNode | RetireNode | ReportStorage
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +33,14 @@ class Heartbeat:
         incarnation: The node's registration; 0 before the first.
         version: The metadata version it has applied.
         wants_shutdown: It wishes to stop.
+        storage_full: Its disk reserve is reached.
     """
 
     node_id: NodeId
     incarnation: Incarnation
     version: int
     wants_shutdown: bool = False
+    storage_full: bool = False
 
 
 @dataclass(slots=True)
@@ -46,7 +50,9 @@ class _Pulse:
     streams: int = 0
     incarnation: Incarnation = _UNREGISTERED
     version: int = 0
-    wants_shutdown: bool = False
+    # Since when it wishes to stop; None while it does not.
+    leaving_since_s: float | None = None
+    storage_full: bool = False
     heard_at_s: float = 0.0
     # When the last stream broke; None while one stands.
     broken_at_s: float | None = None
@@ -59,10 +65,14 @@ class HeartbeatPolicy:
     Attributes:
         session_timeout_s: How long a silent node is kept.
         grace_s: How long a node is kept whose stream broke.
+        retire_timeout_s: How long a node that wishes to stop may take to see what moved from it.
+        settle_s: How long a node must have been up before it takes back what it should lead.
     """
 
     session_timeout_s: float = 6.0
     grace_s: float = 0.2
+    retire_timeout_s: float = 3.0
+    settle_s: float = 5.0
 
     def __post_init__(self) -> None:
         if not 0 < self.grace_s <= self.session_timeout_s:
@@ -78,10 +88,13 @@ class Heartbeats:
         self._pulses: dict[NodeId, _Pulse] = {}
         self._active_since_s: float | None = None
         self._ticked_at_s: float | None = None
+        # Since when each unfenced incarnation has been so, as far as this controller saw.
+        self._up_since_s: dict[NodeId, tuple[Incarnation, float]] = {}
 
     def on_active(self, now_s: float) -> None:
         """This controller is active from now on: silence counts from here."""
         self._active_since_s = self._ticked_at_s = now_s
+        self._up_since_s.clear()
 
     def on_passive(self) -> None:
         """Another controller decides."""
@@ -95,27 +108,32 @@ class Heartbeats:
             return  # an older process, not gone yet
         pulse.incarnation = heartbeat.incarnation
         pulse.version = heartbeat.version
-        pulse.wants_shutdown = heartbeat.wants_shutdown
+        pulse.storage_full = heartbeat.storage_full
+        if not heartbeat.wants_shutdown:
+            pulse.leaving_since_s = None
+        elif pulse.leaving_since_s is None:
+            pulse.leaving_since_s = now_s
         pulse.heard_at_s = now_s
         pulse.broken_at_s = None
 
-    def on_stream_closed(self, heartbeat: Heartbeat, now_s: float) -> None:
-        """A stream ended whose last heartbeat was this one."""
+    def on_stream_closed(self, heartbeat: Heartbeat, now_s: float, *, registered: bool) -> None:
+        """A stream ended whose last heartbeat was this one; `registered`: there is such a node."""
         pulse = self._pulses[heartbeat.node_id]
         pulse.streams -= 1
         assert pulse.streams >= 0, "each stream closes once"
         if pulse.streams == 0 and heartbeat.incarnation == pulse.incarnation:
             pulse.broken_at_s = now_s
-        if pulse.streams == 0 and pulse.incarnation == _UNREGISTERED:
-            del self._pulses[heartbeat.node_id]  # whoever it was, it never registered
+        if pulse.streams == 0 and not registered:
+            del self._pulses[heartbeat.node_id]  # whoever it was: ids can be made up
 
-    def due(self, nodes: Iterable[Node], now_s: float) -> list[FenceNode | UnfenceNode]:
+    def due(self, nodes: Iterable[Node], now_s: float) -> list[Due]:
         """Return what to decide now, given the registered nodes; nothing while passive."""
         if self._active_since_s is None:
             return []
         self._forgive_pause(now_s)
-        due: list[FenceNode | UnfenceNode] = []
+        due: list[Due] = []
         for node in nodes:
+            self._note_up(node, now_s)
             pulse = self._pulses.get(node.node_id)
             if pulse is None or pulse.incarnation != node.incarnation:
                 # Another process spoke, or none ever did: this incarnation is silent.
@@ -123,16 +141,55 @@ class Heartbeats:
             if node.fenced:
                 if self._may_lead(node, pulse, now_s):
                     due.append(UnfenceNode(node.node_id, node.incarnation, pulse.version))
-            elif pulse.wants_shutdown or self._is_dead(pulse, now_s):
+            elif self._is_dead(pulse, now_s) or self._has_retired(node, pulse, now_s):
                 due.append(FenceNode(node.node_id, node.incarnation))
+            elif pulse.leaving_since_s is not None:
+                if not node.stopping:
+                    due.append(RetireNode(node.node_id, node.incarnation))
+            elif pulse.heard_at_s and pulse.storage_full is not node.storage_full:
+                due.append(ReportStorage(node.node_id, node.incarnation, pulse.storage_full))
         return due
+
+    def next_due_s(self, now_s: float) -> float | None:
+        """Return when the grace of a broken stream ends next; None when none does."""
+        if self._active_since_s is None:
+            return None
+        ends_s = (
+            max(pulse.broken_at_s, self._active_since_s) + self._policy.grace_s
+            for pulse in self._pulses.values()
+            if pulse.broken_at_s is not None
+        )
+        return min((end_s for end_s in ends_s if end_s > now_s), default=None)
+
+    def settled(self, now_s: float) -> tuple[NodeId, ...]:
+        """Return the nodes that have been up for a while, in order."""
+        return tuple(
+            sorted(
+                node_id
+                for node_id, (_, since_s) in self._up_since_s.items()
+                if now_s - since_s >= self._policy.settle_s
+            )
+        )
+
+    def _note_up(self, node: Node, now_s: float) -> None:
+        if node.fenced:
+            self._up_since_s.pop(node.node_id, None)
+        elif self._up_since_s.get(node.node_id, (None,))[0] != node.incarnation:
+            self._up_since_s[node.node_id] = (node.incarnation, now_s)
+
+    def _has_retired(self, node: Node, pulse: _Pulse, now_s: float) -> bool:
+        """Tell whether a node that wishes to stop has seen that others lead instead."""
+        if pulse.leaving_since_s is None or not node.stopping:
+            return False
+        waited_s = now_s - pulse.leaving_since_s
+        return pulse.version >= node.stopping_version or waited_s >= self._policy.retire_timeout_s
 
     def _may_lead(self, node: Node, pulse: _Pulse, now_s: float) -> bool:
         return (
             pulse.incarnation == node.incarnation
             and pulse.version >= node.fenced_version
             and pulse.streams > 0
-            and not pulse.wants_shutdown
+            and pulse.leaving_since_s is None
             and not self._is_dead(pulse, now_s)
         )
 

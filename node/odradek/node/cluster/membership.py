@@ -264,7 +264,7 @@ class Membership:
         self._events.cluster_changed(response)
         if response.metadata.version > self._version:
             self._version = response.metadata.version
-            if self.session.fenced:
+            if self.session.fenced or self._wants_shutdown:
                 self.poke()  # the controller waits to hear that we caught up
         return True
 
