@@ -134,7 +134,7 @@ class Fault(Struct, tag="fault", omit_defaults=True, frozen=True, gc=False):
 
 Event: TypeAlias = Send | Poll | Assign | Seek | Subscribe | Rebalance | Commit | Stop | Fault
 
-_DECODER: Final = json.Decoder(Event)
+_DECODER: Final[json.Decoder[Event]] = json.Decoder(Event)
 _ENCODER: Final = json.Encoder()
 
 
@@ -164,7 +164,12 @@ def _read_file(path: Path) -> Iterator[Event]:
     with path.open("rb") as lines:
         for line in lines:
             if line.endswith(b"\n"):
-                yield _DECODER.decode(line)
+                yield decode_event(line)
+
+
+def decode_event(line: bytes) -> Event:
+    """Return the event a line holds."""
+    return _DECODER.decode(line)
 
 
 def now_ns() -> int:
