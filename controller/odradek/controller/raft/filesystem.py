@@ -123,6 +123,16 @@ class OsFileSystem:
         """Delete a file if it exists."""
         path.unlink(missing_ok=True)
 
+    def make_directory(self, path: Path) -> None:
+        """Make a directory and its parents where they are missing, durably.
+
+        Without the syncs a power cut may take a new directory away, with all that was synced in it.
+        """
+        missing = [each for each in (path, *path.parents) if not each.exists()]
+        path.mkdir(parents=True, exist_ok=True)
+        for made in missing:
+            self.sync_directory(made.parent)
+
     def sync_directory(self, path: Path) -> None:
         """Make creations, renames and deletions in a directory durable."""
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -186,7 +196,7 @@ class DirectoryLock:
     """Keeps a second process out of the data directory, for as long as this one lives."""
 
     def __init__(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
+        OsFileSystem().make_directory(directory)
         self._descriptor = os.open(directory / "raft.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
