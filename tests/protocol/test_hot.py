@@ -30,6 +30,10 @@ _INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
 _UINT32 = st.integers(0, (1 << 32) - 1)
 _UINT64 = st.integers(0, (1 << 64) - 1)
 _BYTES = st.binary(max_size=300)
+_NOTHING_IS_SMALL = -1
+_SMALL_BYTES = (_NOTHING_IS_SMALL, hot.SMALL_BYTES)
+_small_bytes = st.sampled_from(_SMALL_BYTES)
+"""By hand, or as small messages are."""
 _TEXT = st.text(max_size=150)
 
 _produce_requests = st.builds(
@@ -149,7 +153,8 @@ def test_a_produce_request_is_encoded_as_the_generated_class_does(message: Any) 
 @given(_produce_requests)
 def test_a_produce_request_of_the_generated_class_is_decoded(message: Any) -> None:
     data = message.SerializeToString()
-    frame = hot.decode_produce_request(data)
+    assert hot.decode_produce_request(data) == _produce_frame(message)
+    frame = hot.decode_produce_request(data, small_bytes=_NOTHING_IS_SMALL)
     assert frame == _produce_frame(message)
     assert all(
         cast("memoryview", each.records).obj is data for each in frame.partitions
@@ -164,32 +169,32 @@ def test_a_fetch_response_is_encoded_as_the_generated_class_does(message: Any, p
     assert encoded == message.SerializeToString()
 
 
-@given(_fetch_responses)
-def test_a_fetch_response_of_the_generated_class_is_decoded(message: Any) -> None:
-    frame = hot.decode_fetch_response(message.SerializeToString())
+@given(_fetch_responses, _small_bytes)
+def test_a_fetch_response_of_the_generated_class_is_decoded(message: Any, small_bytes: int) -> None:
+    frame = hot.decode_fetch_response(message.SerializeToString(), small_bytes=small_bytes)
     assert frame.throttle_ms == message.throttle_ms
     assert [_generic(each) for each in frame.partitions] == [
         _generic(_fetched(each)) for each in message.partitions
     ]
 
 
-@given(st.binary(max_size=60))
-def test_whatever_the_generated_class_refuses_is_refused(data: bytes) -> None:
+@given(st.binary(max_size=60), _small_bytes)
+def test_whatever_the_generated_class_refuses_is_refused(data: bytes, small_bytes: int) -> None:
     try:
         broker_pb2.ProduceRequest.FromString(data)
     except DecodeError:
         with pytest.raises(InvalidRequestError):
-            hot.decode_produce_request(data)
+            hot.decode_produce_request(data, small_bytes=small_bytes)
     try:
         broker_pb2.FetchResponse.FromString(data)
     except DecodeError:
         with pytest.raises(InvalidRequestError):
-            hot.decode_fetch_response(data)
+            hot.decode_fetch_response(data, small_bytes=small_bytes)
 
 
-@given(_produce_requests, st.data())
+@given(_produce_requests, st.data(), _small_bytes)
 def test_damaged_requests_read_as_the_generated_class_reads_them(
-    message: Any, data: st.DataObject
+    message: Any, data: st.DataObject, small_bytes: int
 ) -> None:
     flipped = bytearray(message.SerializeToString() or b"\0")
     for _ in range(data.draw(st.integers(1, 4))):
@@ -201,14 +206,15 @@ def test_damaged_requests_read_as_the_generated_class_reads_them(
         expected = None
     if expected is None or expected.acks not in {0, 1, 2}:
         with pytest.raises(InvalidRequestError):
-            hot.decode_produce_request(damaged)
+            hot.decode_produce_request(damaged, small_bytes=small_bytes)
     else:
-        assert hot.decode_produce_request(damaged) == _produce_frame(expected)
+        frame = hot.decode_produce_request(damaged, small_bytes=small_bytes)
+        assert frame == _produce_frame(expected)
 
 
-@given(_fetch_responses, st.data())
+@given(_fetch_responses, st.data(), _small_bytes)
 def test_damaged_responses_read_as_the_generated_class_reads_them(
-    message: Any, data: st.DataObject
+    message: Any, data: st.DataObject, small_bytes: int
 ) -> None:
     flipped = bytearray(message.SerializeToString() or b"\0")
     for _ in range(data.draw(st.integers(1, 4))):
@@ -217,9 +223,9 @@ def test_damaged_responses_read_as_the_generated_class_reads_them(
         expected = broker_pb2.FetchResponse.FromString(bytes(flipped))
     except DecodeError:
         with pytest.raises(InvalidRequestError):
-            hot.decode_fetch_response(bytes(flipped))
+            hot.decode_fetch_response(bytes(flipped), small_bytes=small_bytes)
         return
-    frame = hot.decode_fetch_response(bytes(flipped))
+    frame = hot.decode_fetch_response(bytes(flipped), small_bytes=small_bytes)
     assert frame.throttle_ms == expected.throttle_ms
     assert len(frame.partitions) == len(expected.partitions)
     for ours, theirs in zip(frame.partitions, expected.partitions, strict=True):
@@ -247,7 +253,8 @@ def test_damaged_responses_read_as_the_generated_class_reads_them(
 def test_fields_of_a_newer_release_are_skipped(unknown: bytes) -> None:
     request = broker_pb2.ProduceRequest(correlation_id=7, timeout_ms=3)
     data = unknown + request.SerializeToString() + unknown
-    assert hot.decode_produce_request(data) == _produce_frame(request)
+    for small_bytes in _SMALL_BYTES:
+        assert hot.decode_produce_request(data, small_bytes=small_bytes) == _produce_frame(request)
 
 
 def test_acks_of_a_newer_release_are_refused_by_name() -> None:
@@ -288,9 +295,12 @@ def test_a_small_message_cannot_take_much_memory() -> None:
 def test_integers_are_as_long_as_protobuf_lets_them_be(damaged: bytes, is_message: bool) -> None:  # noqa: FBT001
     if is_message:
         expected = broker_pb2.FetchResponse.FromString(damaged).throttle_ms
-        assert hot.decode_fetch_response(damaged).throttle_ms == expected
+        for small_bytes in _SMALL_BYTES:
+            frame = hot.decode_fetch_response(damaged, small_bytes=small_bytes)
+            assert frame.throttle_ms == expected
         return
     with pytest.raises(DecodeError):
         broker_pb2.FetchResponse.FromString(damaged)
-    with pytest.raises(InvalidRequestError):
-        hot.decode_fetch_response(damaged)
+    for small_bytes in _SMALL_BYTES:
+        with pytest.raises(InvalidRequestError):
+            hot.decode_fetch_response(damaged, small_bytes=small_bytes)
