@@ -5,7 +5,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from odradek.controller.state.decide import (
     AllocateProducerIds,
@@ -16,6 +16,7 @@ from odradek.controller.state.decide import (
     CreateTopics,
     DeleteTopics,
     FinishElections,
+    PreferLeaders,
 )
 from odradek.controller.state.groups import (
     GroupChanges,
@@ -74,11 +75,46 @@ class ClusterMachine(RuleBasedStateMachine):
         self.incarnations: dict[int, int] = {}
         self.before = self.cluster.image.copy()
 
-    @rule(node_id=NODES, directory=st.integers(1, 5), replaces=st.booleans())
-    def register(self, node_id: int, directory: int, replaces: bool) -> None:  # noqa: FBT001
+    @rule(
+        node_id=NODES,
+        directory=st.integers(1, 5),
+        replaces=st.booleans(),
+        loss=st.sampled_from([{}, {"lost_data": True}, {"unclean_boot": True}]),
+    )
+    def register(self, node_id: int, directory: int, replaces: bool, loss: Any) -> None:  # noqa: FBT001
         self.processes = self.processes % 250 + 1
-        asked = registration(node_id, process=self.processes, directory=directory, replace=replaces)
+        asked = registration(
+            node_id, process=self.processes, directory=directory, replace=replaces, **loss
+        )
         self._attempt(asked)
+
+    @initialize(count=st.integers(0, 4))
+    def start(self, count: int) -> None:
+        for node_id in range(1, count + 1):
+            self.register(node_id, node_id, False, {})
+            self.unfence(node_id)
+
+    @rule(node_id=NODES)
+    def retire(self, node_id: int) -> None:
+        if NodeId(node_id) in self.cluster.image.nodes:
+            self.cluster.retire(node_id)
+
+    @rule(node_id=NODES, full=st.booleans())
+    def fill(self, node_id: int, full: bool) -> None:  # noqa: FBT001
+        if NodeId(node_id) in self.cluster.image.nodes:
+            self.cluster.fill(node_id, full=full)
+
+    @rule(nodes=st.sets(NODES), count=st.integers(1, 5))
+    def prefer(self, nodes: set[int], count: int) -> None:
+        self.cluster.decide(PreferLeaders(tuple(map(NodeId, sorted(nodes))), count))
+
+    @rule(data=st.data())
+    def propose(self, data: st.DataObject) -> None:
+        led = [each for each in self.cluster.image.partitions.values() if each.is_led]
+        if led:
+            partition = data.draw(st.sampled_from(led))
+            isr = data.draw(st.sets(st.sampled_from(partition.replicas)))
+            self.cluster.propose(partition, *sorted(isr | {partition.leader}))
 
     @rule(node_id=NODES)
     def fence(self, node_id: int) -> None:
@@ -90,9 +126,10 @@ class ClusterMachine(RuleBasedStateMachine):
         if NodeId(node_id) in self.cluster.image.nodes:
             self.cluster.unfence(node_id)
 
-    @rule(node_id=NODES, name=NAMES, count=COUNTS)
-    def create(self, node_id: int, name: str, count: int) -> None:
-        self._submit(node_id, CreateTopics((NewTopic(name, count), NewTopic(name, 1))))
+    @rule(node_id=NODES, name=NAMES, count=COUNTS, replication=st.none() | st.integers(0, 4))
+    def create(self, node_id: int, name: str, count: int, replication: int | None) -> None:
+        topic = NewTopic(name, count, replication)
+        self._submit(node_id, CreateTopics((topic, NewTopic(name, 1))))
 
     @rule(node_id=NODES)
     def create_internal(self, node_id: int) -> None:
@@ -106,9 +143,14 @@ class ClusterMachine(RuleBasedStateMachine):
     def grow(self, node_id: int, name: str, count: int) -> None:
         self._submit(node_id, CreatePartitions((NewPartitions(TopicRef(name), count),)))
 
-    @rule(node_id=NODES, name=NAMES, value=st.sampled_from(["os", "commit", "?"]))
-    def configure(self, node_id: int, name: str, value: str) -> None:
-        change = ConfigChange(TopicRef(name), {"flush": value})
+    @rule(
+        node_id=NODES,
+        name=NAMES,
+        key=st.sampled_from(["flush", "min.insync.replicas"]),
+        value=st.sampled_from(["os", "commit", "?", "1", "2", "majority"]),
+    )
+    def configure(self, node_id: int, name: str, key: str, value: str) -> None:
+        change = ConfigChange(TopicRef(name), {key: value})
         self._submit(node_id, AlterTopicConfigs((change,)))
 
     @rule(node_id=NODES)
@@ -168,6 +210,8 @@ class ClusterMachine(RuleBasedStateMachine):
             else:
                 assert not partition.isr
                 assert not any(image.is_alive(member) for member in partition.elr)
+            assert all(map(image.is_alive, partition.isr))
+            assert not set(partition.isr) & set(partition.elr)
 
     @invariant()
     def one_leader_for_each_epoch_of_a_uid(self) -> None:
