@@ -158,6 +158,16 @@ def test_a_frame_that_crossed_the_revocation_confirms_nothing() -> None:
     assert proposals(machine.on_frame(A_STREAM, frame("a", 6), 1.3)) == []
 
 
+def test_who_says_that_it_is_still_revoking_can_confirm_later() -> None:
+    machine = connected(member_of("a", {0: 5, 1: 5}))
+    revoking = member_of("a", {0: 5}, revoking={1: 5}, epoch=6)
+    machine.on_groups([group_of(revoking, epoch=6)], [], 1.0)
+    machine.reply(A_STREAM)
+    assert proposals(machine.on_frame(A_STREAM, frame("a", 6, [gps(0), gps(1)]), 1.1)) == []
+    (owns,) = proposals(machine.on_frame(A_STREAM, frame("a", 6, [gps(0)]), 2.0))
+    assert owns == Owns(member_id=MemberId("a"), member_epoch=6, owned=frozenset([gps(0)]))
+
+
 def test_what_a_member_never_heard_of_it_need_not_give_up() -> None:
     machine = connected(member_of("a", {0: 5}))
     machine.on_groups([group_of(member_of("a", {0: 5, 1: 5}))], [], 1.0)

@@ -15,6 +15,10 @@ from odradek.protocol.errors import (
 )
 
 
+NOT_TOLD = -1
+"""In place of the epoch of a reply: only the member said so, and its next frame may unsay it."""
+
+
 class Status(enum.Enum):
     """Where a member stands with its coordinator."""
 
@@ -62,7 +66,7 @@ class Presence:
         crossing = {
             each: epoch for each, epoch in self.may_own.items() if epoch >= frame.member_epoch
         }
-        self.may_own = {**dict.fromkeys(frame.owned, frame.member_epoch), **crossing}
+        self.may_own = {**dict.fromkeys(frame.owned, NOT_TOLD), **crossing}
 
 
 def profile_of(
