@@ -38,6 +38,8 @@ class FakeController(controller_pb2_grpc.ControllerServiceServicer):
         self.refusal: BrokerError | None = None
         """Raised by RegisterNode."""
         self.answers_heartbeats = True
+        self.submit_refusal: BrokerError | None = None
+        """Raised by Submit."""
         self.lose_answers = 0
         """So many answers to Submit are lost after the change was made."""
         self._answered: dict[int, pb.SubmitResponse] = {}
@@ -198,6 +200,8 @@ class FakeController(controller_pb2_grpc.ControllerServiceServicer):
         self, request: pb.SubmitRequest, context: Any
     ) -> pb.SubmitResponse:
         self.submitted.append(request)
+        if self.submit_refusal is not None:
+            raise self.submit_refusal
         response = self._answered.get(request.sequence)
         if response is None:
             response = self._answered[request.sequence] = self._decide(request)

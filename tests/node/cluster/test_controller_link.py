@@ -3,7 +3,7 @@
 import grpc
 import pytest
 
-from odradek.protocol.errors import OutcomeUnknownError
+from odradek.protocol.errors import OutcomeUnknownError, StaleBrokerEpochError
 from odradek.rpc.channels import error_from_rpc
 from odradek.v1 import admin_pb2, broker_pb2
 from tests.node.fake_controller import FakeController
@@ -41,6 +41,17 @@ async def test_an_answer_that_never_comes_is_an_unknown_outcome(
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await node.admin.CreateTopics(admin_pb2.CreateTopicsRequest(), timeout=1)
     assert isinstance(error_from_rpc(caught.value), OutcomeUnknownError)
+
+
+async def test_a_client_may_ask_again_when_the_node_has_yet_to_register(
+    node: RunningNode, controller: FakeController
+) -> None:
+    controller.submit_refusal = StaleBrokerEpochError("speaks as incarnation 0; in force is 10")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await node.admin.CreateTopics(admin_pb2.CreateTopicsRequest(), timeout=10)
+    error = error_from_rpc(caught.value)
+    assert isinstance(error, OutcomeUnknownError)
+    assert error.retriable
 
 
 async def test_producer_ids_come_in_blocks(node: RunningNode, controller: FakeController) -> None:

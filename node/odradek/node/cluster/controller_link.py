@@ -21,6 +21,7 @@ from odradek.protocol.errors import (
     NotControllerError,
     OutcomeUnknownError,
     RequestTimedOutError,
+    StaleBrokerEpochError,
     error_from_proto,
 )
 from odradek.protocol.types import LeaderEpoch, NodeId, PartitionIndex
@@ -110,6 +111,11 @@ class ControllerLink:
             error = error_from_proto(response.error)
         if isinstance(error, _REPEATABLE):
             return None
+        if isinstance(error, StaleBrokerEpochError):
+            # A matter between this node and the controllers: whoever asked us may ask again.
+            raise OutcomeUnknownError(
+                "this node registers (again) with the controllers; the change may have been made"
+            ) from error
         raise error
 
     # What the node itself asks for
