@@ -33,6 +33,7 @@ class FaultKind(enum.Enum):
     PAUSE_NODE = "node paused"
     PAUSE_CONTROLLER = "controller paused"
     PAUSE_ACTIVE = "active controller paused"
+    KILL_PRODUCER = "producer killed"
     KILL_MEMBER = "group member killed"
     PAUSE_MEMBER = "group member paused"
     CUT_LINK = "link cut"
@@ -41,6 +42,8 @@ class FaultKind(enum.Enum):
     SLOW_LINKS = "slow links"
     CLOCK = "wall clock off by hours"
     ROLLING_RESTART = "rolling restart"
+    KILL_DURING_CUT = "server killed while a link is cut"
+    PAUSE_DURING_KILL = "server paused while another is dead"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +174,16 @@ async def _pause_active(stage: Stage, chance: random.Random) -> AsyncIterator[st
 
 
 @asynccontextmanager
+async def _kill_producer(stage: Stage, chance: random.Random) -> AsyncIterator[str]:
+    name = chance.choice(list(stage.producers))
+    await stage.kill_producer(name)
+    try:
+        yield name
+    finally:
+        await stage.start_producer(name)
+
+
+@asynccontextmanager
 async def _kill_member(stage: Stage, chance: random.Random) -> AsyncIterator[str]:
     name = chance.choice(list(stage.members))
     await stage.kill_member(name)
@@ -190,7 +203,7 @@ def _linked(stage: Stage, chance: random.Random) -> tuple[str, str]:
     """Choose two processes that talk with each other."""
     nodes = [process.name for process in stage.cluster.nodes.values()]
     controllers = [process.name for process in stage.cluster.controllers.values()]
-    clients = [*stage.clients, *stage.members]
+    clients = stage.client_names
     ends = [(nodes, controllers), (clients, nodes)]
     if len(controllers) > 1:
         ends.append((controllers, controllers))
@@ -239,7 +252,7 @@ async def _isolate_node(stage: Stage, chance: random.Random) -> AsyncIterator[st
 @asynccontextmanager
 async def _slow_links(stage: Stage, chance: random.Random) -> AsyncIterator[str]:
     name, delay_s = chance.choice(stage.servers).name, chance.choice(_SLOW_S)
-    for other in (*(each.name for each in stage.servers), *stage.clients, *stage.members):
+    for other in (*(each.name for each in stage.servers), *stage.client_names):
         if other != name:
             stage.fabric.slow(name, other, delay_s)
             stage.fabric.slow(other, name, delay_s)
@@ -279,6 +292,22 @@ async def _stopped(process: LocalProcess) -> None:
     assert status == 0, f"{process.name} ended with {status} on SIGTERM. {process.log_tail()}"
 
 
+@asynccontextmanager
+async def _kill_during_cut(stage: Stage, chance: random.Random) -> AsyncIterator[str]:
+    kill = chance.choice((_kill_node, _kill_leader, _kill_controller, _kill_active))
+    cut = chance.choice((_cut_link, _cut_one_way, _slow_links))
+    async with cut(stage, chance) as first, kill(stage, chance) as second:
+        yield f"{first}; {second}"
+
+
+@asynccontextmanager
+async def _pause_during_kill(stage: Stage, chance: random.Random) -> AsyncIterator[str]:
+    dead, hung = chance.sample(stage.servers, 2)
+    program, number = dead.name.split()
+    async with _killed(stage, (program, int(number))) as first, _paused(hung) as second:
+        yield f"{first} dead; {second} paused"
+
+
 FAULTS: Final = {
     FaultKind.KILL_NODE: Fault(_kill_node, (0.5, 5.0)),
     FaultKind.KILL_LEADER: Fault(_kill_leader, (0.5, 5.0)),
@@ -289,6 +318,7 @@ FAULTS: Final = {
     FaultKind.PAUSE_NODE: Fault(_pause_node, (1.0, 10.0)),
     FaultKind.PAUSE_CONTROLLER: Fault(_pause_controller, (1.0, 10.0)),
     FaultKind.PAUSE_ACTIVE: Fault(_pause_active, (1.0, 10.0)),
+    FaultKind.KILL_PRODUCER: Fault(_kill_producer, (0.0, 2.0)),
     FaultKind.KILL_MEMBER: Fault(_kill_member, (0.0, 2.0)),
     FaultKind.PAUSE_MEMBER: Fault(_pause_member, (1.0, 10.0)),
     FaultKind.CUT_LINK: Fault(_cut_link, (1.0, 10.0)),
@@ -297,4 +327,6 @@ FAULTS: Final = {
     FaultKind.SLOW_LINKS: Fault(_slow_links, (1.0, 5.0)),
     FaultKind.CLOCK: Fault(_clock, (1.0, 5.0)),
     FaultKind.ROLLING_RESTART: Fault(_rolling_restart, (0.0, 0.0)),
+    FaultKind.KILL_DURING_CUT: Fault(_kill_during_cut, (1.0, 8.0)),
+    FaultKind.PAUSE_DURING_KILL: Fault(_pause_during_kill, (1.0, 8.0)),
 }

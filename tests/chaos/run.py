@@ -28,7 +28,6 @@ from tests.chaos.table import print_table
 from tests.chaos.windows import Window, attribute, windows
 
 _SETTLE_S: Final = 1.0
-_WARM_UP_RECORDS_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +93,7 @@ def _is_possible(kind: FaultKind, stage: Stage) -> bool:
 
 async def _inject(stage: Stage, options: RunOptions, kinds: Sequence[FaultKind]) -> None:
     chance = random.Random(options.seed)
-    await _recovered(stage)
+    await recovered(stage)
     loop = asyncio.get_running_loop()
     end_s = loop.time() + options.duration_s
     for order in orders(chance, kinds, patience=options.patience):
@@ -114,7 +113,7 @@ async def _inject_one(stage: Stage, order: Order, chance: random.Random) -> None
         await asyncio.sleep(order.hold_s)
     stage.history.write(Fault(now_ns(), kind, Phase.OK, detail))
     healed_s = time.monotonic()
-    await _recovered(stage)
+    await recovered(stage)
     print(
         f"  {kind} ({detail}), {order.hold_s:.1f} s: healed after {healed_s - began_s:.1f} s,"
         f" recovered {time.monotonic() - healed_s:.1f} s later",
@@ -122,7 +121,7 @@ async def _inject_one(stage: Stage, order: Order, chance: random.Random) -> None
     )
 
 
-async def _recovered(stage: Stage) -> None:
+async def recovered(stage: Stage) -> None:
     """Return once every replica is in sync and every partition acknowledges."""
     await stage.until_whole()
     healed_ns = now_ns()

@@ -20,7 +20,8 @@ from tests.chaos.progress import Progress
 
 TOPIC: Final = "chaos"
 GROUP_SESSION_TIMEOUT_S: Final = 5.0
-PRODUCER_STOP_TIMEOUT_S: Final = 60.0
+DELIVERY_TIMEOUT_S: Final = {"patient": 120.0, "hasty": 3.0}
+"""The two kinds of producer: one outlives every fault, one gives up soon."""
 _ROOT: Final = Path(__file__).parents[2]
 _ENV: Final = shutil.which("env") or "/usr/bin/env"
 DEADLINE_S: Final = 60.0
@@ -88,7 +89,8 @@ class Stage:
         admin: A client of the harness, whose links nobody cuts.
         history: What the nemesis does.
         progress: What the clients have achieved.
-        clients: Producers and readers by name.
+        producers: By what kind they are.
+        readers: By name.
         members: The present members by name.
     """
 
@@ -99,12 +101,13 @@ class Stage:
         self.clocks = Clocks.build(directory / "clocks")
         self.history = HistoryFile(self._history_path("nemesis"))
         self.progress = Progress(self.history_directory)
-        self.clients: dict[str, LocalProcess] = {}
+        self.producers: dict[str, LocalProcess] = {}
+        self.readers: dict[str, LocalProcess] = {}
         self.members: dict[str, LocalProcess] = {}
         self.cluster: ChaosCluster
         self.admin: Client
         self._resources = AsyncExitStack()
-        self._member_count = 0
+        self._worker_count = 0
 
     @property
     def history_directory(self) -> Path:
@@ -115,6 +118,16 @@ class Stage:
     def servers(self) -> list[LocalProcess]:
         """Controllers and nodes."""
         return [*self.cluster.controllers.values(), *self.cluster.nodes.values()]
+
+    @property
+    def clients(self) -> list[LocalProcess]:
+        """Producers, readers and members."""
+        return [*self.producers.values(), *self.readers.values(), *self.members.values()]
+
+    @property
+    def client_names(self) -> list[str]:
+        """The names of the present clients, as the fabric knows them."""
+        return [each.name for each in self.clients]
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as undo:
@@ -151,52 +164,55 @@ class Stage:
     # Clients
 
     async def _start_clients(self) -> None:
-        """Two producers, of which one gives up soon; a reader; the groups' first members."""
-        for name, timeout_s in (("patient", 120.0), ("hasty", 3.0)):
-            pace = ["--rate", str(self.options.rate / 2), "--delivery-timeout-s", str(timeout_s)]
-            self.clients[name] = await self._start_worker("produce", name, *pace)
-        self.clients["reader"] = await self._start_worker("read", "reader")
+        for kind in DELIVERY_TIMEOUT_S:
+            await self.start_producer(kind)
+        self.readers["reader"] = await self._start_worker("read", "reader")
         for _ in range(self.options.members):
             await self.start_member()
 
+    async def start_producer(self, kind: str) -> None:
+        """Start a producer in the place of one that was killed."""
+        timeout_s = DELIVERY_TIMEOUT_S[kind]
+        pace = ["--rate", str(self.options.rate / 2), "--delivery-timeout-s", str(timeout_s)]
+        self.producers[kind] = await self._start_worker("produce", self._new_name(kind), *pace)
+
+    async def kill_producer(self, kind: str) -> None:
+        """Kill a producer; what became of its outstanding sends nobody knows."""
+        await self.producers.pop(kind).kill()
+
     async def start_member(self) -> None:
         """Let another process join both groups."""
-        self._member_count += 1
-        name = f"member-{self._member_count}"
+        name = self._new_name("member")
         self.members[name] = await self._start_worker("join", name)
 
     async def kill_member(self, name: str) -> None:
         """Kill a member."""
-        self._note_killed(name)
-        await self.members.pop(name).kill()
-
-    def _note_killed(self, name: str) -> None:
         at_ns = now_ns()
         self.history.write(
             *(Stop(at_ns, member_name(name, group), killed=True) for group in GROUPS)
         )
+        await self.members.pop(name).kill()
+
+    def _new_name(self, kind: str) -> str:
+        self._worker_count += 1
+        return f"{kind}-{self._worker_count}"
 
     async def stop_producers(self) -> None:
         """Let the producers finish what they have begun."""
-        for name in ("patient", "hasty"):
-            status = await self.clients.pop(name).stop(timeout_s=PRODUCER_STOP_TIMEOUT_S)
-            assert status == 0, f"{name} ended with {status}"
+        await _end(self.producers)
 
     async def stop_consumers(self) -> None:
         """Let readers and members end; members leave their groups."""
-        for name, process in [*self.clients.items(), *self.members.items()]:
-            status = await process.stop()
-            assert status == 0, f"{name} ended with {status}. {process.log_tail()}"
-        self.clients.clear()
-        self.members.clear()
+        await _end(self.readers)
+        await _end(self.members)
 
     async def drain(self) -> None:
         """Read everything once more, from the start to the end."""
         final = await self._start_worker("drain", "final")
-        self.clients["final"] = final
+        self.readers["final"] = final
         status = await final.wait()
         assert status == 0, f"the final reader ended with {status}. {final.log_tail()}"
-        del self.clients["final"]
+        del self.readers["final"]
 
     async def _start_worker(self, role: str, name: str, *more: str) -> LocalProcess:
         arguments = [role, name, "--bootstrap", self.cluster.bootstrap, "--topic", TOPIC]
@@ -217,14 +233,13 @@ class Stage:
         return self.history_directory / f"{name}.jsonl"
 
     async def _kill_clients(self) -> None:
-        running = [*self.clients.values(), *self.members.values()]
-        await asyncio.gather(*(each.kill() for each in running if each.is_running))
+        await asyncio.gather(*(each.kill() for each in self.clients if each.is_running))
 
     # State
 
     def crashes(self) -> list[str]:
         """Return what ended without having been asked to."""
-        everything = [*self.servers, *self.clients.values(), *self.members.values()]
+        everything = [*self.servers, *self.clients]
         return [f"{each.name} crashed. {each.log_tail()}" for each in everything if each.crashed]
 
     async def active_controller(self) -> int:
@@ -265,6 +280,13 @@ class Stage:
 def _python_path() -> str:
     """Return where a worker finds this package, and what this process was told to prefer."""
     return os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
+
+
+async def _end(workers: dict[str, LocalProcess]) -> None:
+    while workers:
+        name, process = workers.popitem()
+        status = await process.stop(timeout_s=DEADLINE_S)
+        assert status == 0, f"{name} ended with {status}. {process.log_tail()}"
 
 
 class StuckError(Exception):
