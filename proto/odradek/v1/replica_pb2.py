@@ -25,37 +25,37 @@ _sym_db = _symbol_database.Default()
 from odradek.v1 import error_pb2 as odradek_dot_v1_dot_error__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18odradek/v1/replica.proto\x12\nodradek.v1\x1a\x16odradek/v1/error.proto\"\xa8\x01\n\x10ReplicateRequest\x12\'\n\x04open\x18\x01 \x01(\x0b\x32\x19.odradek.v1.ReplicateOpen\x12\x36\n\rannouncements\x18\x02 \x03(\x0b\x32\x1f.odradek.v1.ReplicaAnnouncement\x12\r\n\x05\x66rame\x18\x03 \x01(\x04\x12$\n\x04\x61\x63ks\x18\x04 \x03(\x0b\x32\x16.odradek.v1.ReplicaAck\"v\n\rReplicateOpen\x12\x0f\n\x07node_id\x18\x01 \x01(\x05\x12\x13\n\x0bincarnation\x18\x02 \x01(\x03\x12+\n\x06stream\x18\x03 \x01(\x0e\x32\x1b.odradek.v1.ReplicateStream\x12\x12\n\ncluster_id\x18\x04 \x01(\t\"\x83\x01\n\x13ReplicaAnnouncement\x12\x0b\n\x03uid\x18\x01 \x01(\x04\x12\x14\n\x0cleader_epoch\x18\x02 \x01(\x05\x12\x0f\n\x07session\x18\x03 \x01(\x04\x12\x12\n\nlast_epoch\x18\x04 \x01(\x05\x12\x0f\n\x07log_end\x18\x05 \x01(\x03\x12\x13\n\x0b\x64urable_end\x18\x06 \x01(\x03\"U\n\nReplicaAck\x12\x0b\n\x03uid\x18\x01 \x01(\x04\x12\x14\n\x0cleader_epoch\x18\x02 \x01(\x05\x12\x0f\n\x07session\x18\x03 \x01(\x04\x12\x13\n\x0b\x64urable_end\x18\x04 \x01(\x03\"\xad\x01\n\x11ReplicateResponse\x12\r\n\x05\x66rame\x18\x01 \x01(\x04\x12\'\n\x06pushes\x18\x02 \x03(\x0b\x32\x17.odradek.v1.ReplicaPush\x12\x32\n\x0b\x64ivergences\x18\x03 \x03(\x0b\x32\x1d.odradek.v1.ReplicaDivergence\x12,\n\x08refusals\x18\x04 \x03(\x0b\x32\x1a.odradek.v1.ReplicaRefusal\"\x9a\x01\n\x0bReplicaPush\x12\x0b\n\x03uid\x18\x01 \x01(\x04\x12\x14\n\x0cleader_epoch\x18\x02 \x01(\x05\x12\x0f\n\x07session\x18\x03 \x01(\x04\x12\x14\n\x0cstart_offset\x18\x04 \x01(\x03\x12\x16\n\x0ehigh_watermark\x18\x05 \x01(\x03\x12\x18\n\x10log_start_offset\x18\x06 \x01(\x03\x12\x0f\n\x07records\x18\x07 \x01(\x0c\"n\n\x11ReplicaDivergence\x12\x0b\n\x03uid\x18\x01 \x01(\x04\x12\x14\n\x0cleader_epoch\x18\x02 \x01(\x05\x12\x0f\n\x07session\x18\x03 \x01(\x04\x12\x11\n\tend_epoch\x18\x04 \x01(\x05\x12\x12\n\nend_offset\x18\x05 \x01(\x03\"f\n\x0eReplicaRefusal\x12\x0b\n\x03uid\x18\x01 \x01(\x04\x12\x14\n\x0cleader_epoch\x18\x02 \x01(\x05\x12\x0f\n\x07session\x18\x03 \x01(\x04\x12 \n\x05\x65rror\x18\x04 \x01(\x0b\x32\x11.odradek.v1.Error\"D\n\x18\x43onfirmLeadershipRequest\x12(\n\npartitions\x18\x01 \x03(\x0b\x32\x14.odradek.v1.LedEpoch\"-\n\x08LedEpoch\x12\x0b\n\x03uid\x18\x01 \x01(\x04\x12\x14\n\x0cleader_epoch\x18\x02 \x01(\x05\"/\n\x19\x43onfirmLeadershipResponse\x12\x12\n\nsuperseded\x18\x01 \x03(\x04*m\n\x0fReplicateStream\x12 \n\x1cREPLICATE_STREAM_UNSPECIFIED\x10\x00\x12\x19\n\x15REPLICATE_STREAM_LIVE\x10\x01\x12\x1d\n\x19REPLICATE_STREAM_CATCH_UP\x10\x02\x32\xc0\x01\n\x0eReplicaService\x12L\n\tReplicate\x12\x1c.odradek.v1.ReplicateRequest\x1a\x1d.odradek.v1.ReplicateResponse(\x01\x30\x01\x12`\n\x11\x43onfirmLeadership\x12$.odradek.v1.ConfirmLeadershipRequest\x1a%.odradek.v1.ConfirmLeadershipResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18odradek/v1/replica.proto\x12\nodradek.v1\x1a\x16odradek/v1/error.proto\"\xc5\x01\n\x10ReplicateRequest\x12\'\n\x04open\x18\x01 \x01(\x0b\x32\x19.odradek.v1.ReplicateOpen\x12\x36\n\rannouncements\x18\x02 \x03(\x0b\x32\x1f.odradek.v1.ReplicaAnnouncement\x12\x12\n\nlive_frame\x18\x03 \x01(\x04\x12\x16\n\x0e\x63\x61tch_up_frame\x18\x04 \x01(\x04\x12$\n\x04\x61\x63ks\x18\x05 \x03(\x0b\x32\x16.odradek.v1.ReplicaAck\"\x84\x01\n\rReplicateOpen\x12\x0f\n\x07node_id\x18\x01 \x01(\x05\x12\x13\n\x0bincarnation\x18\x02 \x01(\x03\x12+\n\x06stream\x18\x03 \x01(\x0e\x32\x1b.odradek.v1.ReplicateStream\x12\x12\n\ncluster_id\x18\x04 \x01(\t\x12\x0c\n\x04link\x18\x05 \x01(\x04\"\x83\x01\n\x13ReplicaAnnouncement\x12\x0b\n\x03uid\x18\x01 \x01(\x04\x12\x14\n\x0cleader_epoch\x18\x02 \x01(\x05\x12\x0f\n\x07session\x18\x03 \x01(\x04\x12\x12\n\nlast_epoch\x18\x04 \x01(\x05\x12\x0f\n\x07log_end\x18\x05 \x01(\x03\x12\x13\n\x0b\x64urable_end\x18\x06 \x01(\x03\"U\n\nReplicaAck\x12\x0b\n\x03uid\x18\x01 \x01(\x04\x12\x14\n\x0cleader_epoch\x18\x02 \x01(\x05\x12\x0f\n\x07session\x18\x03 \x01(\x04\x12\x13\n\x0b\x64urable_end\x18\x04 \x01(\x03\"\xad\x01\n\x11ReplicateResponse\x12\r\n\x05\x66rame\x18\x01 \x01(\x04\x12\'\n\x06pushes\x18\x02 \x03(\x0b\x32\x17.odradek.v1.ReplicaPush\x12\x32\n\x0b\x64ivergences\x18\x03 \x03(\x0b\x32\x1d.odradek.v1.ReplicaDivergence\x12,\n\x08refusals\x18\x04 \x03(\x0b\x32\x1a.odradek.v1.ReplicaRefusal\"\x9a\x01\n\x0bReplicaPush\x12\x0b\n\x03uid\x18\x01 \x01(\x04\x12\x14\n\x0cleader_epoch\x18\x02 \x01(\x05\x12\x0f\n\x07session\x18\x03 \x01(\x04\x12\x14\n\x0cstart_offset\x18\x04 \x01(\x03\x12\x16\n\x0ehigh_watermark\x18\x05 \x01(\x03\x12\x18\n\x10log_start_offset\x18\x06 \x01(\x03\x12\x0f\n\x07records\x18\x07 \x01(\x0c\"n\n\x11ReplicaDivergence\x12\x0b\n\x03uid\x18\x01 \x01(\x04\x12\x14\n\x0cleader_epoch\x18\x02 \x01(\x05\x12\x0f\n\x07session\x18\x03 \x01(\x04\x12\x11\n\tend_epoch\x18\x04 \x01(\x05\x12\x12\n\nend_offset\x18\x05 \x01(\x03\"f\n\x0eReplicaRefusal\x12\x0b\n\x03uid\x18\x01 \x01(\x04\x12\x14\n\x0cleader_epoch\x18\x02 \x01(\x05\x12\x0f\n\x07session\x18\x03 \x01(\x04\x12 \n\x05\x65rror\x18\x04 \x01(\x0b\x32\x11.odradek.v1.Error\"D\n\x18\x43onfirmLeadershipRequest\x12(\n\npartitions\x18\x01 \x03(\x0b\x32\x14.odradek.v1.LedEpoch\"-\n\x08LedEpoch\x12\x0b\n\x03uid\x18\x01 \x01(\x04\x12\x14\n\x0cleader_epoch\x18\x02 \x01(\x05\"/\n\x19\x43onfirmLeadershipResponse\x12\x12\n\nsuperseded\x18\x01 \x03(\x04*m\n\x0fReplicateStream\x12 \n\x1cREPLICATE_STREAM_UNSPECIFIED\x10\x00\x12\x19\n\x15REPLICATE_STREAM_LIVE\x10\x01\x12\x1d\n\x19REPLICATE_STREAM_CATCH_UP\x10\x02\x32\xc0\x01\n\x0eReplicaService\x12L\n\tReplicate\x12\x1c.odradek.v1.ReplicateRequest\x1a\x1d.odradek.v1.ReplicateResponse(\x01\x30\x01\x12`\n\x11\x43onfirmLeadership\x12$.odradek.v1.ConfirmLeadershipRequest\x1a%.odradek.v1.ConfirmLeadershipResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'odradek.v1.replica_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REPLICATESTREAM']._serialized_start=1291
-  _globals['_REPLICATESTREAM']._serialized_end=1400
+  _globals['_REPLICATESTREAM']._serialized_start=1335
+  _globals['_REPLICATESTREAM']._serialized_end=1444
   _globals['_REPLICATEREQUEST']._serialized_start=65
-  _globals['_REPLICATEREQUEST']._serialized_end=233
-  _globals['_REPLICATEOPEN']._serialized_start=235
-  _globals['_REPLICATEOPEN']._serialized_end=353
-  _globals['_REPLICAANNOUNCEMENT']._serialized_start=356
-  _globals['_REPLICAANNOUNCEMENT']._serialized_end=487
-  _globals['_REPLICAACK']._serialized_start=489
-  _globals['_REPLICAACK']._serialized_end=574
-  _globals['_REPLICATERESPONSE']._serialized_start=577
-  _globals['_REPLICATERESPONSE']._serialized_end=750
-  _globals['_REPLICAPUSH']._serialized_start=753
-  _globals['_REPLICAPUSH']._serialized_end=907
-  _globals['_REPLICADIVERGENCE']._serialized_start=909
-  _globals['_REPLICADIVERGENCE']._serialized_end=1019
-  _globals['_REPLICAREFUSAL']._serialized_start=1021
-  _globals['_REPLICAREFUSAL']._serialized_end=1123
-  _globals['_CONFIRMLEADERSHIPREQUEST']._serialized_start=1125
-  _globals['_CONFIRMLEADERSHIPREQUEST']._serialized_end=1193
-  _globals['_LEDEPOCH']._serialized_start=1195
-  _globals['_LEDEPOCH']._serialized_end=1240
-  _globals['_CONFIRMLEADERSHIPRESPONSE']._serialized_start=1242
-  _globals['_CONFIRMLEADERSHIPRESPONSE']._serialized_end=1289
-  _globals['_REPLICASERVICE']._serialized_start=1403
-  _globals['_REPLICASERVICE']._serialized_end=1595
+  _globals['_REPLICATEREQUEST']._serialized_end=262
+  _globals['_REPLICATEOPEN']._serialized_start=265
+  _globals['_REPLICATEOPEN']._serialized_end=397
+  _globals['_REPLICAANNOUNCEMENT']._serialized_start=400
+  _globals['_REPLICAANNOUNCEMENT']._serialized_end=531
+  _globals['_REPLICAACK']._serialized_start=533
+  _globals['_REPLICAACK']._serialized_end=618
+  _globals['_REPLICATERESPONSE']._serialized_start=621
+  _globals['_REPLICATERESPONSE']._serialized_end=794
+  _globals['_REPLICAPUSH']._serialized_start=797
+  _globals['_REPLICAPUSH']._serialized_end=951
+  _globals['_REPLICADIVERGENCE']._serialized_start=953
+  _globals['_REPLICADIVERGENCE']._serialized_end=1063
+  _globals['_REPLICAREFUSAL']._serialized_start=1065
+  _globals['_REPLICAREFUSAL']._serialized_end=1167
+  _globals['_CONFIRMLEADERSHIPREQUEST']._serialized_start=1169
+  _globals['_CONFIRMLEADERSHIPREQUEST']._serialized_end=1237
+  _globals['_LEDEPOCH']._serialized_start=1239
+  _globals['_LEDEPOCH']._serialized_end=1284
+  _globals['_CONFIRMLEADERSHIPRESPONSE']._serialized_start=1286
+  _globals['_CONFIRMLEADERSHIPRESPONSE']._serialized_end=1333
+  _globals['_REPLICASERVICE']._serialized_start=1447
+  _globals['_REPLICASERVICE']._serialized_end=1639
 # @@protoc_insertion_point(module_scope)

@@ -46,16 +46,19 @@ Global___ReplicateStream: _TypeAlias = ReplicateStream  # noqa: Y015
 
 @_typing.final
 class ReplicateRequest(_message.Message):
-    """From the follower's node."""
+    """From the follower's node; everything but `open` goes on the live stream, whatever it speaks of."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     OPEN_FIELD_NUMBER: _builtins.int
     ANNOUNCEMENTS_FIELD_NUMBER: _builtins.int
-    FRAME_FIELD_NUMBER: _builtins.int
+    LIVE_FRAME_FIELD_NUMBER: _builtins.int
+    CATCH_UP_FRAME_FIELD_NUMBER: _builtins.int
     ACKS_FIELD_NUMBER: _builtins.int
-    frame: _builtins.int
-    """Every frame of this stream up to this number is on disk here, or was dropped."""
+    live_frame: _builtins.int
+    """Every frame of the live stream up to this number is on disk here, or was dropped."""
+    catch_up_frame: _builtins.int
+    """The same of the catch-up stream."""
     @_builtins.property
     def open(self) -> Global___ReplicateOpen:
         """The first message, and only there."""
@@ -73,12 +76,13 @@ class ReplicateRequest(_message.Message):
         *,
         open: Global___ReplicateOpen | None = ...,
         announcements: _abc.Iterable[Global___ReplicaAnnouncement] | None = ...,
-        frame: _builtins.int = ...,
+        live_frame: _builtins.int = ...,
+        catch_up_frame: _builtins.int = ...,
         acks: _abc.Iterable[Global___ReplicaAck] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["open", b"open"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acks", b"acks", "announcements", b"announcements", "frame", b"frame", "open", b"open"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acks", b"acks", "announcements", b"announcements", "catch_up_frame", b"catch_up_frame", "live_frame", b"live_frame", "open", b"open"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -94,6 +98,7 @@ class ReplicateOpen(_message.Message):
     INCARNATION_FIELD_NUMBER: _builtins.int
     STREAM_FIELD_NUMBER: _builtins.int
     CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    LINK_FIELD_NUMBER: _builtins.int
     node_id: _builtins.int
     """The follower's node."""
     incarnation: _builtins.int
@@ -102,6 +107,8 @@ class ReplicateOpen(_message.Message):
     """What this stream is for."""
     cluster_id: _builtins.str
     """The cluster both must belong to."""
+    link: _builtins.int
+    """The follower's number of this pair of streams; grows with each. A newer pair ends an older one."""
     def __init__(
         self,
         *,
@@ -109,10 +116,11 @@ class ReplicateOpen(_message.Message):
         incarnation: _builtins.int = ...,
         stream: Global___ReplicateStream.ValueType = ...,
         cluster_id: _builtins.str = ...,
+        link: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "incarnation", b"incarnation", "node_id", b"node_id", "stream", b"stream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "incarnation", b"incarnation", "link", b"link", "node_id", b"node_id", "stream", b"stream"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,17 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from odradek.node.cluster.image import PartitionState
-from odradek.node.replication.leader import (
-    PROPOSAL_RETRY_S,
-    Cursor,
-    Diverging,
-    Effect,
-    IsrMember,
-    LeaderReplica,
-    ProposeIsr,
-    PushDue,
-    Refused,
-)
+from odradek.node.replication.isr import PROPOSAL_RETRY_S, IsrMember, ProposeIsr
+from odradek.node.replication.leader import Diverging, Effect, LeaderReplica, PushDue, Refused
+from odradek.node.replication.progress import Cursor
 from odradek.node.replication.session import Announcement, HighWatermarkAdvanced
 from odradek.node.storage.epochs import EpochEnd, LeaderEpochs
 from odradek.protocol.errors import (
@@ -254,7 +246,7 @@ def test_a_new_leader_waits_for_proof_of_what_was_committed_before() -> None:
 def test_a_prefix_is_pushed_to_from_its_end() -> None:
     world = _World(log_end=9, durable_end=9, epochs=epochs((3, 0)))
     assert PushDue(N2) in world.announce(N2, 6, 3)
-    assert world.core.cursor(N2) == Cursor(1, Offset(6))
+    assert world.core.cursor(N2) == Cursor(1, Offset(6), is_settled=True)
     world.send(N2, 9)
     assert world.append(12) == [PushDue(N2)]
     assert world.append(15) == [], "a push is due already"
@@ -313,7 +305,7 @@ def test_frames_of_an_older_session_change_nothing() -> None:
     assert world.core.on_acked(N2, world.live[N2], 1, Offset(5), world.now_s) == []
     assert world.core.on_acked(N2, Incarnation(99), 2, Offset(5), world.now_s) == []
     world.core.on_sent(N2, 1, Offset(5), world.now_s)
-    assert world.core.cursor(N2) == Cursor(2, Offset(0))
+    assert world.core.cursor(N2) == Cursor(2, Offset(0), is_settled=True)
 
 
 def test_an_overtaken_announcement_changes_nothing() -> None:

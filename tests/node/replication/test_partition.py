@@ -8,11 +8,8 @@ from types import MappingProxyType
 import pytest
 
 from odradek.node.cluster.image import PartitionState, TopicState
-from odradek.node.replication.partition import (
-    UNCOMMITTED_BYTES_MAX,
-    PartitionReplica,
-    ReplicaSurroundings,
-)
+from odradek.node.replication.partition import UNCOMMITTED_BYTES_MAX, PartitionReplica
+from odradek.node.replication.surroundings import ReplicaSurroundings
 from odradek.node.storage import Storage
 from odradek.protocol.errors import (
     BrokerError,
@@ -83,7 +80,7 @@ class _Bench:
         surroundings = ReplicaSurroundings(ME, lambda: self.lapse, lambda _: None)
         log = self.storage.log(partition.uid)
         self.replica = PartitionReplica(log, topic, partition, surroundings)
-        self.replica.become_leader()
+        self.replica.take_role()
         return self.replica
 
     def produce(self, data: bytes | None = None, *, acks: Acks = Acks.ALL) -> None:
@@ -226,7 +223,7 @@ async def test_a_leader_of_a_new_epoch_remembers_what_is_on_its_disk(bench: _Ben
     bench.produce()
     replica.resign(NotLeaderOrFollowerError())
     replica.update(replica.topic, replace(replica.partition, leader_epoch=LeaderEpoch(4)))
-    replica.become_leader()
+    replica.take_role()
     assert replica.high_watermark == 1
     assert not replica.reached_epoch_start
     bench.synced()

@@ -8,7 +8,8 @@ import pytest
 
 from odradek.node.cluster.image import ImageUpdate, PartitionState, TopicState
 from odradek.node.cluster.view import ClusterView
-from odradek.node.replication.replicas import PARKED_BYTES_MAX, Replicas, RoleChanges
+from odradek.node.replication.parked import PARKED_BYTES_MAX
+from odradek.node.replication.replicas import Replicas, RoleChanges
 from odradek.node.storage import Storage
 from odradek.protocol.errors import (
     InconsistentTopicIdError,

@@ -23,10 +23,9 @@ watermark. On `HighWatermarkAdvanced` every matched follower is to hear of it be
 deliver in order or break; whoever loses a message says `on_disconnected`.
 
 Invariants: high_watermark never falls, and moves only to an offset that every member of the maximal
-ISR has; it stands still while the committed ISR is smaller than min_insync; one proposal is under
-way at a time; nobody proposed is forgotten before an image with a newer partition epoch came.
+ISR has (isr.py); it stands still while the committed ISR is smaller than min_insync.
 
-Source: Apache Kafka's Partition.scala, KIP-497 (AlterPartition), KIP-966, KIP-903 (incarnations).
+Source: Apache Kafka's Partition.scala, KIP-966, KIP-903 (incarnations).
 """
 
 from collections.abc import Iterable, Mapping
@@ -35,6 +34,8 @@ from typing import Final, TypeAlias
 
 from odradek.node.cluster.image import PartitionState
 from odradek.node.cluster.session import NO_INCARNATION
+from odradek.node.replication.isr import InSync, IsrMember, ProposeIsr
+from odradek.node.replication.progress import Cursor, Progress
 from odradek.node.replication.session import Announcement, HighWatermarkAdvanced
 from odradek.node.storage.epochs import EpochEnd, LeaderEpochs
 from odradek.protocol.errors import (
@@ -46,28 +47,22 @@ from odradek.protocol.errors import (
     UnknownLeaderEpochError,
 )
 from odradek.protocol.types import (
-    FIRST_OFFSET,
     NO_LEADER_EPOCH,
     Incarnation,
     LeaderEpoch,
     NodeId,
     Offset,
-    PartitionEpoch,
 )
 
+__all__ = [
+    "Cursor", "Diverging", "Effect", "Incarnations", "IsrMember", "LeaderReplica", "ProposeIsr",
+    "PushDue", "Refused",
+]  # fmt: skip
+
 REPLICA_LAG_TIME_MAX_S: Final = 30.0
-PROPOSAL_RETRY_S: Final = 0.5
 
 Incarnations: TypeAlias = Mapping[NodeId, Incarnation]
 """The nodes that are not fenced, each with its registration in force."""
-
-
-@dataclass(frozen=True, slots=True)
-class IsrMember:
-    """A proposed member and the registration it is proposed with."""
-
-    node_id: NodeId
-    incarnation: Incarnation
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,42 +95,7 @@ class Refused:
     error: BrokerError
 
 
-@dataclass(frozen=True, slots=True)
-class ProposeIsr:
-    """The controller is to be asked for an ISR; answer with `on_proposal_answered`."""
-
-    leader_epoch: LeaderEpoch
-    partition_epoch: PartitionEpoch
-    isr: tuple[IsrMember, ...]
-
-
 Effect: TypeAlias = PushDue | Diverging | Refused | ProposeIsr | HighWatermarkAdvanced
-
-
-@dataclass(slots=True)
-class Progress:
-    """What the leader knows of one follower."""
-
-    durable_end: Offset = FIRST_OFFSET
-    """As acknowledged last; it stays true while the follower is away."""
-    caught_up_at_s: float = float("-inf")
-    """When it last had everything there was."""
-    incarnation: Incarnation = NO_INCARNATION
-    session: int = 0
-    matched: bool = False
-    """Whether its log is known to be a prefix of this one, so that it can be pushed to."""
-    sent_end: Offset = FIRST_OFFSET
-    noted_end: Offset | None = None
-    """The log end when `noted_at_s` was: an ack beyond it proves that much."""
-    noted_at_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """From where a follower is to be sent, and the session it belongs to."""
-
-    session: int
-    offset: Offset
 
 
 class LeaderReplica:
@@ -170,23 +130,31 @@ class LeaderReplica:
         assert partition.leader_id == node_id, "another node leads"
         assert high_watermark <= durable_end <= log_end
         self.node_id = node_id
-        self.leader_epoch = partition.leader_epoch
         self.epoch_start = log_end
         self.log_end_offset = log_end
         self.durable_end = durable_end
         self.high_watermark = high_watermark
         self.min_insync = min_insync
-        self.partition_epoch = partition.partition_epoch
-        self.isr = partition.isr
-        """The committed one, as of `partition_epoch`."""
-        self.maximal_isr = frozenset(partition.isr)
-        """Whoever may be in the ISR by now; always with the committed ones."""
         self.followers: dict[NodeId, Progress] = {}
         self._incarnations = incarnations
         self._lag_time_max_s = lag_time_max_s
-        self._pending: ProposeIsr | None = None
-        self._retry_at_s = float("-inf")
+        self._in_sync = InSync(partition)
         self._take_replicas(partition.replicas, now_s)
+
+    @property
+    def leader_epoch(self) -> LeaderEpoch:
+        """The epoch in which this node leads."""
+        return self._in_sync.leader_epoch
+
+    @property
+    def isr(self) -> tuple[NodeId, ...]:
+        """The committed ISR, as of the newest image."""
+        return self._in_sync.committed
+
+    @property
+    def maximal_isr(self) -> frozenset[NodeId]:
+        """Whoever may be in the ISR by now."""
+        return self._in_sync.maximal
 
     @property
     def has_enough_replicas(self) -> bool:
@@ -205,9 +173,7 @@ class LeaderReplica:
     def cursor(self, follower: NodeId) -> Cursor | None:
         """Return from where a follower is to be sent; None while it cannot be pushed to."""
         progress = self.followers.get(follower)
-        if progress is None or not progress.matched:
-            return None
-        return Cursor(progress.session, progress.sent_end)
+        return None if progress is None else progress.cursor
 
     # This node's log
 
@@ -262,28 +228,21 @@ class LeaderReplica:
         if error is not None:
             return [Refused(follower, announced.session, error)]
         assert progress is not None, "strangers are refused"
-        if (incarnation, announced.session) <= (progress.incarnation, progress.session):
-            return []  # overtaken by a newer one
-        progress.incarnation, progress.session = incarnation, announced.session
-        progress.matched = False
-        progress.noted_end = None
-        diverging = self._compare(announced, epochs, log_start)
+        if progress.is_overtaken(incarnation, announced.session):
+            return []
+        progress.begin(incarnation, announced.session)
+        diverging = announced.diverging(epochs, log_start, self.log_end_offset)
         if diverging is not None:
             return [Diverging(follower, announced.session, diverging)]
-        progress.matched = True
-        progress.sent_end = announced.log_end
-        progress.durable_end = announced.durable_end
-        return [PushDue(follower), *self._proven(follower, progress, now_s)]
+        progress.match(announced, self.log_end_offset, now_s)
+        return [PushDue(follower), *self._on_proven(follower, now_s)]
 
     def on_sent(self, follower: NodeId, session: int, end: Offset, now_s: float) -> None:
         """A push leaves that ends at an offset; an empty one, at the cursor."""
         progress = self.followers.get(follower)
         if progress is None or not progress.matched or progress.session != session:
             return
-        assert progress.sent_end <= end <= self.log_end_offset
-        progress.sent_end = end
-        if progress.noted_end is None:
-            progress.noted_end, progress.noted_at_s = self.log_end_offset, now_s
+        progress.send(end, self.log_end_offset, now_s)
 
     def on_acked(
         self,
@@ -309,8 +268,8 @@ class LeaderReplica:
             return []
         if durable_end > progress.sent_end:
             raise _contradiction(follower, durable_end, progress.sent_end)
-        progress.durable_end = durable_end
-        return self._proven(follower, progress, now_s)
+        progress.acknowledge(durable_end, self.log_end_offset, now_s)
+        return self._on_proven(follower, now_s)
 
     def on_cursor_lost(self, follower: NodeId, session: int, log_start: Offset) -> list[Effect]:
         """What follows the cursor is gone: retention has moved the log start beyond it."""
@@ -336,40 +295,23 @@ class LeaderReplica:
         now_s: float,
     ) -> list[Effect]:
         """The image changed within this leader epoch."""
-        assert partition.leader_epoch == self.leader_epoch, "another epoch is another leader"
-        assert partition.partition_epoch >= self.partition_epoch, "epochs only grow"
+        members_before = self.isr
         self._incarnations = incarnations
         self.min_insync = min_insync
-        if partition.partition_epoch > self.partition_epoch:
-            # Every proposal made so far was based on the epoch before: it was decided, or never
-            # will be.
-            self.partition_epoch = partition.partition_epoch
-            for member in partition.isr:
-                if member not in self.isr and member in self.followers:
-                    self.followers[member].caught_up_at_s = now_s
-            self.isr = partition.isr
-            self.maximal_isr = frozenset(partition.isr)
-            self._pending = None
-            self._retry_at_s = float("-inf")
+        if self._in_sync.on_image(partition):
             self._take_replicas(partition.replicas, now_s)
+            for member in set(self.isr) - set(members_before) - {self.node_id}:
+                self.followers[member].caught_up_at_s = now_s
         return [*self._advance_high_watermark(), *self._propose(now_s)]
 
     def on_proposal_answered(self, proposal: ProposeIsr, now_s: float) -> None:
-        """The controller answered, or nobody knows what became of it.
-
-        However it was answered, only a newer partition epoch ends the doubt: a repeat of the
-        request may still be on its way. Until then the maximal ISR stays as it is; a moment later
-        this leader asks again, for the ISR as it stands if need be, which raises the epoch.
-        """
-        if proposal is self._pending:
-            self._pending = None
-            self._retry_at_s = now_s + PROPOSAL_RETRY_S
+        """The controller answered, or nobody knows what became of it; only an image will tell."""
+        self._in_sync.on_answered(proposal, now_s)
 
     def on_tick(self, now_s: float) -> list[Effect]:
         """Time has passed."""
         for progress in self.followers.values():
-            if progress.matched and progress.durable_end >= self.log_end_offset:
-                progress.caught_up_at_s = now_s
+            progress.rest(self.log_end_offset, now_s)
         return self._propose(now_s)
 
     # Decisions
@@ -392,37 +334,14 @@ class LeaderReplica:
             kind = FencedLeaderEpochError if theirs < ours else UnknownLeaderEpochError
             return kind(field="leader_epoch", value=theirs, limit=ours)
         if progress is None:
-            return NotLeaderOrFollowerError(
-                f"node {follower} holds no replica as of partition epoch {self.partition_epoch}",
-                field="node_id",
-                value=follower,
-            )
+            message = f"node {follower} holds no replica as far as this leader knows"
+            return NotLeaderOrFollowerError(message, field="node_id", value=follower)
         newest = max(progress.incarnation, self._incarnations.get(follower, NO_INCARNATION))
         if incarnation < newest:
             return StaleBrokerEpochError(field="incarnation", value=incarnation, limit=newest)
         return None
 
-    def _compare(
-        self, announced: Announcement, epochs: LeaderEpochs, log_start: Offset
-    ) -> EpochEnd | None:
-        """Return None when the follower's log is a prefix of this one, else where they part."""
-        if announced.log_end == log_start:
-            return None  # whatever is below is of no interest to anybody
-        end = epochs.end_of(announced.last_epoch, self.log_end_offset)
-        if announced.log_end < log_start or end is None:
-            return EpochEnd(NO_LEADER_EPOCH, log_start)
-        if end.epoch < announced.last_epoch or end.end_offset < announced.log_end:
-            return end
-        return None
-
-    def _proven(self, follower: NodeId, progress: Progress, now_s: float) -> list[Effect]:
-        """A follower has proven a durable end."""
-        if progress.durable_end >= self.log_end_offset:
-            progress.caught_up_at_s = now_s
-            progress.noted_end = None
-        elif progress.noted_end is not None and progress.durable_end >= progress.noted_end:
-            progress.caught_up_at_s = progress.noted_at_s
-            progress.noted_end = None
+    def _on_proven(self, follower: NodeId, now_s: float) -> list[Effect]:
         if follower in self.maximal_isr:
             return self._advance_high_watermark()
         return self._propose(now_s)
@@ -444,17 +363,11 @@ class LeaderReplica:
         return [HighWatermarkAdvanced(end)]
 
     def _propose(self, now_s: float) -> list[Effect]:
-        if self._pending is not None or now_s < self._retry_at_s:
-            return []
         wanted = self._wanted_isr(now_s)
         if not wanted:
             return []  # this node is fenced: nothing it asks for would be granted
-        in_doubt = len(self.maximal_isr) > len(self.isr)
-        if not in_doubt and {member.node_id for member in wanted} == set(self.isr):
-            return []
-        self._pending = ProposeIsr(self.leader_epoch, self.partition_epoch, wanted)
-        self.maximal_isr |= {member.node_id for member in wanted}
-        return [self._pending]
+        proposal = self._in_sync.propose(wanted, now_s)
+        return [] if proposal is None else [proposal]
 
     def _wanted_isr(self, now_s: float) -> tuple[IsrMember, ...]:
         own_incarnation = self._incarnations.get(self.node_id)
@@ -480,8 +393,7 @@ class LeaderReplica:
 
 def _contradiction(follower: NodeId, durable_end: Offset, limit: Offset) -> InvalidRequestError:
     return InvalidRequestError(
-        f"node {follower} says that it has offset {durable_end} on disk; {limit} is the most it can"
-        " have",
+        f"node {follower} says it has offset {durable_end} on disk; it can have {limit} at most",
         field="durable_end",
         value=durable_end,
         limit=limit,

@@ -1,8 +1,9 @@
-"""One replica hosted here: performs what its core decides, and lets producers and readers wait.
+"""One replica hosted here: performs what its cores decide, and lets producers and readers wait.
 
 The append path, one step without an await: size, header and CRC of each batch -> producer window ->
-stamped and written by the log -> the core. Then the group commit calls `on_synced`, the core moves
-the high watermark, and everything that waited below it is told.
+stamped and written by the log -> the core -> pushed to followers. Then the group commit calls
+`on_synced`, followers acknowledge, the core moves the high watermark, and everything that waited
+below it is told.
 
 Invariants: nothing is acknowledged above the high watermark (`Acks.LEADER`: above what is on this
 node's disk), or by a node whose session has lapsed; whoever waits is answered once, at the latest
@@ -12,54 +13,43 @@ Source: Kafka's Partition and DelayedProduce; SEMANTICS.md.
 """
 
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Final, TypeAlias
+from collections.abc import Awaitable
+from typing import Final
 
 from odradek.node import metrics
 from odradek.node.cluster.image import PartitionState, TopicState, not_leader
-from odradek.node.replication.leader import Effect, Incarnations, LeaderReplica
-from odradek.node.replication.session import HighWatermarkAdvanced
+from odradek.node.replication.checks import CheckedBatch, checked_batches
+from odradek.node.replication.durable_end import DurableEnd
+from odradek.node.replication.following import Following
+from odradek.node.replication.leader import LeaderReplica
+from odradek.node.replication.leading import Leading
+from odradek.node.replication.surroundings import ReplicaSurroundings
 from odradek.node.replication.waiting import AckQueue, FutureWaiter, Pending, Reader, Waiter
 from odradek.node.storage.log import Appended, PartitionLog
 from odradek.protocol.errors import (
     BrokerError,
-    InvalidRequestError,
-    InvalidTimestampError,
-    InvalidTxnStateError,
+    NotEnoughReplicasAfterAppendError,
     NotEnoughReplicasError,
     StorageError,
     StorageFullError,
     ThrottledError,
 )
 from odradek.protocol.hot import Acks, Buffer
-from odradek.protocol.record_batch import BatchHeader, split, validate
+from odradek.protocol.record_batch import BatchHeader
 from odradek.protocol.topic_config import Flush, TimestampType, TopicConfig, parse_topic_config
-from odradek.protocol.types import FIRST_OFFSET, LeaderEpoch, NodeId, Offset
+from odradek.protocol.types import (
+    FIRST_OFFSET,
+    NO_NODE,
+    LeaderEpoch,
+    NodeId,
+    Offset,
+    PartitionUid,
+)
 
 UNCOMMITTED_BYTES_MAX: Final = 16 << 20
-CheckedBatch: TypeAlias = tuple[memoryview, BatchHeader]
 
 _NO_TIME: Final = -1
 _UNKNOWN_OFFSET: Final = Offset(-1)
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicaSurroundings:
-    """What every replica of a node shares.
-
-    Attributes:
-        node_id: This node.
-        lapsed: Why nothing may be acknowledged at the moment, or None.
-        unsynced: Called when a replica has appended something that awaits a group commit.
-        incarnations: The nodes that are not fenced, as of the image in force.
-    """
-
-    node_id: NodeId
-    lapsed: Callable[[], BrokerError | None]
-    unsynced: Callable[["PartitionReplica"], None]
-    incarnations: Callable[[], Incarnations] = dict
 
 
 class PartitionReplica:
@@ -79,12 +69,16 @@ class PartitionReplica:
         self.readers: set[Reader] = set()
         """Subscribers of this replica that have read everything they may."""
         self.subscribers: set[Reader] = set()
+        self.leading: Leading | None = None
+        """Set while this node leads."""
+        self.following: Following | None = None
+        """Set while another node leads."""
         self._surroundings = surroundings
-        self._core: LeaderReplica | None = None
-        self._synced_end = log.log_end_offset
+        self._links = surroundings.links
+        self._durable = DurableEnd(log.log_end_offset)
+        self._known_high_watermark = log.high_watermark_checkpoint
         self._failure: BrokerError | None = None
         """Why nothing can be appended until a new leader epoch begins."""
-        self._unsynced: deque[tuple[int, Offset]] = deque()
         self._uncommitted = AckQueue()
         self._waiting_for_disk = AckQueue()
 
@@ -94,9 +88,14 @@ class PartitionReplica:
     # What others ask
 
     @property
+    def uid(self) -> PartitionUid:
+        """Names its data."""
+        return self.partition.uid
+
+    @property
     def is_leader(self) -> bool:
         """Whether this node leads the partition."""
-        return self._core is not None
+        return self.leading is not None
 
     @property
     def leader_epoch(self) -> LeaderEpoch:
@@ -115,8 +114,10 @@ class PartitionReplica:
 
     @property
     def high_watermark(self) -> Offset:
-        """The end of what is committed; only a leader knows it."""
-        return self._core.high_watermark if self._core is not None else FIRST_OFFSET
+        """The end of what is known to be committed; 0 while there is no leader."""
+        if self.leading is not None:
+            return self.leading.core.high_watermark
+        return FIRST_OFFSET if self.following is None else self.following.core.high_watermark
 
     @property
     def last_stable_offset(self) -> Offset:
@@ -126,7 +127,14 @@ class PartitionReplica:
     @property
     def reached_epoch_start(self) -> bool:
         """Whether everything earlier leaders committed is known to be committed."""
-        return self._core is not None and self._core.reached_epoch_start
+        return self.leading is not None and self.leading.core.reached_epoch_start
+
+    @property
+    def others_in_sync(self) -> list[NodeId]:
+        """The members of the maximal ISR but for this node."""
+        if self.leading is None:
+            return []
+        return sorted(self.leading.core.maximal_isr - {self._surroundings.node_id})
 
     def not_leader(self) -> BrokerError:
         """Make the error for a request that needs the leader."""
@@ -134,27 +142,55 @@ class PartitionReplica:
 
     # Roles
 
-    def become_leader(self) -> None:
-        """Lead, as `partition` says; resign first when leading already."""
-        assert self._core is None, "resign first"
-        if not self._unsynced:
-            self._synced_end = self.log.log_end_offset
+    def take_role(self) -> None:
+        """Lead or follow, as `partition` says; resign first when there is a role already."""
+        assert self.leading is None, "resign first"
+        assert self.following is None, "resign first"
+        if self._durable.is_settled:
+            self._durable.take(self.log.log_end_offset)
         self._failure = None
-        self._core = LeaderReplica(
+        if self.partition.leader_id == self._surroundings.node_id:
+            self._become_leader()
+        elif self.partition.leader_id != NO_NODE:
+            self._follow()
+
+    def _become_leader(self) -> None:
+        core = LeaderReplica(
             self._surroundings.node_id,
             self.partition,
             self._surroundings.incarnations(),
             min_insync=self._min_insync(),
             log_end=self.log.log_end_offset,
-            durable_end=self._synced_end,
-            high_watermark=min(self.log.high_watermark_checkpoint, self._synced_end),
+            durable_end=self._durable.end,
+            high_watermark=min(self._known_high_watermark, self._durable.end),
             now_s=time.monotonic(),
         )
-        self._perform(self._core.start())
+        self.leading = Leading(core, self.log, self, self._links, self._on_advanced)
+        self.leading.perform(core.start())
+        self._links.lead(self)
+
+    def _follow(self) -> None:
+        self.following = Following(
+            self.log,
+            self.partition,
+            self._durable,
+            high_watermark=min(self._known_high_watermark, self.log.log_end_offset),
+            new_session=self._surroundings.new_session,
+            counts_page_cache=lambda: self.config.flush is Flush.OS,
+            announce=lambda announcement: self._links.announce(self, announcement),
+            ack=lambda ack: self._links.ack(self, ack),
+            unsynced=lambda: self._surroundings.unsynced(self),
+        )
+        self._links.follow(self)
 
     def resign(self, error: BrokerError) -> None:
-        """Lead no longer: tell everybody who waits that the outcome is unknown, and why."""
-        self._core = None
+        """Lead or follow no longer: tell everybody who waits that the outcome is unknown."""
+        if self.following is not None or self.leading is not None:
+            self._known_high_watermark = self.high_watermark
+        if self.following is not None:
+            self._links.unfollow(self)
+            self.following = None
+        self.leading = None
         self._fail_waiters(error)
         subscribers, self.subscribers, self.readers = self.subscribers, set(), set()
         for subscriber in subscribers:
@@ -166,15 +202,21 @@ class PartitionReplica:
             each.waiter.failed(each.index, error)
 
     def update(self, topic: TopicState, partition: PartitionState) -> None:
-        """Take over settings and ISR that changed within one leader epoch."""
+        """Take over settings, ISR and live nodes that changed within one leader epoch."""
         if topic.config != self.topic.config:
             self.config = parse_topic_config(topic.config)
         self.topic, self.partition = topic, partition
-        if self._core is not None:
-            incarnations = self._surroundings.incarnations()
-            self._perform(
-                self._core.on_image(partition, incarnations, self._min_insync(), time.monotonic())
-            )
+        if self.leading is not None:
+            incarnations, now_s = self._surroundings.incarnations(), time.monotonic()
+            core = self.leading.core
+            self.leading.perform(core.on_image(partition, incarnations, self._min_insync(), now_s))
+
+    def on_tick(self, now_s: float) -> None:
+        """Time has passed: about once a second."""
+        if self.leading is not None:
+            self.leading.on_tick(now_s)
+        elif self.following is not None:
+            self.following.on_tick(now_s)
 
     def _min_insync(self) -> int:
         return self.config.min_insync(len(self.partition.replicas))
@@ -188,24 +230,25 @@ class PartitionReplica:
             BrokerError: Nothing was appended, or, of several batches, only those before the bad one
                 (which a repeat would find to be duplicates).
         """
-        core = self._core
-        if core is None:
+        leading = self.leading
+        if leading is None:
             raise self.not_leader()
         if self.lost_track:
             raise self._failure or StorageFullError("the node is recovering from a full disk")
-        self._admit(core, acks)
+        self._admit(leading.core, acks)
         now_ms = time.time_ns() // 1_000_000
-        batches = self._checked(records, now_ms)
+        batches = checked_batches(records, self.config, self.topic.name, now_ms)
         by_broker = self.config.timestamp_type is TimestampType.LOG_APPEND_TIME
-        base_offset, end = self._append(core, batches, now_ms, by_broker=by_broker)
+        base_offset, end = self._append(leading, batches, now_ms, by_broker=by_broker)
         metrics.PRODUCED_BYTES.inc(len(records))
         if self.config.flush is Flush.OS:
-            self._synced(self.log.log_end_offset)
+            self._durable.take(self.log.log_end_offset)
+            self._on_durable()
         time_ms = now_ms if by_broker else _NO_TIME
         self._wait(Pending(end, 0, waiter, index, base_offset, time_ms), acks)
 
     def _append(
-        self, core: LeaderReplica, batches: list[CheckedBatch], now_ms: int, *, by_broker: bool
+        self, leading: Leading, batches: list[CheckedBatch], now_ms: int, *, by_broker: bool
     ) -> tuple[Offset, Offset]:
         """Append checked batches; return the first one's offset and where the wait for all ends."""
         base_offset: Offset | None = None
@@ -221,7 +264,7 @@ class PartitionReplica:
                 # The caller would try all of them again, and append the first ones twice.
                 raise StorageError("the disk fell behind between two batches") from error
             if not appended.is_duplicate:
-                self._appended(core, appended, header)
+                self._appended(leading, appended, header)
             if appended.base_offset is None or appended.last_offset is None:
                 # A duplicate too old to know where it lies: wait for all that is there.
                 first, end = _UNKNOWN_OFFSET, self.log.log_end_offset
@@ -233,13 +276,7 @@ class PartitionReplica:
 
     def _admit(self, core: LeaderReplica, acks: Acks) -> None:
         if acks is Acks.ALL and not core.has_enough_replicas:
-            raise NotEnoughReplicasError(
-                f"partition {self} has {len(core.isr)} in-sync replicas,"
-                f" {core.min_insync} are needed",
-                field="min.insync.replicas",
-                value=len(core.isr),
-                limit=core.min_insync,
-            )
+            raise self._not_enough(core, NotEnoughReplicasError)
         if self._uncommitted.size_bytes >= UNCOMMITTED_BYTES_MAX:
             raise ThrottledError(
                 f"partition {self} has {self._uncommitted.size_bytes} bytes not committed yet",
@@ -248,39 +285,25 @@ class PartitionReplica:
                 limit=UNCOMMITTED_BYTES_MAX,
             )
 
-    def _checked(self, records: Buffer, now_ms: int) -> list[CheckedBatch]:
-        bytes_max = self.config.max_message_bytes
-        batches = [(batch, validate(batch, bytes_max)) for batch in split(records)]
-        if not batches:
-            raise InvalidRequestError("no record batch was sent", field="records")
-        for _, header in batches:
-            self._check(header, now_ms)
-        return batches
+    def why_not_committed(self) -> BrokerError | None:
+        """Return why appends wait, when that is for want of in-sync replicas."""
+        if self.leading is None or self.leading.core.has_enough_replicas:
+            return None
+        return self._not_enough(self.leading.core, NotEnoughReplicasAfterAppendError)
 
-    def _check(self, header: BatchHeader, now_ms: int) -> None:
-        if header.is_transactional:
-            raise InvalidTxnStateError(
-                "transactions come later; send without a transactional id",
-                field="attributes.transactional",
-                value=True,
-            )
-        ahead_max_ms = int(self.config.timestamp_ahead_max_s * 1000)
-        if header.max_timestamp - now_ms > ahead_max_ms and (
-            self.config.timestamp_type is TimestampType.CREATE_TIME
-        ):
-            raise InvalidTimestampError(
-                f"the batch's latest timestamp is {header.max_timestamp - now_ms} ms ahead of the"
-                f" node's clock, topic {self.topic.name!r} allows {ahead_max_ms}",
-                field="max_timestamp",
-                value=header.max_timestamp,
-                limit=now_ms + ahead_max_ms,
-            )
+    def _not_enough(self, core: LeaderReplica, kind: type[BrokerError]) -> BrokerError:
+        return kind(
+            f"partition {self} has {len(core.isr)} in-sync replicas, {core.min_insync} are needed",
+            field="min.insync.replicas",
+            value=len(core.isr),
+            limit=core.min_insync,
+        )
 
-    def _appended(self, core: LeaderReplica, appended: Appended, header: BatchHeader) -> None:
+    def _appended(self, leading: Leading, appended: Appended, header: BatchHeader) -> None:
         end = self.log.log_end_offset
-        self._perform(core.on_appended(end))
+        leading.perform(leading.core.on_appended(end))
         if self.config.flush is Flush.COMMIT:
-            self._unsynced.append((appended.position, end))
+            self._durable.on_appended(appended.position, end)
             self._surroundings.unsynced(self)
         self._uncommitted.add(Pending(end, header.size_bytes, None, 0, end, _NO_TIME))
 
@@ -289,7 +312,7 @@ class PartitionReplica:
         if acks is Acks.ALL:
             done, queue = self.high_watermark, self._uncommitted
         else:
-            done, queue = self._synced_end, self._waiting_for_disk
+            done, queue = self._durable.end, self._waiting_for_disk
         if pending.end <= done:
             self._answer([pending])
             return
@@ -299,43 +322,37 @@ class PartitionReplica:
 
     def on_synced(self, durable_position: int) -> bool:
         """The group commit reached a position; return whether nothing of this replica is left."""
-        unsynced = self._unsynced
-        end = None
-        while unsynced and unsynced[0][0] <= durable_position:
-            _, end = unsynced.popleft()
-        if end is not None:
-            self._synced(end)
-        return not unsynced
+        if self._durable.on_synced(durable_position):
+            self._on_durable()
+        return self._durable.is_settled
 
     def on_storage_failed(self, error: BrokerError) -> None:
         """What was appended may be gone: refuse writes until a new epoch begins; reads go on."""
-        self._unsynced.clear()
-        if self._core is not None:
+        self._durable.forget()
+        if self.leading is not None:
             self._failure = error
             self._fail_waiters(error)
+        elif self.following is not None:
+            self.following.on_append_failed()
 
     @property
     def lost_track(self) -> bool:
         """Whether the log may not be where this leader left it, after its disk was full."""
-        core = self._core
-        return core is not None and (
-            self._failure is not None or core.log_end_offset != self.log.log_end_offset
-        )
+        leading = self.leading
+        return leading is not None and (self._failure is not None or leading.has_lost_track)
 
-    def _synced(self, end: Offset) -> None:
-        self._synced_end = max(self._synced_end, end)
-        if self._core is None:
-            return
-        self._answer(self._waiting_for_disk.take_through(self._synced_end))
-        self._perform(self._core.on_durable(self._synced_end))
+    def _on_durable(self) -> None:
+        if self.following is not None:
+            self.following.on_durable()
+        elif self.leading is not None:
+            self._answer(self._waiting_for_disk.take_through(self._durable.end))
+            self.leading.perform(self.leading.core.on_durable(self._durable.end))
 
-    def _perform(self, effects: list[Effect]) -> None:
-        for effect in effects:
-            if isinstance(effect, HighWatermarkAdvanced):
-                self._answer(self._uncommitted.take_through(effect.offset))
-                readers, self.readers = self.readers, set()
-                for reader in readers:
-                    reader.wake()
+    def _on_advanced(self, high_watermark: Offset) -> None:
+        self._answer(self._uncommitted.take_through(high_watermark))
+        readers, self.readers = self.readers, set()
+        for reader in readers:
+            reader.wake()
 
     def _answer(self, answered: list[Pending]) -> None:
         if not answered:
@@ -369,13 +386,14 @@ class PartitionReplica:
         Raises:
             NotLeaderOrFollowerError: It does not lead, or may have been replaced.
         """
-        if self._core is None:
+        if self.leading is None:
             raise self.not_leader()
         if not self.reached_epoch_start:
             waiter = FutureWaiter()
-            start = self._core.epoch_start
+            start = self.leading.core.epoch_start
             self._uncommitted.add(Pending(start, 0, waiter, 0, start, _NO_TIME))
             await waiter.future
+        await self._links.confirm_leadership(self)
         # Alone in the ISR the session is proof: whoever replaces this node waits for its end.
         lapsed = self._surroundings.lapsed()
         if lapsed is not None:

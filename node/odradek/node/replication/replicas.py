@@ -5,14 +5,13 @@ requests that know the future already arrive. Idea: one step per metadata update
 what it names; a request with a newer leader epoch is parked until its image arrives; one group
 commit serves every partition that appended since the last.
 
-Invariants: after `reconcile` each hosted partition plays the role its image says; parked requests
-keep their order, are bounded in bytes, and none is parked beyond its deadline; no task or timer per
-partition.
+Invariants: after `reconcile` each hosted partition plays the role its image says; no task or timer
+per partition.
 """
 
 import asyncio
+import itertools
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -28,7 +27,10 @@ from odradek.node.cluster.image import (
     not_leader,
 )
 from odradek.node.cluster.view import ClusterView
-from odradek.node.replication.partition import PartitionReplica, ReplicaSurroundings
+from odradek.node.replication.leader import Incarnations
+from odradek.node.replication.parked import ParkedRequests
+from odradek.node.replication.partition import PartitionReplica
+from odradek.node.replication.surroundings import Alone, Links, ReplicaSurroundings
 from odradek.node.storage.storage import Storage
 from odradek.protocol.errors import (
     BrokerError,
@@ -44,20 +46,10 @@ from odradek.protocol.types import LeaderEpoch, NodeId, PartitionIndex, Partitio
 _log = structlog.get_logger()
 
 _TICK_S: Final = 0.25
+_ROLE_TICK_S: Final = 1.0
 _CHECKPOINT_S: Final = 5.0
-PARKED_BYTES_MAX: Final = 16 << 20
-PARKED_S_MAX: Final = 2.0
 
 Key = tuple[TopicId, PartitionIndex]
-
-
-@dataclass(frozen=True, slots=True)
-class _Parked:
-    deadline_s: float
-    size_bytes: int
-    retry: Callable[[], bool]
-    """Tries again; False while it must stay parked."""
-    give_up: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +71,7 @@ class Replicas:
         *,
         lapsed: Callable[[], BrokerError | None],
         new_epochs_needed: Callable[[], None],
+        links: Links | None = None,
     ) -> None:
         """Host nothing yet.
 
@@ -88,20 +81,31 @@ class Replicas:
             view: Already at the image that `reconcile` is told of.
             lapsed: Why nothing may be acknowledged at the moment, or None.
             new_epochs_needed: Called when the disk was full and logs may have lost their ends.
+            links: To the other nodes; None when there are none.
         """
         self.node_id = node_id
         self._storage = storage
         self._view = view
         self._new_epochs_needed = new_epochs_needed
-        self._surroundings = ReplicaSurroundings(node_id, lapsed, self._on_unsynced)
+        self._surroundings = ReplicaSurroundings(
+            node_id,
+            lapsed,
+            self._on_unsynced,
+            incarnations=lambda: self._incarnations,
+            links=links or Alone(),
+            new_session=itertools.count(1).__next__,
+        )
+        self._incarnations: Incarnations = {}
         self._replicas: dict[Key, PartitionReplica] = {}
+        self._by_uid: dict[PartitionUid, PartitionReplica] = {}
         self._unsynced: dict[PartitionReplica, None] = {}
         self._sync: asyncio.Future[None] | None = None
-        self._parked: deque[_Parked] = deque()
-        self._parked_bytes = 0
+        self._parked = ParkedRequests()
+        self.synced: Callable[[int], None] = lambda _: None
+        """Called with the durable position after every group commit."""
         self._to_drop: dict[PartitionUid, None] = {}
         self._storage_failed = False
-        self._checkpointed_at_s = 0.0
+        self._checkpointed_at_s = self._ticked_at_s = 0.0
 
     def __len__(self) -> int:
         return len(self._replicas)
@@ -111,6 +115,10 @@ class Replicas:
     def get(self, topic_id: TopicId, index: PartitionIndex) -> PartitionReplica | None:
         """Return a replica hosted here."""
         return self._replicas.get((topic_id, index))
+
+    def with_uid(self, uid: PartitionUid) -> PartitionReplica | None:
+        """Return a replica hosted here."""
+        return self._by_uid.get(uid)
 
     def find(
         self, topic_id: TopicId, topic: str, index: PartitionIndex, leader_epoch: LeaderEpoch
@@ -163,6 +171,8 @@ class Replicas:
         """Take the roles of the image in force, which `update` made out of `before`."""
         after = self._view.image
         changes = RoleChanges()
+        if update.snapshot or update.nodes or update.removed_node_ids:
+            self._take_nodes(after)
         if update.snapshot:
             whole: Iterable[TopicId] = before.topics.keys() | after.topics.keys()
         else:
@@ -174,6 +184,18 @@ class Replicas:
         metrics.PARTITIONS_LED.inc(len(changes.leading) - len(changes.resigned))
         self._retry_parked()
         return changes
+
+    def _take_nodes(self, image: ClusterImage) -> None:
+        """Tell leaders who may be in sync."""
+        before, self._incarnations = (
+            self._incarnations,
+            {node.node_id: node.incarnation for node in image.nodes.values() if not node.fenced},
+        )
+        if before == self._incarnations:
+            return
+        for replica in self._replicas.values():
+            if replica.is_leader and len(replica.partition.replicas) > 1:
+                replica.update(replica.topic, replica.partition)
 
     def _reconcile_topic(
         self, before: TopicState | None, after: TopicState | None, changes: RoleChanges
@@ -206,9 +228,8 @@ class Replicas:
         leads = partition.leader_id == self.node_id
         if replica is None:
             log = self._storage.log(partition.uid)
-            replica = self._replicas[key] = PartitionReplica(
-                log, topic, partition, self._surroundings
-            )
+            replica = PartitionReplica(log, topic, partition, self._surroundings)
+            self._replicas[key] = self._by_uid[partition.uid] = replica
         elif partition.leader_epoch == replica.leader_epoch and leads == replica.is_leader:
             if partition is not replica.partition or topic is not replica.topic:
                 replica.update(topic, partition)
@@ -218,8 +239,8 @@ class Replicas:
                 changes.resigned.append(replica)
             replica.resign(not_leader(topic, partition))
             replica.update(topic, partition)
+        replica.take_role()
         if leads:
-            replica.become_leader()
             changes.leading.append(replica)
 
     def _remove(
@@ -235,6 +256,7 @@ class Replicas:
         if replica.is_leader:
             changes.resigned.append(replica)
         replica.resign(error)
+        del self._by_uid[replica.uid]
         self._unsynced.pop(replica, None)
         self._to_drop[replica.log.uid] = None
         self._drop_logs()
@@ -248,8 +270,6 @@ class Replicas:
                 return
             del self._to_drop[uid]
 
-    # Parking
-
     def park(
         self,
         size_bytes: int,
@@ -257,31 +277,12 @@ class Replicas:
         retry: Callable[[], bool],
         give_up: Callable[[], None],
     ) -> bool:
-        """Keep a request that knows more than this node until the next images have come.
-
-        Returns:
-            False when there is no room: answer it now.
-        """
-        if self._parked_bytes + size_bytes > PARKED_BYTES_MAX:
-            return False
-        deadline_s = min(deadline_s, time.monotonic() + PARKED_S_MAX)
-        self._parked.append(_Parked(deadline_s, size_bytes, retry, give_up))
-        self._parked_bytes += size_bytes
-        return True
+        """Keep a request that knows more than this node; see `ParkedRequests.park`."""
+        return self._parked.park(size_bytes, deadline_s, retry, give_up)
 
     def _retry_parked(self) -> None:
-        waiting, self._parked = self._parked, deque()
-        self._parked_bytes = 0
-        now_s = time.monotonic()
-        for each in waiting:
-            if each.retry():
-                continue
-            if each.deadline_s <= now_s:
-                each.give_up()
-            else:
-                self._parked.append(each)
-                self._parked_bytes += each.size_bytes
-        if waiting:
+        if self._parked:
+            self._parked.retry()
             self.commit_soon()
 
     # Group commit
@@ -320,6 +321,7 @@ class Replicas:
         synced = [replica for replica in self._unsynced if replica.on_synced(durable)]
         for replica in synced:
             self._unsynced.pop(replica, None)
+        self.synced(durable)
         self.commit_soon()
 
     def _on_storage_failed(self, error: BrokerError) -> None:
@@ -335,12 +337,15 @@ class Replicas:
         """Look after what no event announces: deadlines, recovery from a full disk, checkpoints."""
         while True:
             await asyncio.sleep(_TICK_S)
-            if self._parked:
-                self._retry_parked()
+            self._retry_parked()
             if self._to_drop:
                 self._drop_logs()
             self._recover_from_full_disk()
             now_s = time.monotonic()
+            if now_s - self._ticked_at_s >= _ROLE_TICK_S:
+                self._ticked_at_s = now_s
+                for replica in self._replicas.values():
+                    replica.on_tick(now_s)
             if now_s - self._checkpointed_at_s >= _CHECKPOINT_S:
                 self._checkpointed_at_s = now_s
                 self.checkpoint()
@@ -362,17 +367,16 @@ class Replicas:
         if self._storage.is_full:
             return
         for replica in self._replicas.values():
-            if replica.is_leader and replica.high_watermark > replica.log.high_watermark_checkpoint:
+            if replica.high_watermark > replica.log.high_watermark_checkpoint:
                 try:
                     replica.log.checkpoint_high_watermark(replica.high_watermark)
                 except (ThrottledError, StorageFullError):
                     return
 
     def resign_all(self, error: BrokerError) -> None:
-        """Lead nothing any more: the node is stopping."""
+        """Lead and follow nothing any more: the node is stopping."""
         for replica in self._replicas.values():
-            if replica.is_leader:
-                replica.resign(error)
+            replica.resign(error)
 
 
 def _other_epoch(name: str, theirs: LeaderEpoch, ours: LeaderEpoch) -> BrokerError:

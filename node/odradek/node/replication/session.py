@@ -7,7 +7,8 @@ order between streams and no memory beyond one number.
 
 from dataclasses import dataclass
 
-from odradek.protocol.types import LeaderEpoch, Offset
+from odradek.node.storage.epochs import EpochEnd, LeaderEpochs
+from odradek.protocol.types import NO_LEADER_EPOCH, LeaderEpoch, Offset
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,29 @@ class Announcement:
     last_epoch: LeaderEpoch
     log_end: Offset
     durable_end: Offset
+
+    def diverging(
+        self, epochs: LeaderEpochs, log_start: Offset, log_end: Offset
+    ) -> EpochEnd | None:
+        """Compare the announced log with the leader's.
+
+        Args:
+            epochs: The leader's.
+            log_start: The leader's.
+            log_end: The leader's.
+
+        Returns:
+            None when it is a prefix of the leader's; otherwise how far they agree at most. Epoch
+            -1: they have nothing in common, the follower begins at that offset.
+        """
+        if self.log_end == log_start:
+            return None  # whatever is below is of no interest to anybody
+        end = epochs.end_of(self.last_epoch, log_end)
+        if self.log_end < log_start or end is None:
+            return EpochEnd(NO_LEADER_EPOCH, log_start)
+        if end.epoch < self.last_epoch or end.end_offset < self.log_end:
+            return end
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -281,6 +281,25 @@ class PartitionLog:
         self._writer.on_garbage(size_before - self.size_bytes)
         return self.last_position
 
+    def start_afresh(self, offset: Offset, now_ms: int) -> int:
+        """Remove everything: the log begins and ends at an offset beyond its end.
+
+        Returns:
+            The position to wait for before anything is told about the new end.
+        """
+        assert offset > self.log_end_offset
+        mutation = Mutation()
+        mutation.delete_batches(self.uid, FIRST_OFFSET)
+        mutation.delete_range(*offset_range(Kind.INDEX, self.uid))
+        mutation.put(self._state(b"epochs"), b"")
+        mutation.put(self._state(b"start"), _pack_offset(offset))
+        self._snapshots.truncate(mutation, FIRST_OFFSET)
+        self.last_position = self._writer.apply(mutation)
+        size_before = self.size_bytes
+        self.load(now_ms)
+        self._writer.on_garbage(size_before)
+        return self.last_position
+
     def advance_log_start(self, offset: Offset) -> int:
         """Remove the batches wholly below an offset; it becomes the log start.
 

@@ -1,0 +1,51 @@
+"""How much of a log is on disk, when syncs are numbered by position and logs by offset. Pure.
+
+Invariants: `end` is on disk; it never passes the log's end; after a cut, nothing that was appended
+before counts beyond the cut.
+"""
+
+from collections import deque
+
+from odradek.protocol.types import Offset
+
+
+class DurableEnd:
+    """One log's appends and cuts on their way to the disk."""
+
+    __slots__ = ("_unsynced", "end")
+
+    def __init__(self, end: Offset) -> None:
+        self.end = end
+        self._unsynced: deque[tuple[int, Offset]] = deque()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing awaits a sync."""
+        return not self._unsynced
+
+    def on_appended(self, position: int, end: Offset) -> None:
+        """The log ends further; that is on disk once a sync reaches the position."""
+        self._unsynced.append((position, end))
+
+    def on_truncated(self, position: int, end: Offset) -> None:
+        """The log ends here now; what was appended beyond never was."""
+        self._unsynced.clear()
+        self._unsynced.append((position, end))
+        self.end = min(self.end, end)
+
+    def on_synced(self, durable_position: int) -> bool:
+        """A sync reached a position; return whether something of this log was waiting for it."""
+        unsynced = self._unsynced
+        reached = False
+        while unsynced and unsynced[0][0] <= durable_position:
+            self.end = max(self.end, unsynced.popleft()[1])
+            reached = True
+        return reached
+
+    def forget(self) -> None:
+        """What awaits a sync may never be on disk: the store failed."""
+        self._unsynced.clear()
+
+    def take(self, end: Offset) -> None:
+        """Count everything below as safe, for `flush=os` or a log just opened."""
+        self.end = max(self.end, end)

@@ -1,0 +1,97 @@
+"""Which nodes may be in the ISR, as their leader knows it. Pure.
+
+Problem: between a proposal and its outcome nobody knows the ISR, and a proposal believed dead may
+have a repeat on its way. Idea: whoever was ever proposed since the partition epoch in force may be
+in; only an image with a newer partition epoch tells, for every proposal is a compare-and-set on it.
+
+Invariants: maximal contains committed; one proposal is under way at a time; nobody proposed is
+forgotten before a newer partition epoch.
+
+Source: KIP-497 (AlterPartition), KIP-966 (maximal ISR).
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from odradek.node.cluster.image import PartitionState
+from odradek.protocol.types import Incarnation, LeaderEpoch, NodeId, PartitionEpoch
+
+PROPOSAL_RETRY_S: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class IsrMember:
+    """A proposed member and the registration it is proposed with."""
+
+    node_id: NodeId
+    incarnation: Incarnation
+
+
+@dataclass(frozen=True, slots=True)
+class ProposeIsr:
+    """The controller is to be asked for an ISR; answer with `on_proposal_answered`."""
+
+    leader_epoch: LeaderEpoch
+    partition_epoch: PartitionEpoch
+    isr: tuple[IsrMember, ...]
+
+
+class InSync:
+    """The ISR of one partition during one leader epoch."""
+
+    __slots__ = (
+        "_pending",
+        "_retry_at_s",
+        "committed",
+        "leader_epoch",
+        "maximal",
+        "partition_epoch",
+    )
+
+    def __init__(self, partition: PartitionState) -> None:
+        self.leader_epoch = partition.leader_epoch
+        self._take(partition)
+
+    def _take(self, partition: PartitionState) -> None:
+        self.partition_epoch = partition.partition_epoch
+        self.committed = partition.isr
+        self.maximal = frozenset(partition.isr)
+        self._pending: ProposeIsr | None = None
+        self._retry_at_s = float("-inf")
+
+    def on_image(self, partition: PartitionState) -> bool:
+        """An image came; return whether its partition epoch is news."""
+        assert partition.leader_epoch == self.leader_epoch, "another epoch is another leader"
+        assert partition.partition_epoch >= self.partition_epoch, "epochs only grow"
+        if partition.partition_epoch == self.partition_epoch:
+            return False
+        self._take(partition)
+        return True
+
+    def propose(self, wanted: tuple[IsrMember, ...], now_s: float) -> ProposeIsr | None:
+        """Return what to ask the controller for, if it is time to ask and anything would change.
+
+        Args:
+            wanted: Who should be in, the leader included.
+            now_s: The clock.
+        """
+        if self._pending is not None or now_s < self._retry_at_s:
+            return None
+        members = {member.node_id for member in wanted}
+        is_certain = len(self.maximal) == len(self.committed)
+        if is_certain and members == set(self.committed):
+            return None
+        self._pending = ProposeIsr(self.leader_epoch, self.partition_epoch, wanted)
+        self.maximal |= members
+        return self._pending
+
+    def on_answered(self, proposal: ProposeIsr, now_s: float) -> None:
+        """The controller answered, or nobody knows; a moment later another one may be made.
+
+        However it was answered, `maximal` stays until an image with a newer partition epoch: a
+        repeat may still be on its way. The next proposal, for the ISR as it is if need be, raises
+        the epoch and ends the doubt.
+        """
+        if proposal is self._pending:
+            self._pending = None
+            self._retry_at_s = now_s + PROPOSAL_RETRY_S
