@@ -8,8 +8,10 @@ BIN := $(VENV)/bin
 PROTO_VENV := .venv-proto
 PROTOS := $(wildcard proto/odradek/v1/*.proto)
 SEEDS ?= 2000
+MINUTES ?= 10
+REPLICATION ?= 1
 
-.PHONY: help setup demo test unit sim lint format proto proto-check bench lock clean check
+.PHONY: help setup demo test unit sim lint format proto proto-check bench chaos lock clean check
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}'
@@ -40,6 +42,9 @@ unit: setup ## Run the tests that start no process; seconds
 
 sim: setup ## Run the simulator over many seeds: make sim SEEDS=10000, or one: make sim SEED=7
 	@$(BIN)/python -m tests.simulation.run $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+
+chaos: setup ## Kill, pause, cut off and restart a real cluster under load: make chaos MINUTES=10 SEED=7
+	@$(BIN)/python -m tests.chaos.run --minutes $(MINUTES) --replication $(REPLICATION) $(if $(SEED),--seed $(SEED))
 
 lint: setup proto-check ## Check format, style, types, import contracts and the contract's schema
 	@$(BIN)/ruff format --check .
