@@ -48,7 +48,7 @@ def put(
 
 def test_a_batch_is_filled_before_the_next_partition_has_its_turn() -> None:
     topic = topic_of(info())
-    partitions = [put(topic, bytes(1000)).queue.partition for _ in range(10)]
+    partitions = [put(topic, bytes(1000)).partition for _ in range(10)]
     assert partitions == [0, 0, 0, 1, 1, 1, 2, 2, 2, 0]
 
 
@@ -57,17 +57,17 @@ def test_a_batch_taken_early_passes_the_turn_on() -> None:
     turns = []
     for _ in range(5):
         batch = put(topic)
-        turns.append(batch.queue.partition)
-        batch.queue.take(None)
+        turns.append(batch.partition)
+        topic.queues[batch.partition].take(None)
     assert turns == [0, 1, 2, 0, 1]
 
 
 def test_partitions_without_leader_are_passed_over_unless_all_are() -> None:
     topic = topic_of(info(leaders=[1, -1, 1]))
-    turns = [put(topic, bytes(3000)).queue.partition for _ in range(4)]
+    turns = [put(topic, bytes(3000)).partition for _ in range(4)]
     assert turns == [0, 2, 0, 2]
     leaderless = topic_of(info(leaders=[-1, -1, -1]))
-    assert [put(leaderless, bytes(3000)).queue.partition for _ in range(3)] == [0, 1, 2]
+    assert [put(leaderless, bytes(3000)).partition for _ in range(3)] == [0, 1, 2]
 
 
 def test_records_without_key_join_a_batch_of_keyed_ones() -> None:
@@ -81,8 +81,9 @@ def test_the_ledger_holds_exactly_what_batches_hold() -> None:
     batches = {id(batch): batch for batch in (put(topic, bytes(500)) for _ in range(40))}
     assert topic.ledger.used_bytes > 40 * 500
     for batch in batches.values():
-        if batch.queue.open is batch:
-            batch.queue.seal()
+        queue = topic.queues[batch.partition]
+        if queue.open is batch:
+            queue.seal()
         batch.succeed(0, -1)
     assert topic.ledger.used_bytes == 0
 
@@ -93,7 +94,7 @@ def test_append_many_fills_batch_after_batch() -> None:
     position, sizes = 0, []
     while position < len(values):
         batch, count = topic.append_many(None, values[position:], 1, 0.0)
-        sizes.append((batch.queue.partition, count))
+        sizes.append((batch.partition, count))
         position += count
     assert sum(count for _, count in sizes) == 2000
     assert [partition for partition, _ in sizes[:4]] == [0, 1, 2, 0]
@@ -107,7 +108,7 @@ def test_a_record_beyond_the_topic_s_limit_names_both_sizes_and_leaves_no_trace(
     assert int(caught.value.value) > 5000
     assert topic.ledger.used_bytes == 0
     assert all(queue.idle for queue in topic.queues)
-    assert put(topic).queue.open is not None
+    assert topic.queues[put(topic).partition].open is not None
 
 
 def test_with_compression_the_leader_judges_the_size() -> None:

@@ -1,8 +1,9 @@
-"""A batch made in bulk has the bytes the record codec makes, record by record."""
+"""A batch of values has the bytes the record codec makes, however they come."""
 
 from typing import Any
 
 import pytest
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,7 +11,7 @@ from odradek.protocol.record_batch import BatchBuilder
 from odradek.protocol.types import ProducerEpoch, ProducerId
 
 _moments = st.integers(min_value=0, max_value=1 << 42)
-_one_by_one = st.tuples(
+_any_record = st.tuples(
     st.none() | st.binary(max_size=80),
     st.none() | st.binary(max_size=80),
     st.lists(st.tuples(st.text(max_size=3), st.none() | st.binary(max_size=70)), max_size=2),
@@ -18,43 +19,62 @@ _one_by_one = st.tuples(
 _at_once = st.lists(st.binary(max_size=70), min_size=1, max_size=200)
 
 
+class Codec:
+    """The codec itself, with the calls of a builder."""
+
+    def __init__(self, batch_bytes: int, *, transactional: bool = False) -> None:
+        self.count = 0
+        self.codec = DefaultRecordBatchBuilder(2, 0, int(transactional), 7, 1, 42, batch_bytes + 1)
+
+    def append(self, key: Any, value: Any, timestamp_ms: int, headers: Any) -> int | None:
+        added = self.codec.append(self.count, timestamp_ms, key, value, headers)
+        if added is None:
+            return None
+        self.count += 1
+        return int(added.size)
+
+
 @given(
     batch_bytes=st.integers(min_value=100, max_value=9000),
     transactional=st.booleans(),
-    steps=st.lists(st.tuples(_moments, _one_by_one | _at_once), min_size=1, max_size=6),
+    begins_with_a_value=st.booleans(),
+    steps=st.lists(st.tuples(_moments, _any_record | _at_once), min_size=1, max_size=6),
 )
-def test_bulk_makes_the_bytes_the_codec_makes(
+def test_the_bytes_are_those_the_codec_makes(
     *,
     batch_bytes: int,
     transactional: bool,
+    begins_with_a_value: bool,
     steps: list[tuple[int, Any]],
 ) -> None:
-    codec = BatchBuilder(batch_bytes, transactional=transactional)
-    bulk = BatchBuilder(batch_bytes, transactional=transactional)
-    first = b"begins in bulk"
-    codec.append(None, first, 1_700_000_000_000, [])
-    assert bulk.append_many([first], 1_700_000_000_000) == 1
-    for moment, step in steps:
+    codec = Codec(batch_bytes, transactional=transactional)
+    builder = BatchBuilder(batch_bytes, transactional=transactional)
+    first = (None, b"value", []) if begins_with_a_value else (b"key", b"value", [("h", b"")])
+    for moment, step in [(1_700_000_000_000, first), *steps]:
         if isinstance(step, tuple):
             key, value, headers = step
-            assert codec.append(key, value, moment, headers) == bulk.append(
-                key, value, moment, headers
-            )
+            expected = codec.append(key, value, moment, headers)
+            assert builder.append(key, value, moment, headers) == expected
         else:
-            taken = bulk.append_many(step, moment)
+            taken = builder.append_many(step, moment)
             for value in step[:taken]:
                 assert codec.append(None, value, moment, []) is not None
             assert taken == len(step) or codec.append(None, step[taken], moment, []) is None
-        assert codec.size_bytes == bulk.size_bytes
-    identity = (ProducerId(7), ProducerEpoch(1), 42)
-    assert codec.close(*identity) == bulk.close(*identity)
+        assert codec.codec.size() == builder.size_bytes
+        assert codec.count == builder.record_count
+    assert builder.close(ProducerId(7), ProducerEpoch(1), 42) == codec.codec.build()
 
 
+@pytest.mark.parametrize("at_once", [False, True])
 @pytest.mark.parametrize("value_bytes", [0, 1, 62, 63, 100])
-def test_bulk_goes_on_where_offset_deltas_grow_longer(value_bytes: int) -> None:
-    codec, bulk = BatchBuilder(1 << 20), BatchBuilder(1 << 20)
-    values = [b"v" * value_bytes] * 8300
+def test_offset_deltas_grow_longer(*, value_bytes: int, at_once: bool) -> None:
+    codec, builder = Codec(1 << 21), BatchBuilder(1 << 21)
+    values = [b"v" * value_bytes] * 17_000
     for value in values:
         codec.append(None, value, 5, [])
-    assert bulk.append_many(values, 5) == len(values)
-    assert codec.close() == bulk.close()
+    if at_once:
+        assert builder.append_many(values, 5) == len(values)
+    else:
+        for value in values:
+            assert builder.append_value(value, 5) is not None
+    assert builder.close(ProducerId(7), ProducerEpoch(1), 42) == codec.codec.build()

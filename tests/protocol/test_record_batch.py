@@ -118,22 +118,18 @@ def test_we_understand_another_writers_batches(rows: Rows, codec: Codec) -> None
 @given(
     values=st.lists(st.none() | st.binary(max_size=300), max_size=60),
     batch_bytes=st.integers(100, 4000),
-    keyed=st.booleans(),
 )
-def test_append_many_equals_append(
-    *, values: list[bytes | None], batch_bytes: int, keyed: bool
-) -> None:
-    keys = [b"key%d" % i for i in range(len(values))] if keyed else None
+def test_append_many_equals_append(*, values: list[bytes | None], batch_bytes: int) -> None:
     one_by_one, bulk = BatchBuilder(batch_bytes), BatchBuilder(batch_bytes)
     expected = 0
-    for i, value in enumerate(values):
-        if one_by_one.append(keys[i] if keys else None, value, NOW_MS, []) is None:
+    for value in values:
+        if one_by_one.append(None, value, NOW_MS, []) is None:
             break
         expected += 1
     half = len(values) // 2
-    taken = bulk.append_many(values[:half], NOW_MS, keys[:half] if keys else None)
+    taken = bulk.append_many(values[:half], NOW_MS)
     if taken == half:
-        taken += bulk.append_many(values[half:], NOW_MS, keys[half:] if keys else None)
+        taken += bulk.append_many(values[half:], NOW_MS)
     assert taken == expected == bulk.record_count
     if expected:
         assert bulk.size_bytes == one_by_one.size_bytes
@@ -166,11 +162,33 @@ def test_the_first_record_always_fits() -> None:
     assert builder.size_bytes > 500
 
 
-def test_a_negative_timestamp_is_refused() -> None:
+@pytest.mark.parametrize("timestamp_ms", [-1, 1 << 63])
+@pytest.mark.parametrize("key", [None, b"k"])
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_timestamp_that_does_not_fit_is_refused(
+    *, timestamp_ms: int, key: bytes | None, begun: bool
+) -> None:
+    builder = BatchBuilder(100)
+    if begun:
+        builder.append(key, b"before", NOW_MS, [])
     with pytest.raises(InvalidTimestampError):
-        BatchBuilder(100).append(None, b"", -1, [])
+        builder.append(key, b"", timestamp_ms, [])
     with pytest.raises(InvalidTimestampError):
-        BatchBuilder(100).append_many([b""], -1)
+        builder.append_many([b""], timestamp_ms)
+    builder.append(key, b"after", NOW_MS, [])
+    assert [r.timestamp for r in decode(builder.close())] == [NOW_MS] * (1 + begun)
+
+
+@pytest.mark.parametrize("key", [None, b"k"])
+def test_what_is_not_bytes_leaves_no_trace(key: bytes | None) -> None:
+    builder = BatchBuilder(LIMIT)
+    for value in ("text", 7):
+        with pytest.raises(TypeError):
+            builder.append(key, value, NOW_MS, [])  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        builder.append(key, b"v", 1.5, [])  # type: ignore[arg-type]
+    builder.append(key, b"v", NOW_MS, [])
+    assert [(r.key, r.value) for r in decode(builder.close())] == [(key, b"v")]
 
 
 def test_producer_fields_can_be_stamped_again() -> None:

@@ -138,7 +138,7 @@ class Producer(Generic[K, V]):
         if target is None or core.thread_id != get_ident() or not core.is_running():
             target = await core.target(topic)
         placed = core.place(target, value, key, partition, headers, timestamp_ms)
-        if isinstance(placed, Delivery):
+        if type(placed) is Delivery:
             return await placed
         return await (await core.append_slowly(topic, target, placed))
 
@@ -190,8 +190,25 @@ class Producer(Generic[K, V]):
         target = core.targets.get(topic)
         if target is None or core.thread_id != get_ident() or not core.is_running():
             target = await core.target(topic)
+        if (
+            key is None
+            and type(value) is bytes
+            and partition is None
+            and headers is None
+            and target.takes_bytes
+        ):  # what `place` would do, without the call: the most records a second come this way
+            batch = target.topic.current.open
+            ledger = core.ledger
+            if batch is not None and ledger.used_bytes < ledger.quick_until_bytes:
+                if timestamp_ms is None:
+                    timestamp_ms = time_ns() // 1_000_000
+                builder: Any = batch.builder
+                size_bytes = builder.append_value(value, timestamp_ms)
+                if size_bytes is not None:
+                    ledger.used_bytes += size_bytes
+                    return Delivery(batch, builder.record_count - 1, timestamp_ms)
         placed = core.place(target, value, key, partition, headers, timestamp_ms)
-        if isinstance(placed, Delivery):
+        if type(placed) is Delivery:
             return placed
         return await core.append_slowly(topic, target, placed)
 

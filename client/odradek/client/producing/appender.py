@@ -22,7 +22,7 @@ from odradek.client.producing.intake import Encoded, Intake, Target, encode_valu
 from odradek.client.producing.ledger import Ledger
 from odradek.client.producing.room import Room
 from odradek.client.producing.sender import Sender
-from odradek.client.serdes import Serde
+from odradek.client.serdes import Serde, raw
 from odradek.client.topic import Topic
 
 _CHUNK_RECORDS: Final = 1024
@@ -40,6 +40,7 @@ class Appender:
 
     Attributes:
         targets: Where records go, by what the application calls it.
+        ledger: What the buffer holds.
         room: The line before the buffer.
         intake: Encodes and appends.
         place: The intake's, at hand for every record.
@@ -66,19 +67,17 @@ class Appender:
         self._options = options
         self._key = key
         self._value = value
-        self._ledger = Ledger(options.buffer_bytes)
-        self.room = Room(self._ledger)
+        self.ledger = Ledger(options.buffer_bytes)
+        self.room = Room(self.ledger)
         self._sender = Sender(
             scope,
             options,
-            ledger=self._ledger,
+            ledger=self.ledger,
             lock=self._lock,
-            on_room=self.room.look,
+            on_turn=self.room.on_turn,
             on_topic_gone=self._forget,
         )
-        self.intake = Intake(
-            options.partitioner, self._ledger, self.room.line, self._sender.on_ready
-        )
+        self.intake = Intake(options.partitioner, self.ledger, self._sender.on_ready)
         self.place = self.intake.place
         self.targets: dict[str | Topic[Any, Any], Target] = {}
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -109,7 +108,7 @@ class Appender:
     def raise_unheard(self) -> None:
         """Raise the failures nobody awaited."""
         with self._lock:
-            failure = self._ledger.take_failure()
+            failure = self.ledger.take_failure()
         if failure is not None:
             raise failure
 
@@ -156,7 +155,12 @@ class Appender:
         self.check()
         if len(self.targets) >= _TARGETS_MAX:  # somebody makes a new `Topic` for every record
             self.targets.clear()
-        target = self.targets[topic] = Target(self._sender.use(info), key, value)
+        target = self.targets[topic] = Target(
+            self._sender.use(info),
+            key,
+            value,
+            takes_bytes=value is raw and self._options.partitioner is None,
+        )
         return target
 
     def _forget(self, topic: TopicQueues) -> None:
@@ -167,26 +171,20 @@ class Appender:
     async def append_slowly(
         self, topic: str | Topic[Any, Any], target: Target, record: Encoded
     ) -> Delivery:
-        """Append where a new batch must be made, or room be waited for."""
-        if self.room.is_free:
-            return await self._append_now(target, record)
-        await self.room.enter(timeout_s=self._options.delivery_timeout_s)
+        """Append where a new batch must be made, room be waited for, or the loop must breathe."""
+        if not self.room.is_free:
+            await self.room.enter(timeout_s=self._options.delivery_timeout_s)
         try:
             self._check_still(topic, target)
-            return self._append(target, record) or await self._append_now(target, record)
+            with self._lock:
+                delivery = self.intake.append(target, record) or self.intake.append_new(
+                    target, record, self._now_s()
+                )
         finally:
             self.room.look()
-
-    def _append(self, target: Target, record: Encoded) -> Delivery | None:
-        with self._lock:
-            return self.intake.append(target, record)
-
-    async def _append_now(self, target: Target, record: Encoded) -> Delivery:
-        with self._lock:
-            full = (record.queue or target.topic.current).open is not None
-            delivery = self.intake.append_new(target, record, self._now_s())
-        if full:  # whoever fills batches in a loop lets the loop breathe
+        if not self.ledger.is_quick:  # whoever appends in a loop lets the loop breathe
             await asyncio.sleep(0)
+            self.room.on_turn()
         return delivery
 
     def _check_still(self, topic: str | Topic[Any, Any], target: Target) -> None:
@@ -232,9 +230,11 @@ class Appender:
         """Append records one by one."""
         runs: list[Run] = []
         for position, record in enumerate(records):
-            delivery = self._append(target, record) if self.room.is_free else None
+            delivery = None
+            if self.ledger.is_quick:
+                with self._lock:
+                    delivery = self.intake.append(target, record)
             if delivery is None:
-                self._check_still(topic, target)
                 delivery = await self.append_slowly(topic, target, record)
             extend_runs(runs, delivery.as_run(position))
         return runs

@@ -3,7 +3,7 @@
 import asyncio
 from bisect import bisect_right
 from collections.abc import Generator, Sequence
-from typing import Any, overload
+from typing import Any, final, overload
 
 from msgspec import Struct
 
@@ -11,7 +11,8 @@ from odradek.client.producing.producer_batch import UNKNOWN_OFFSET, ProducerBatc
 from odradek.client.record import RecordMetadata
 
 
-class Delivery(Struct, frozen=True, gc=False):
+@final
+class Delivery(Struct, eq=False, gc=False):
     """A record on its way; await it for its acknowledgement.
 
     Cancelling who awaits does not recall the record. A failed delivery nobody awaits is raised by
@@ -21,16 +22,18 @@ class Delivery(Struct, frozen=True, gc=False):
         batch: The batch it shares its fate with; of no use to applications.
         index: Its place in that batch.
         timestamp_ms: Milliseconds since the epoch, as sent.
+        is_watched: True once somebody waits for the outcome, or has heard it.
     """
 
     batch: ProducerBatch
     index: int
     timestamp_ms: int
+    is_watched: bool = False
 
     @property
     def partition(self) -> int:
         """Where it goes."""
-        return self.batch.queue.partition
+        return self.batch.partition
 
     @property
     def done(self) -> bool:
@@ -45,13 +48,31 @@ class Delivery(Struct, frozen=True, gc=False):
             BrokerError: The cluster refused it.
         """
         batch = self.batch
-        batch.watched_count += 1
+        is_first = self.watch()
         if not batch.done:
             # A future of one's own: a shared one would be cancelled with the first of its waiters.
             waiter = asyncio.get_running_loop().create_future()
             batch.watch(waiter)
-            yield from waiter
+            try:
+                yield from waiter
+            except BaseException:  # cancelled: nobody has heard
+                if is_first:
+                    self.unwatch()
+                raise
         return self.outcome()
+
+    def watch(self) -> bool:
+        """Note that somebody will hear the outcome; True when that was news."""
+        if self.is_watched:
+            return False
+        self.is_watched = True
+        self.batch.watched_count += 1
+        return True
+
+    def unwatch(self) -> None:
+        """Note that whoever watched has gone without having heard."""
+        self.is_watched = False
+        self.batch.watched_count -= 1
 
     def outcome(self) -> RecordMetadata:
         """Return or raise what became of it; only once it is `done`."""
@@ -62,7 +83,7 @@ class Delivery(Struct, frozen=True, gc=False):
 
     def as_run(self, position: int) -> "Run":
         """Return this record as a run of one, watched: its sender will raise what it meets."""
-        self.batch.watched_count += 1
+        self.watch()
         return Run(self.batch, self.index, position, 1)
 
 
@@ -147,11 +168,10 @@ async def acknowledged(runs: list[Run]) -> None:
 
 def metadata_of(batch: ProducerBatch, index: int, timestamp_ms: int) -> RecordMetadata:
     """Return where a record of an acknowledged batch lies."""
-    queue = batch.queue
     known = batch.base_offset != UNKNOWN_OFFSET
     return RecordMetadata(
-        queue.topic,
-        queue.partition,
+        batch.topic,
+        batch.partition,
         batch.base_offset + index if known else UNKNOWN_OFFSET,
         timestamp_ms if batch.append_time_ms < 0 else batch.append_time_ms,
     )

@@ -7,7 +7,7 @@ share it. Serdes and partitioners are the application's code: what they raise be
 Source: KIP-480 (sticky partitioning); Kafka's DefaultPartitioner (murmur2 of the encoded key).
 """
 
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import time_ns
 from typing import Any, Final, NamedTuple
@@ -18,6 +18,7 @@ from odradek.client.producing.accumulator import TopicQueues
 from odradek.client.producing.delivery import Delivery, Run
 from odradek.client.producing.ledger import Ledger
 from odradek.client.producing.partition_queue import PartitionQueue
+from odradek.client.producing.producer_batch import ProducerBatch
 from odradek.client.record import Header, Headers
 from odradek.client.serdes import Serde, raw
 from odradek.protocol.hashing import partition_for_key
@@ -33,11 +34,13 @@ class Target:
         topic: The topic's queues.
         key: Serde of keys.
         value: Serde of values.
+        takes_bytes: Whether bytes go as they are, to the partition whose turn it is.
     """
 
     topic: TopicQueues
     key: Serde[Any]
     value: Serde[Any]
+    takes_bytes: bool
 
 
 class Encoded(NamedTuple):
@@ -56,7 +59,6 @@ class Intake:
     Args:
         partitioner: The application's, or None.
         ledger: The producer's.
-        line: Who waits for room; nobody is overtaken.
         on_ready: Called with a queue that has a new batch, or a full one.
     """
 
@@ -64,12 +66,10 @@ class Intake:
         self,
         partitioner: Partitioner | None,
         ledger: Ledger,
-        line: Sized,
         on_ready: Callable[[PartitionQueue], None],
     ) -> None:
         self._partitioner = partitioner
         self._ledger = ledger
-        self._line = line
         self._on_ready = on_ready
 
     @property
@@ -80,7 +80,7 @@ class Intake:
     def place(  # noqa: PLR0917 the hottest call of all: keywords cost
         self,
         target: Target,
-        value: object,
+        value: Any,
         key: object,
         partition: int | None,
         headers: Headers | None,
@@ -110,10 +110,13 @@ class Intake:
             timestamp_ms = time_ns() // 1_000_000
         pairs = _NO_HEADERS if headers is None else _encode_headers(target, headers, key)
         ledger = self._ledger
-        if batch is not None and ledger.used_bytes < ledger.limit_bytes and not self._line:
+        if batch is not None and ledger.used_bytes < ledger.quick_until_bytes:
             builder = batch.builder
             assert builder is not None
-            size_bytes = builder.append(key_bytes, value, timestamp_ms, pairs)
+            if headers is None and key_bytes is None and value is not None:
+                size_bytes = builder.append_value(value, timestamp_ms)
+            else:
+                size_bytes = builder.append(key_bytes, value, timestamp_ms, pairs)
             if size_bytes is not None:
                 ledger.used_bytes += size_bytes
                 return Delivery(batch, builder.record_count - 1, timestamp_ms)
@@ -169,9 +172,7 @@ class Intake:
         """
         full = record.queue or target.topic.current
         batch = target.topic.append_new(*record, now_s)
-        if full is not batch.queue:
-            self._on_ready(full)
-        self._on_ready(batch.queue)
+        self._tell_ready(target.topic, full, batch)
         builder = batch.builder
         assert builder is not None
         return Delivery(batch, builder.record_count - 1, record.timestamp_ms)
@@ -197,10 +198,14 @@ class Intake:
         assert builder is not None
         first_index = builder.record_count - count
         if first_index == 0:
-            if full is not batch.queue:
-                self._on_ready(full)
-            self._on_ready(batch.queue)
+            self._tell_ready(target.topic, full, batch)
         return Run(batch, first_index, position, count)
+
+    def _tell_ready(self, topic: TopicQueues, full: PartitionQueue, batch: ProducerBatch) -> None:
+        queue = topic.queues[batch.partition]
+        if full is not queue:
+            self._on_ready(full)
+        self._on_ready(queue)
 
 
 def encode_values(target: Target, values: Sequence[object], key: object = None) -> list[Any]:

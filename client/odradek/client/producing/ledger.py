@@ -6,15 +6,29 @@ record at most; a failure leaves the ledger only by being raised, or by being aw
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from odradek.client.errors import DeliveryFailedError
 from odradek.protocol.errors import OdradekError
 
-if TYPE_CHECKING:
-    from odradek.client.producing.producer_batch import ProducerBatch
-
 _FAILURES_MAX = 1000
+_BREATH_BYTES = 256 * 1024
+
+
+class Finished(Protocol):
+    """A batch with its outcome, as the ledger sees it."""
+
+    @property
+    def charged_bytes(self) -> int:
+        """What it held of the buffer."""
+
+    @property
+    def error(self) -> OdradekError | None:
+        """Why it failed; None when acknowledged."""
+
+    @property
+    def unheard_count(self) -> int:
+        """How many of its records nobody has awaited; falls when somebody does."""
 
 
 @dataclass(slots=True)
@@ -24,11 +38,14 @@ class Ledger:
     Attributes:
         limit_bytes: The producer's `buffer_bytes`.
         used_bytes: Held by records without an outcome.
+        quick_until_bytes: From here on a record takes the slow way, where the loop gets its turn
+            and the limit is seen to; 0 while somebody waits for room.
     """
 
     limit_bytes: int
     used_bytes: int = 0
-    _failed: "deque[ProducerBatch]" = field(default_factory=deque)
+    quick_until_bytes: int = 0
+    _failed: deque[Finished] = field(default_factory=deque)
     _forgotten: list[tuple[int, OdradekError]] = field(default_factory=list)
 
     @property
@@ -36,7 +53,16 @@ class Ledger:
         """True while another record may be taken."""
         return self.used_bytes < self.limit_bytes
 
-    def on_finished(self, batch: "ProducerBatch") -> None:
+    @property
+    def is_quick(self) -> bool:
+        """True while records may be taken without a look at anything else."""
+        return self.used_bytes < self.quick_until_bytes
+
+    def breathe(self) -> None:
+        """The loop has had its turn: some more records may be taken in one go."""
+        self.quick_until_bytes = min(self.limit_bytes, self.used_bytes + _BREATH_BYTES)
+
+    def on_finished(self, batch: Finished) -> None:
         """A batch has its outcome."""
         self.used_bytes -= batch.charged_bytes
         assert self.used_bytes >= 0, "nothing is released twice"
@@ -45,7 +71,7 @@ class Ledger:
             if len(self._failed) > _FAILURES_MAX:
                 self._forget(self._failed.popleft())
 
-    def _forget(self, batch: "ProducerBatch") -> None:
+    def _forget(self, batch: Finished) -> None:
         """Let an old failure's batch go, but remember that it was."""
         if batch.unheard_count and batch.error is not None:
             count, first = self._forgotten[0] if self._forgotten else (0, batch.error)

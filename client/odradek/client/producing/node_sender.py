@@ -17,7 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import grpc
 
@@ -47,17 +47,30 @@ _SUSPICION_S: Final = 1.0
 _log = logging.getLogger(__name__)
 
 
+class Attempt(NamedTuple):
+    """One sending of a batch; an answer counts only while `number` is the batch's present one."""
+
+    queue: PartitionQueue
+    batch: ProducerBatch
+    number: int
+
+    @property
+    def is_current(self) -> bool:
+        """False once the batch was sent again."""
+        return self.batch.attempts == self.number
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One request under way.
 
     Attributes:
         sent_s: When.
-        batches: With the number of the attempt each is on.
+        attempts: Its batches.
     """
 
     sent_s: float
-    batches: list[tuple[ProducerBatch, int]]
+    attempts: list[Attempt]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,11 +158,11 @@ class NodeSender:
         self, call: "grpc.aio.StreamStreamCall[bytes, Any]", reading: asyncio.Task[None]
     ) -> None:
         while not reading.done():
-            batches = self._take()
-            if not batches:
+            attempts = self._take()
+            if not attempts:
                 await self._rest()
                 continue
-            request = Request(self._loop.time(), [(batch, batch.attempts) for batch in batches])
+            request = Request(self._loop.time(), attempts)
             self._correlation_id += 1
             self._requests[self._correlation_id] = request
             data = await self._encode(self._correlation_id, request)
@@ -224,12 +237,12 @@ class NodeSender:
             return math.inf
         return max(ready_at_s, self._paused_until_s)
 
-    def _take(self) -> list[ProducerBatch]:
+    def _take(self) -> list[Attempt]:
         """Move ready batches under way, one per partition and round, up to a request's size."""
         now_s = self._loop.time()
         if self._due_at_s(now_s) > now_s:
             return []
-        taken: list[ProducerBatch] = []
+        taken: list[Attempt] = []
         room_bytes = self._settings.options.request_bytes
         identity = self._settings.identity()
         with self._settings.lock:
@@ -242,18 +255,18 @@ class NodeSender:
                     if taken and queue.next_bytes > room_bytes:
                         continue
                     batch = queue.take(identity)
-                    taken.append(batch)
+                    taken.append(Attempt(queue, batch, batch.attempts))
                     room_bytes -= batch.size_bytes
                     more.append(queue)
                 turn = more
-            for batch in taken:
+            for queue, batch, _ in taken:
                 batch.build()
                 # Whoever was served goes to the end of the line.
-                self.queues[batch.queue] = self.queues.pop(batch.queue)
+                self.queues[queue] = self.queues.pop(queue)
         return taken
 
     async def _encode(self, correlation_id: int, request: Request) -> bytes:
-        batches = [batch for batch, _ in request.batches]
+        batches = [attempt.batch for attempt in request.attempts]
         payloads = [batch.data for batch in batches]
         if self._settings.codec is not Codec.NONE:
             payloads = await self._compress(batches, payloads)
@@ -266,13 +279,13 @@ class NodeSender:
                 "",
                 [
                     ProducePartitionFrame(
-                        batch.queue.topic_id,
-                        batch.queue.topic,
-                        batch.queue.partition,
-                        batch.queue.leader_epoch,
+                        queue.topic_id,
+                        queue.topic,
+                        queue.partition,
+                        queue.leader_epoch,
                         payload,
                     )
-                    for batch, payload in zip(batches, payloads, strict=True)
+                    for (queue, _, _), payload in zip(request.attempts, payloads, strict=True)
                 ],
             )
         )
@@ -300,7 +313,7 @@ class NodeSender:
     def _on_response(self, response: broker_pb2.ProduceResponse) -> None:
         now_s = self._loop.time()
         request = self._requests.pop(response.correlation_id, None)
-        if request is None or len(request.batches) != len(response.partitions):
+        if request is None or len(request.attempts) != len(response.partitions):
             raise UnknownServerError(
                 f"node {self.node_id} answered request {response.correlation_id} with"
                 f" {len(response.partitions)} results, which does not fit",
@@ -309,15 +322,18 @@ class NodeSender:
         if response.throttle_ms:
             self._paused_until_s = now_s + response.throttle_ms / 1000
         with self._settings.lock:
-            for (batch, attempt), result in zip(request.batches, response.partitions, strict=True):
-                if batch.attempts == attempt:
-                    self._on_result(batch, result, now_s)
+            for attempt, result in zip(request.attempts, response.partitions, strict=True):
+                if attempt.is_current:
+                    self._on_result(attempt.queue, attempt.batch, result, now_s)
         self._after_answers(request)
 
     def _on_result(
-        self, batch: ProducerBatch, result: broker_pb2.ProducePartitionResult, now_s: float
+        self,
+        queue: PartitionQueue,
+        batch: ProducerBatch,
+        result: broker_pb2.ProducePartitionResult,
+        now_s: float,
     ) -> None:
-        queue = batch.queue
         if not result.HasField("error"):
             queue.on_acknowledged(batch, result.base_offset, result.log_append_time_ms, now_s)
             return
@@ -336,13 +352,13 @@ class NodeSender:
         requests, self._requests = self._requests, {}
         for request in requests.values():
             with self._settings.lock:
-                for batch, attempt in request.batches:
-                    if batch.attempts == attempt:
-                        batch.queue.on_failed(batch, error, now_s)
+                for attempt in request.attempts:
+                    if attempt.is_current:
+                        attempt.queue.on_failed(attempt.batch, error, now_s)
             self._after_answers(request)
 
     def _after_answers(self, request: Request) -> None:
-        queues = list(dict.fromkeys(batch.queue for batch, _ in request.batches))
+        queues = list(dict.fromkeys(attempt.queue for attempt in request.attempts))
         for queue in queues:
             if queue.idle:
                 self.queues.pop(queue, None)

@@ -116,7 +116,9 @@ class PartitionQueue:
         """Begin a batch."""
         assert self.open is None, "one batch is filled at a time"
         self.open = ProducerBatch(
-            self,
+            self.topic,
+            self.partition,
+            self.ledger,
             BatchBuilder(self.limits.batch_bytes),
             now_s,
             now_s + self.limits.delivery_timeout_s,

@@ -7,14 +7,12 @@ producer's identity and sequence are ever rewritten; an outcome is final.
 """
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from odradek.client.producing.ledger import Ledger
 from odradek.protocol.errors import OdradekError
 from odradek.protocol.record_batch import HEADER_BYTES, BatchBuilder, Codec, stamp_producer
-from odradek.protocol.types import ProducerEpoch, ProducerId
-
-if TYPE_CHECKING:
-    from odradek.client.producing.partition_queue import PartitionQueue
+from odradek.protocol.types import PartitionIndex, ProducerEpoch, ProducerId, TopicName
 
 UNKNOWN_OFFSET = -1
 
@@ -47,7 +45,9 @@ class ProducerBatch:
     """Records of one partition that travel together.
 
     Attributes:
-        queue: The partition's.
+        topic: Where it goes.
+        partition: Where it goes.
+        ledger: The producer's.
         builder: Takes records; None once sealed.
         deadline_s: When its delivery time-out ends.
         created_s: When its first record came.
@@ -68,7 +68,9 @@ class ProducerBatch:
         watched_count: How many of its records somebody has awaited.
     """
 
-    queue: "PartitionQueue"
+    topic: TopicName
+    partition: PartitionIndex
+    ledger: Ledger
     builder: BatchBuilder | None
     created_s: float
     deadline_s: float
@@ -152,7 +154,7 @@ class ProducerBatch:
         assert not self.done, "an outcome is final"
         self.done = True
         self.data = bytearray()
-        self.queue.ledger.on_finished(self)
+        self.ledger.on_finished(self)
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.done():

@@ -35,6 +35,7 @@ class Room:
         """
         turn = asyncio.get_running_loop().create_future()
         self.line.append(turn)
+        self._ledger.quick_until_bytes = 0  # nobody is overtaken
         served = False
         try:
             async with asyncio.timeout(timeout_s):
@@ -51,7 +52,14 @@ class Room:
         finally:
             self.line.remove(turn)
             if not served:
-                self.look()
+                self.on_turn()
+
+    def on_turn(self) -> None:
+        """The loop has had its turn, and there may be room."""
+        if self.line:
+            self.look()
+        else:
+            self._ledger.breathe()
 
     def look(self) -> None:
         """Serve the first in line if there is room."""

@@ -60,7 +60,7 @@ class Sender:
         *,
         ledger: Ledger,
         lock: AbstractContextManager[Any],
-        on_room: Callable[[], None],
+        on_turn: Callable[[], None],
         on_topic_gone: Callable[[TopicQueues], None],
     ) -> None:
         self.topics: dict[TopicName, TopicQueues] = {}
@@ -77,7 +77,7 @@ class Sender:
             retry_delay_s=options.retry_delay_s,
             retry_delay_max_s=options.retry_delay_max_s,
         )
-        self._on_room = on_room
+        self._on_turn = on_turn
         self._on_topic_gone = on_topic_gone
         self._background = Background("producer", on_failure=self._on_broken)
         self._busy: dict[PartitionQueue, None] = {}
@@ -159,7 +159,7 @@ class Sender:
             for queue in self._busy:
                 queue.give_up(error)
             self._busy.clear()
-        self._on_room()
+        self._on_turn()
 
     # ------------------------------------------------------------------ leaders
 
@@ -211,7 +211,7 @@ class Sender:
             queue.give_up(error)
             self._retire(queue)
         self._on_topic_gone(topic)
-        self._on_room()
+        self._on_turn()
 
     def _retire(self, queue: PartitionQueue) -> None:
         self._busy.pop(queue, None)
@@ -224,7 +224,7 @@ class Sender:
                 self._busy.pop(queue, None)
             elif queue.refused_identity is self._identity:
                 self._identity_wanted.set()
-        self._on_room()
+        self._on_turn()
 
     # ------------------------------------------------------------------ time and identity
 
@@ -240,7 +240,7 @@ class Sender:
                         self._retire(queue)
             if not self._busy:
                 self._something_pending.clear()
-            self._on_room()
+            self._on_turn()
 
     async def _keep_identity(self) -> None:
         while True:
