@@ -22,7 +22,14 @@ from odradek.controller.state.nodes import check_incarnation
 from odradek.controller.state.touched import Touched
 from odradek.controller.wire.metadata import node_to_proto, partition_to_proto, topic_to_proto
 from odradek.protocol.names import CONSUMER_OFFSETS
-from odradek.protocol.types import GroupId, Incarnation, LeaderEpoch, NodeId, PartitionIndex
+from odradek.protocol.types import (
+    GroupId,
+    Incarnation,
+    LeaderEpoch,
+    NodeId,
+    PartitionIndex,
+    PartitionUid,
+)
 from odradek.v1 import controller_pb2, metadata_pb2
 
 _KEEP_ALIVE_S = 10.0
@@ -30,12 +37,44 @@ _KEEP_ALIVE_S = 10.0
 _VERSION_DELAY_S = 0.1
 
 
+class PartitionMessages:
+    """The messages of partitions, each made once for all watchers: one death changes thousands."""
+
+    def __init__(self) -> None:
+        self._version = -1
+        self._messages: dict[PartitionUid, metadata_pb2.PartitionUpdate] = {}
+
+    def of(self, image: ClusterImage, touched: Touched) -> Iterator[metadata_pb2.PartitionUpdate]:
+        """Yield the messages of the partitions touched, as of an image."""
+        if image.version != self._version:
+            self._version = image.version
+            self._messages.clear()
+        for uid in sorted(touched.partitions):
+            place = image.places.get(uid)
+            # A topic that is told whole holds its partitions; one that is gone has none.
+            if place is None or place.topic_id in touched.topics:
+                continue
+            message = self._messages.get(uid)
+            if message is None:
+                message = self._messages[uid] = metadata_pb2.PartitionUpdate(
+                    topic_id=place.topic_id,
+                    partition=partition_to_proto(place.index, image.partitions[uid]),
+                )
+            yield message
+
+
 class Watcher:
     """What one node has been told, and what it is to be told next."""
 
-    def __init__(self, node_id: NodeId) -> None:
-        """Begin knowing nothing: the first update is the whole image."""
+    def __init__(self, node_id: NodeId, messages: PartitionMessages | None = None) -> None:
+        """Begin knowing nothing: the first update is the whole image.
+
+        Args:
+            node_id: Whom it tells.
+            messages: Shared with the other watchers.
+        """
         self.node_id = node_id
+        self._messages = messages or PartitionMessages()
         self.version = -1
         self._touched: Touched | None = None  # None: anything may have changed
         self._coordinates: dict[PartitionIndex, LeaderEpoch] = {}
@@ -64,7 +103,10 @@ class Watcher:
         """Return what changed since the last call, as of an image."""
         assert image.version >= self.version, "versions never go backwards"
         touched, self._touched = self._touched, Touched()
-        metadata = _snapshot(image) if touched is None else _delta(image, touched)
+        if touched is None:
+            metadata = _snapshot(image)
+        else:
+            metadata = _delta(image, touched, self._messages.of(image, touched))
         response = controller_pb2.WatchClusterResponse(controller_epoch=epoch, metadata=metadata)
         self._add_groups(response, image, None if touched is None else touched.groups)
         self.version = image.version
@@ -108,6 +150,7 @@ class Feed:
         self._active = active
         self._committed = committed
         self._watchers: set[Watcher] = set()
+        self._messages = PartitionMessages()
         self._changed = Signal()
         active.changed.forward_to(self._changed)
         committed.listen(self._on_committed)
@@ -121,7 +164,7 @@ class Feed:
             NotControllerError: This controller is not active (any more).
             StaleBrokerEpochError: The node has registered again.
         """
-        watcher = Watcher(node_id)
+        watcher = Watcher(node_id, self._messages)
         self._watchers.add(watcher)
         clock = asyncio.get_running_loop().time
         due_at_s = 0.0
@@ -158,7 +201,9 @@ def _snapshot(image: ClusterImage) -> metadata_pb2.MetadataUpdate:
     )
 
 
-def _delta(image: ClusterImage, touched: Touched) -> metadata_pb2.MetadataUpdate:
+def _delta(
+    image: ClusterImage, touched: Touched, partitions: Iterable[metadata_pb2.PartitionUpdate]
+) -> metadata_pb2.MetadataUpdate:
     nodes, topics = image.nodes, image.topics
     return metadata_pb2.MetadataUpdate(
         version=image.version,
@@ -168,22 +213,9 @@ def _delta(image: ClusterImage, touched: Touched) -> metadata_pb2.MetadataUpdate
             topic_to_proto(image, topics[each]) for each in sorted(touched.topics) if each in topics
         ],
         removed_topic_ids=sorted(touched.topics - topics.keys()),
-        partitions=_partition_updates(image, touched),
+        partitions=partitions,
         next_partition_uid=image.next_partition_uid,
     )
-
-
-def _partition_updates(
-    image: ClusterImage, touched: Touched
-) -> Iterator[metadata_pb2.PartitionUpdate]:
-    for uid in sorted(touched.partitions):
-        place = image.places.get(uid)
-        # A topic that is told whole holds its partitions; one that is gone has none.
-        if place is not None and place.topic_id not in touched.topics:
-            yield metadata_pb2.PartitionUpdate(
-                topic_id=place.topic_id,
-                partition=partition_to_proto(place.index, image.partitions[uid]),
-            )
 
 
 def _coordinated_by(image: ClusterImage, node_id: NodeId) -> dict[PartitionIndex, LeaderEpoch]:

@@ -13,6 +13,7 @@ Source: KIP-966 (eligible leader replicas); Apache Kafka's PartitionChangeBuilde
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from odradek.controller.state.image import ClusterImage, Draft, PossibleLoss
 from odradek.controller.state.records import (
@@ -34,7 +35,7 @@ def min_insync(config: TopicSettings, partition: Partition) -> int:
 
     A majority is one of the replicas there were before a reassignment, until that is complete.
     """
-    text = _setting(config, _MIN_INSYNC, MAJORITY)
+    text = _setting(config, _MIN_INSYNC, MAJORITY) if config else MAJORITY
     if text == MAJORITY:
         return majority(len(partition.replicas) - len(partition.adding))
     return int(text)
@@ -50,14 +51,62 @@ def topic_of(image: ClusterImage, partition: Partition) -> Topic:
     return image.topics[image.places[partition.uid].topic_id]
 
 
-def elect(image: ClusterImage, partition: Partition) -> Partition:
+@dataclass(frozen=True, slots=True)
+class Electorate:
+    """The nodes as they matter to elections; made once for a decision over many partitions."""
+
+    alive: frozenset[NodeId]
+    stopping: frozenset[NodeId]
+    full: frozenset[NodeId]
+
+    @classmethod
+    def of(cls, image: ClusterImage) -> "Electorate":
+        """Return the electorate of an image."""
+        nodes = image.nodes.values()
+        return cls(
+            frozenset(node.node_id for node in nodes if not node.fenced),
+            frozenset(node.node_id for node in nodes if node.stopping),
+            frozenset(node.node_id for node in nodes if node.storage_full),
+        )
+
+    def best(self, partition: Partition, candidates: NodeIds) -> NodeId:
+        """Return the first candidate, in the order of the replicas, that is alive.
+
+        One that is about to stop, or has no space left, only when there is no other.
+        """
+        alive = [
+            node_id
+            for node_id in partition.replicas
+            if node_id in candidates and node_id in self.alive
+        ]
+        if self.stopping or self.full:
+            alive.sort(key=lambda node_id: (node_id in self.stopping, node_id in self.full))
+        return alive[0] if alive else NO_NODE
+
+    def in_sync(self, isr: NodeIds, minimum: int) -> NodeIds:
+        """Return the members alive, without those about to stop as far as they can be spared."""
+        for member in isr:
+            if member not in self.alive:
+                isr = tuple(each for each in isr if each in self.alive)
+                break
+        if not self.stopping.isdisjoint(isr):
+            staying = tuple(each for each in isr if each not in self.stopping)
+            return staying if len(staying) >= minimum else isr
+        return isr
+
+    def goes_on(self, partition: Partition) -> bool:
+        """Tell whether the leader stays; one about to stop goes when another can lead."""
+        leader, isr = partition.leader, partition.isr
+        return leader in isr and (leader not in self.stopping or self.stopping.issuperset(isr))
+
+
+def elect(electorate: Electorate, partition: Partition) -> Partition:
     """Return the partition, whose leader is gone, with another if anybody may lead it.
 
-    The first replica in order that is alive, from the ISR, else the ELR, else who led last; one
-    that is about to stop or has no space left only when there is no other.
+    From the ISR, else the ELR, else who led last.
     """
     candidates = partition.isr or partition.elr or partition.last_known_elr
-    leader = _best(image, partition, candidates)
+    leader = electorate.best(partition, candidates)
     if leader == NO_NODE:
         last = (partition.leader,) if partition.is_led else partition.last_known_elr
         return partition._replace(leader=NO_NODE, last_known_elr=last)
@@ -74,6 +123,7 @@ def change(
     before: Partition,
     after: Partition,
     *,
+    electorate: Electorate | None = None,
     minimum: int | None = None,
     lost: NodeId = NO_NODE,
 ) -> None:
@@ -84,24 +134,27 @@ def change(
         before: The partition as it is.
         after: The same with another ISR or other replicas. Fenced members leave the ISR here, and
             stopping ones where they can be spared.
+        electorate: The draft's, if already known.
         minimum: The minimum ISR to assume; by default the topic's.
         lost: A replica that lost data: it leaves ISR and ELR.
     """
-    image = draft.image
+    if electorate is None:
+        electorate = Electorate.of(draft.image)
     if minimum is None:
-        minimum = min_insync(topic_of(image, before).config, after)
-    isr = _spare_stopping(image, _alive(image, _without(after.isr, lost)), minimum)
-    left = tuple(each for each in (*before.isr, *after.isr) if each not in isr)
-    elr = tuple(
-        each
-        for each in dict.fromkeys((*after.elr, *left))
-        if each in after.replicas and each not in isr and each != lost
-    )
+        minimum = min_insync(topic_of(draft.image, before).config, after)
+    isr = electorate.in_sync(_without(after.isr, lost), minimum)
+    elr: NodeIds = ()
+    if len(isr) < minimum:
+        elr = tuple(
+            each
+            for each in dict.fromkeys(after.elr + before.isr + after.isr)
+            if each in after.replicas and each not in isr and each != lost
+        )
     after = after._replace(isr=isr, elr=elr)
-    if not _goes_on(image, after):
-        after = elect(image, after)
-    if len(after.isr) >= minimum and after.elr:
-        after = after._replace(elr=())
+    if not electorate.goes_on(after):
+        after = elect(electorate, after)
+        if len(after.isr) >= minimum:
+            after = after._replace(elr=())
     if after == before:
         return
     epoch = before.leader_epoch if after.leader == before.leader else before.leader_epoch + 1
@@ -110,15 +163,16 @@ def change(
         partition_epoch=PartitionEpoch(before.partition_epoch + 1),
     )
     draft.record(PartitionChanged(changed))
-    if changed.is_led and changed.leader not in (*before.isr, *before.elr):
+    if changed.is_led and changed.leader not in before.isr and changed.leader not in before.elr:
         draft.report(PossibleLoss(before.uid, changed.leader, changed.leader_epoch))
 
 
 def settle(draft: Draft, concerns: Callable[[Partition], bool]) -> None:
     """Let everything follow that the state of the nodes asks for, in the partitions concerned."""
+    electorate = Electorate.of(draft.image)
     for partition in list(draft.image.partitions.values()):
         if concerns(partition):
-            change(draft, partition, partition)
+            change(draft, partition, partition, electorate=electorate)
 
 
 def depose(draft: Draft, node_id: NodeId) -> None:
@@ -198,41 +252,6 @@ def misled(image: ClusterImage, nodes: Iterable[NodeId]) -> list[Partition]:
         and partition.replicas[0] in ready
         and partition.replicas[0] in partition.isr
     ]
-
-
-def _goes_on(image: ClusterImage, partition: Partition) -> bool:
-    """Tell whether the leader stays; one about to stop goes when another in sync can lead."""
-    leader = partition.leader
-    if leader not in partition.isr:
-        return False
-    if not image.nodes[leader].stopping:
-        return True
-    return all(image.nodes[member].stopping for member in partition.isr)
-
-
-def _best(image: ClusterImage, partition: Partition, candidates: NodeIds) -> NodeId:
-    alive = [
-        image.nodes[node_id]
-        for node_id in partition.replicas
-        if node_id in candidates and image.is_alive(node_id)
-    ]
-    if not alive:
-        return NO_NODE
-    return min(alive, key=lambda node: (node.stopping, node.storage_full)).node_id
-
-
-def _alive(image: ClusterImage, members: NodeIds) -> NodeIds:
-    if all(map(image.is_alive, members)):
-        return members
-    return tuple(filter(image.is_alive, members))
-
-
-def _spare_stopping(image: ClusterImage, isr: NodeIds, minimum: int) -> NodeIds:
-    """Drop members that are about to stop, as far as enough others remain."""
-    if not any(image.nodes[member].stopping for member in isr):
-        return isr
-    staying = tuple(member for member in isr if not image.nodes[member].stopping)
-    return staying if len(staying) >= minimum else isr
 
 
 def _next_best(partition: Partition, node_id: NodeId) -> NodeIds:

@@ -145,6 +145,9 @@ class ClusterImage:
     def apply(self, record: Record) -> None:  # noqa: C901, PLR0912 - one case a record
         """Make one change; total: what does not fit changes nothing."""
         match record:
+            case PartitionChanged():  # first: one death may bring thousands
+                if record.partition.uid in self.partitions:
+                    self.partitions[record.partition.uid] = record.partition
             case ControllerChanged():
                 self.controller_id = record.controller_id
                 self.cluster_id = self.cluster_id or record.cluster_id
@@ -169,9 +172,6 @@ class ClusterImage:
                     self.topics[topic.topic_id] = replace(topic, config=record.config)
             case PartitionsAdded():
                 self._add_partitions(record)
-            case PartitionChanged():
-                if record.partition.uid in self.partitions:
-                    self.partitions[record.partition.uid] = record.partition
             case ProducerIdsGranted():
                 self.next_producer_id = max(self.next_producer_id, record.next_producer_id)
             case RequestAnswered():

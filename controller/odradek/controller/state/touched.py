@@ -50,6 +50,8 @@ class Touched:
 
     def _add_one(self, record: Record) -> None:
         match record:
+            case PartitionChanged():
+                self.partitions.add(record.partition.uid)
             case NodeRegistered():
                 self.nodes.add(record.node.node_id)
             case NodeFenced() | NodeUnfenced() | NodeConditionChanged() | NodeRemoved():
@@ -58,8 +60,6 @@ class Touched:
                 self.topics.add(record.topic.topic_id)
             case TopicDeleted() | TopicConfigChanged() | PartitionsAdded():
                 self.topics.add(record.topic_id)
-            case PartitionChanged():
-                self.partitions.add(record.partition.uid)
             case ControllerChanged() | ProducerIdsGranted() | RequestAnswered():
                 pass  # nodes hear of these, if at all, as answers
             case _:

@@ -52,6 +52,8 @@ _TOO_NEW = "a record of a newer release: upgrade this controller first"
 def encode_record(record: Record) -> pb.ClusterRecord:  # noqa: C901, PLR0912 - one case a record
     """Return the message of a record."""
     match record:
+        case PartitionChanged():  # first: one death may bring thousands
+            return pb.ClusterRecord(partition_changed=_partition_to_proto(record.partition))
         case ControllerChanged():
             changed = pb.ControllerChanged(
                 controller_id=record.controller_id, cluster_id=record.cluster_id
@@ -85,8 +87,6 @@ def encode_record(record: Record) -> pb.ClusterRecord:  # noqa: C901, PLR0912 - 
                 topic_id=record.topic_id, partitions=map(_partition_to_proto, record.partitions)
             )
             return pb.ClusterRecord(partitions_added=added)
-        case PartitionChanged():
-            return pb.ClusterRecord(partition_changed=_partition_to_proto(record.partition))
         case ProducerIdsGranted():
             granted = pb.ProducerIdsGranted(next_producer_id=record.next_producer_id)
             return pb.ClusterRecord(producer_ids_granted=granted)
@@ -168,6 +168,8 @@ def decode_snapshot(encoded: bytes) -> ClusterImage:
 
 def _decode_record(record: pb.ClusterRecord) -> Record:  # noqa: C901, PLR0912 - one case a record
     match record.WhichOneof("record"):
+        case "partition_changed":
+            return PartitionChanged(_partition_from_proto(record.partition_changed))
         case "controller_changed":
             changed = record.controller_changed
             return ControllerChanged(ControllerId(changed.controller_id), changed.cluster_id)
@@ -198,8 +200,6 @@ def _decode_record(record: pb.ClusterRecord) -> Record:  # noqa: C901, PLR0912 -
             added = record.partitions_added
             partitions = tuple(map(_partition_from_proto, added.partitions))
             return PartitionsAdded(TopicId(added.topic_id), partitions)
-        case "partition_changed":
-            return PartitionChanged(_partition_from_proto(record.partition_changed))
         case "producer_ids_granted":
             return ProducerIdsGranted(ProducerId(record.producer_ids_granted.next_producer_id))
         case "request_answered":
