@@ -223,12 +223,12 @@ async def test_damage_on_disk_is_found_and_named(tmp_path: Path) -> None:
     async with opened(tmp_path, COLD) as storage:
         log = storage.log(UID)
         append(log, batch(2))
-        append(log, batch(2, value=bytes(range(256)) * 8))
+        append(log, batch(2, value=bytes(range(256)) * 16))
         append(log, batch(2))
-    (blob,) = (p for p in (tmp_path / "store").glob("*.blob") if p.stat().st_size > 2000)
-    content = bytearray(blob.read_bytes())
+    (segment,) = (tmp_path / "store" / "values").iterdir()
+    content = bytearray(segment.read_bytes())
     content[1500] ^= 1
-    blob.write_bytes(content)
+    segment.write_bytes(content)
     async with opened(tmp_path, COLD) as storage:
         log = storage.log(UID)
         assert base_offsets(await log.read(Offset(0), 1)) == [0]

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from odradek.node.storage.keys import Kind, offset_range
-from odradek.node.storage.store import Mutation, Store, StoreOptions
+from odradek.node.storage.store import Mutation, Store
+from odradek.node.storage.store_options import StoreOptions
 from odradek.protocol.errors import StorageError, StorageFullError, ThrottledError
 from odradek.protocol.types import Offset, PartitionUid
 from tests.node.storage.batches import copy_as_after_power_loss, refuse

@@ -11,7 +11,7 @@ from odradek.node.storage.keys import Table
 from odradek.node.storage.log import Appended, PartitionLog
 from odradek.node.storage.log_reader import TimestampOffset
 from odradek.node.storage.storage import RecoveryReport, Storage, StorageOptions
-from odradek.node.storage.store import StoreOptions
+from odradek.node.storage.store_options import StoreOptions
 from odradek.node.storage.tables import StateTable
 
 __all__ = [

@@ -3,8 +3,9 @@
 Problem: point-in-time recovery keeps a prefix of the writes and silently drops what follows a bad
 record. After a power loss that is the unsynced tail, which nobody was promised; after bit rot, or a
 disk that lies about its cache, acknowledged data may be gone, and the store looks as healthy as
-before. Idea: note, outside the store, how far a *completed* sync had come. A store that opens below
-the mark has lost data, and the replica must not count as in sync.
+before. Idea: note, outside the store, how far a *completed* sync had come, of the store's log and
+of the value log. A store that opens below the mark has lost data, and the replica must not count as
+in sync; values behind the mark may be torn, and are checked.
 
 The file holds two slots, each in a sector of its own, written in turn: a torn write damages one and
 leaves the other. It is preallocated, so that a full disk cannot stop it.
@@ -20,11 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from odradek.node.storage.directories import sync_directory
+from odradek.node.storage.segments import LOG_BEGIN, LogPoint
+from odradek.protocol.errors import StorageError
 
-_MAGIC = b"ODRADEK1"
+_MAGIC = b"ODRADEK2"
+_MAGIC_STEM, _FORMAT = _MAGIC[:-1], _MAGIC[-1:]
 _SLOT_BYTES = 4096
-# Magic, counter, sequence, boot id, clean stop, data lost, pages lost.
-_FIELDS = struct.Struct(">8sQQ36s???")
+# Magic and format, counter, sequence, boot id, three flags, the value log's segment and position.
+_FIELDS = struct.Struct(">8sQQ36s???QQ")
 _CRC = struct.Struct(">I")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -44,6 +48,7 @@ class Mark:
         clean_stop: It was the last act of an orderly stop.
         data_lost: An opening found synced data missing, and the controller does not know yet.
         pages_lost: An opening followed a crash of the machine, and the controller does not know.
+        values_end: The value log's end before its sync that succeeded.
     """
 
     sequence: int
@@ -51,10 +56,15 @@ class Mark:
     clean_stop: bool
     data_lost: bool = False
     pages_lost: bool = False
+    values_end: LogPoint = LOG_BEGIN
 
 
 class MarkFile:
-    """The file that holds the newest mark; blocking, used by one thread at a time."""
+    """The file that holds the newest mark; blocking, used by one thread at a time.
+
+    Raises:
+        StorageError: The directory was written by a version with another layout.
+    """
 
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -84,6 +94,7 @@ class MarkFile:
             mark.clean_stop,
             mark.data_lost,
             mark.pages_lost,
+            *mark.values_end,
         )
         slot = self._counter % 2
         os.pwrite(self._fd, fields + _CRC.pack(zlib.crc32(fields)), slot * _SLOT_BYTES)
@@ -95,7 +106,18 @@ class MarkFile:
         if len(data) < _FIELDS.size + _CRC.size:
             return 0, None
         fields, (crc,) = data[: _FIELDS.size], _CRC.unpack_from(data, _FIELDS.size)
-        magic, counter, sequence, boot_id, *flags = _FIELDS.unpack(fields)
+        magic, counter, sequence, boot_id, clean, data_lost, pages_lost, *end = _FIELDS.unpack(
+            fields
+        )
+        if magic[:-1] == _MAGIC_STEM and magic != _MAGIC and magic[-1:].isdigit():
+            raise StorageError(
+                f"the data directory has format {magic[-1:].decode()}, "
+                f"this version reads format {_FORMAT.decode()} only",
+                field="format",
+                value=magic[-1:].decode(),
+                limit=_FORMAT.decode(),
+            )
         if magic != _MAGIC or crc != zlib.crc32(fields):
             return 0, None
-        return counter, Mark(sequence, boot_id.rstrip(b"\0").decode(), *flags)
+        boot_id = boot_id.rstrip(b"\0").decode()
+        return counter, Mark(sequence, boot_id, clean, data_lost, pages_lost, LogPoint(*end))

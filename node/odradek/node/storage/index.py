@@ -1,7 +1,7 @@
 """What the index knows of each batch: enough for everything but its records. Pure.
 
 Problem: finding the log end, an offset by time, the size of a log, or what a producer last wrote
-must not read batches: they lie in blob files, a megabyte each. Idea: beside each batch an entry of
+must not read batches: a megabyte each, in files of their own. Idea: beside each batch an entry of
 77 bytes with its header and two running values, so that each of these questions is one seek (or,
 by time, a binary search over offsets: the running maximum never falls).
 

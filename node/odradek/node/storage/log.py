@@ -16,16 +16,21 @@ from dataclasses import dataclass
 from odradek.node.storage.blocking import Blocking
 from odradek.node.storage.epochs import LeaderEpochs
 from odradek.node.storage.index import IndexEntry
-from odradek.node.storage.keys import Kind, Table, index_key, offset_range, state_key
+from odradek.node.storage.keys import (
+    Kind,
+    Table,
+    index_key,
+    offset_range,
+    pack_offset,
+    state_key,
+    unpack_offset,
+)
 from odradek.node.storage.log_reader import LogReader, TimestampOffset
 from odradek.node.storage.producer_snapshots import ProducerSnapshots
 from odradek.node.storage.store import Mutation, Store
 from odradek.node.storage.tail_cache import TailCache
 from odradek.node.storage.writer import Writer
-from odradek.protocol.errors import (
-    InvalidRecordError,
-    OffsetOutOfRangeError,
-)
+from odradek.protocol.errors import InvalidRecordError, OffsetOutOfRangeError
 from odradek.protocol.record_batch import (
     BatchHeader,
     stamp_log_append_time,
@@ -272,13 +277,11 @@ class PartitionLog:
         mutation.put(self._state(b"epochs"), epochs.pack())
         self._snapshots.truncate(mutation, end)
         if self.log_start_offset > end:
-            mutation.put(self._state(b"start"), _pack_offset(end))
+            mutation.put(self._state(b"start"), pack_offset(end))
         if self.high_watermark_checkpoint > end:
-            mutation.put(self._state(b"high_watermark"), _pack_offset(end))
+            mutation.put(self._state(b"high_watermark"), pack_offset(end))
         self.last_position = self._writer.apply(mutation)
-        size_before = self.size_bytes
         self.load(now_ms)
-        self._writer.on_garbage(size_before - self.size_bytes)
         return self.last_position
 
     def start_afresh(self, offset: Offset, now_ms: int) -> int:
@@ -289,15 +292,13 @@ class PartitionLog:
         """
         assert offset > self.log_end_offset
         mutation = Mutation()
-        mutation.delete_batches(self.uid, FIRST_OFFSET)
+        mutation.release_batches(self.uid, offset)
         mutation.delete_range(*offset_range(Kind.INDEX, self.uid))
         mutation.put(self._state(b"epochs"), b"")
-        mutation.put(self._state(b"start"), _pack_offset(offset))
+        mutation.put(self._state(b"start"), pack_offset(offset))
         self._snapshots.truncate(mutation, FIRST_OFFSET)
         self.last_position = self._writer.apply(mutation)
-        size_before = self.size_bytes
         self.load(now_ms)
-        self._writer.on_garbage(size_before)
         return self.last_position
 
     def advance_log_start(self, offset: Offset) -> int:
@@ -320,23 +321,21 @@ class PartitionLog:
         epochs = LeaderEpochs.unpack(self._epochs.pack())
         epochs.advance_to(offset)
         mutation = Mutation()
-        mutation.delete_batches(self.uid, FIRST_OFFSET, keep_from)
+        mutation.release_batches(self.uid, keep_from)
         mutation.delete_range(*offset_range(Kind.INDEX, self.uid, FIRST_OFFSET, keep_from))
-        mutation.put(self._state(b"start"), _pack_offset(offset))
+        mutation.put(self._state(b"start"), pack_offset(offset))
         mutation.put(self._state(b"epochs"), epochs.pack())
         self.last_position = self._writer.apply(mutation)
         self.log_start_offset = offset
         self._epochs = epochs
         first = self._reader.first_entry()
-        start_bytes = first.bytes_before if first else self._through_bytes
-        self._writer.on_garbage(start_bytes - self._start_bytes)
-        self._start_bytes = start_bytes
+        self._start_bytes = first.bytes_before if first else self._through_bytes
         return self.last_position
 
     def checkpoint_high_watermark(self, high_watermark: Offset) -> None:
         """Note the high watermark, so that a restart knows a lower bound of it."""
         mutation = Mutation()
-        mutation.put(self._state(b"high_watermark"), _pack_offset(high_watermark))
+        mutation.put(self._state(b"high_watermark"), pack_offset(high_watermark))
         self._writer.apply(mutation)
         self.high_watermark_checkpoint = high_watermark
 
@@ -396,8 +395,4 @@ class PartitionLog:
         return state_key(self.uid, Table.LOG, key)
 
     def _load_offset(self, key: bytes) -> Offset:
-        return Offset(int.from_bytes(self._store.get(self._state(key)) or b"", "big"))
-
-
-def _pack_offset(offset: Offset) -> bytes:
-    return offset.to_bytes(8, "big")
+        return unpack_offset(self._store.get(self._state(key)) or b"")

@@ -15,7 +15,8 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -26,8 +27,10 @@ from odradek.node.storage.durable_mark import Mark, MarkFile, read_boot_id
 from odradek.node.storage.group_commit import GroupCommit
 from odradek.node.storage.keys import Kind, Table, partition_range
 from odradek.node.storage.log import PartitionLog
+from odradek.node.storage.segments import LOG_BEGIN, LogPoint
 from odradek.node.storage.space import Space
-from odradek.node.storage.store import Mutation, Store, StoreOptions
+from odradek.node.storage.store import Mutation, Store
+from odradek.node.storage.store_options import StoreOptions
 from odradek.node.storage.tables import StateTable
 from odradek.node.storage.tail_cache import TailCache
 from odradek.node.storage.writer import Writer
@@ -38,8 +41,9 @@ _T = TypeVar("_T")
 
 _TICK_S = 0.25
 _MARK_INTERVAL_S = 0.5
-_RECLAIM_BYTES_MIN = 256 << 20
-_RECLAIM_RATIO = 0.3  # of the bytes on disk; the documented head-room
+_GARBAGE_MIN = 0.5  # of a segment, to be rewritten: as many bytes are freed as written
+_GARBAGE_MIN_WHEN_SHORT = 0.1
+_RECLAIM_BYTES_PER_S = 64 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +77,14 @@ class RecoveryReport:
 
     lost_data: bool
     lost_pages: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Synced:
+    """What a completed sync covered."""
+
+    sequence: int = 0
+    values_end: LogPoint = LOG_BEGIN
 
 
 def free_bytes_on_disk(directory: Path) -> int:
@@ -110,7 +122,7 @@ class Storage:
         self._logs: dict[PartitionUid, PartitionLog] = {}
         self._untold = RecoveryReport(lost_data=False, lost_pages=False)
         self._mark_lock = threading.Lock()  # the group commit's thread and `recovery_told`
-        self._synced_sequence = 0
+        self._synced = _Synced()
         self._marked_at_s = 0.0
         self.is_reopening = False
         """The disk was full and the store is being started afresh: no log can be opened."""
@@ -128,8 +140,12 @@ class Storage:
             )
             self._writer = Writer(self._store, self._space, self.group_commit)
             self._cache = TailCache(self._options.tail_cache_bytes)
+            await self._cut_torn_logs()
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
-            self._upkeep = tasks.create_task(self._keep_up(), name="storage upkeep")
+            self._tasks = (
+                tasks.create_task(self._keep_up(), name="storage upkeep"),
+                tasks.create_task(self._reclaim(), name="storage reclaim"),
+            )
             self._stack = stack.pop_all()
         return self
 
@@ -140,7 +156,8 @@ class Storage:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            self._upkeep.cancel()
+            for task in self._tasks:
+                task.cancel()
             for log in self._logs.values():
                 with contextlib.suppress(StorageFullError, ThrottledError):
                     log.snapshot_producers(self._now_ms())
@@ -157,7 +174,7 @@ class Storage:
         """Note that the controller has acted on `recovered`; until then each opening repeats it."""
         if self._untold.lost_data or self._untold.lost_pages:
             self._untold = RecoveryReport(lost_data=False, lost_pages=False)
-            await asyncio.to_thread(self._write_mark, self._synced_sequence)
+            await asyncio.to_thread(self._write_mark, self._synced)
 
     async def patiently(self, change: Callable[[], _T]) -> _T:
         """Make a change as soon as there is room for it.
@@ -193,7 +210,7 @@ class Storage:
         return StateTable(self._store, self._writer, table)
 
     def drop(self, uid: PartitionUid) -> int:
-        """Remove all that is stored of a partition; its uid must never come back.
+        """Remove all that is stored of a partition; should its uid come back, it begins empty.
 
         Returns:
             The position to hand to `GroupCommit.when_durable`.
@@ -201,14 +218,13 @@ class Storage:
         Raises:
             ThrottledError: Nothing was removed; wait for room, then try again.
         """
-        size_bytes = self.log(uid).size_bytes
         mutation = Mutation()
-        for kind in Kind:
+        mutation.release_batches(uid)
+        for kind in (Kind.INDEX, Kind.STATE):
             mutation.delete_range(*partition_range(kind, uid))
         position = self._writer.apply(mutation)
-        del self._logs[uid]
+        self._logs.pop(uid, None)
         self._cache.discard(uid)
-        self._writer.on_garbage(size_bytes)
         return position
 
     def _open(self) -> RecoveryReport:
@@ -216,51 +232,72 @@ class Storage:
         (self._directory / "store").mkdir(exist_ok=True)
         sync_directory(self._directory)  # always: whoever made them may have been killed here
         self._mark_file = MarkFile(self._directory / "durable.mark")
+        mark = self._mark_file.mark
         try:
-            self._store = Store(self._directory / "store", self._options.store, self._fatal)
+            self._store = Store(
+                self._directory / "store",
+                self._options.store,
+                self._fatal,
+                synced=mark.values_end if mark else None,
+            )
         except BaseException:
             self._mark_file.close()
             raise
-        sequence = self._store.sequence
-        mark = self._mark_file.mark
+        synced = _Synced(self._store.sequence, self._store.batches.end)
         if mark is None:
             # Data without a mark: somebody lost the file, and with it the proof.
-            self._untold = RecoveryReport(sequence > 0, sequence > 0)
+            self._untold = RecoveryReport(synced.sequence > 0, synced.sequence > 0)
         else:
             crashed = not mark.clean_stop and mark.boot_id != self._boot_id
-            self._untold = RecoveryReport(
-                mark.data_lost or sequence < mark.sequence, mark.pages_lost or crashed
-            )
+            is_missing = synced.sequence < mark.sequence or self._store.batches.is_missing
+            self._untold = RecoveryReport(mark.data_lost or is_missing, mark.pages_lost or crashed)
+            if self._store.batches.torn:  # to be found again, until the logs are cut
+                synced = replace(synced, values_end=mark.values_end)
         self._store.sync()
-        self._write_mark(sequence)
+        self._write_mark(synced)
         return self._untold
+
+    async def _cut_torn_logs(self) -> None:
+        """Cut the logs where the bytes of batches that nobody was promised are missing."""
+        torn = self._store.batches.torn
+        for uid, offset in torn.items():
+            await self.patiently(partial(self.log(uid).truncate_to, offset, self._now_ms()))
+        if torn:
+            await self.group_commit.when_durable(self.group_commit.appended)
 
     def _close(self) -> None:
         """Sync and leave a clean mark, unless the store is in no state for it."""
         try:
             if not self._store.is_broken:
-                sequence = self._store.sequence
+                synced = _Synced(self._store.sequence, self._store.batches.end)
                 self._store.sync()
-                self._write_mark(sequence, clean_stop=True)
+                self._write_mark(synced, clean_stop=True)
         finally:
             self._mark_file.close()
             self._store.close()
 
     def _sync(self) -> None:
         """Run by the group commit's thread."""
-        sequence = self._store.sequence
+        synced = _Synced(self._store.sequence, self._store.batches.end)
         self._store.sync()
-        self._synced_sequence = sequence
+        self._synced = synced
         if time.monotonic() - self._marked_at_s >= _MARK_INTERVAL_S:
-            self._write_mark(sequence)
+            self._write_mark(synced)
 
-    def _write_mark(self, sequence: int, *, clean_stop: bool = False) -> None:
+    def _write_mark(self, synced: _Synced, *, clean_stop: bool = False) -> None:
         with self._mark_lock:
             untold = self._untold
             self._mark_file.write(
-                Mark(sequence, self._boot_id, clean_stop, untold.lost_data, untold.lost_pages)
+                Mark(
+                    synced.sequence,
+                    self._boot_id,
+                    clean_stop,
+                    untold.lost_data,
+                    untold.lost_pages,
+                    synced.values_end,
+                )
             )
-            self._synced_sequence = sequence
+            self._synced = synced
             self._marked_at_s = time.monotonic()
 
     def _measure(self) -> None:
@@ -272,25 +309,24 @@ class Storage:
             self._measure()
             commit, mark = self.group_commit, self._mark_file.mark
             if commit.durable < commit.appended or (
-                mark is not None and mark.sequence < self._synced_sequence
+                mark is not None and mark.sequence < self._synced.sequence
             ):
                 commit.tick()
             if self._store.is_broken and not self._space.is_short:
                 await self._reopen()
-            elif self._reclaim_is_due():
-                self._writer.garbage_bytes = 0
-                with contextlib.suppress(StorageFullError):
-                    await self._blocking.run(self._store.reclaim)
 
-    def _reclaim_is_due(self) -> bool:
-        garbage_bytes = self._writer.garbage_bytes
-        if garbage_bytes == 0 or self._store.is_broken:
-            return False
-        disk_bytes = self._store.batch_bytes_on_disk
-        worthwhile = garbage_bytes >= max(_RECLAIM_BYTES_MIN, _RECLAIM_RATIO * disk_bytes)
-        # What lives is copied before the old files go.
-        has_room = self._space.free_bytes > disk_bytes - garbage_bytes
-        return has_room and (worthwhile or self._space.is_short)
+    async def _reclaim(self) -> None:
+        """Give room back, a step at a time, at a bounded rate."""
+        pause_s = _TICK_S
+        while True:
+            await asyncio.sleep(pause_s)
+            pause_s = _TICK_S
+            if self._store.is_broken or not self._store.batches.has_garbage:
+                continue
+            garbage_min = _GARBAGE_MIN_WHEN_SHORT if self._space.is_short else _GARBAGE_MIN
+            with contextlib.suppress(StorageFullError, ThrottledError):
+                copied_bytes = await self._blocking.run(self._store.reclaim, garbage_min)
+                pause_s = max(_TICK_S, copied_bytes / _RECLAIM_BYTES_PER_S)
 
     async def _reopen(self) -> None:
         """Start the store afresh after ENOSPC, while nobody reads or syncs."""

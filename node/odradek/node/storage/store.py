@@ -5,11 +5,13 @@ call, `flush_wal`, iteration and compaction let it go. So small unsynced writes 
 and what may wait for the disk runs in a thread of the caller's: `sync`, `read_batches`, `reopen`,
 `reclaim`, long scans.
 
-The interface hides where a batch's bytes lie (blob files today): batches are put and read through
-calls of their own, never through a key, so that a value log may replace them.
+Nobody else knows where a batch's bytes lie: small ones in RocksDB, beside their index entry; the
+others in the value log (`value_log`), and a reference to them in their stead. So a trickle of small
+batches needs one fsync, and a flood of large ones is written once.
 
 Invariants: a `Mutation` is atomic, in memory and on disk; what was written before a `sync` began is
-on disk when it returns; recovery keeps a prefix of the writes, without holes (point-in-time WAL).
+on disk when it returns; recovery keeps a prefix of the writes, without holes (point-in-time WAL),
+and tells which batches of that prefix lack their bytes (`torn`).
 
 Facts that shaped it: `set_iterate_lower_bound` of rocksdict 0.3.29 sets the *upper* bound, so that
 only upper bounds are used; after ENOSPC RocksDB never resumes, but reopening keeps everything.
@@ -17,9 +19,8 @@ only upper bounds are used; after ENOSPC RocksDB never resumes, but reopening ke
 
 import gc
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,50 +36,42 @@ from rocksdict import (
     WriteOptions,
 )
 
-from odradek.node.storage.keys import Kind, batch_key, offset_range
+from odradek.node.storage.batch_places import BatchPlaces
+from odradek.node.storage.keys import Kind, offset_range
+from odradek.node.storage.segments import LogPoint
+from odradek.node.storage.store_options import StoreOptions
+from odradek.node.storage.value_log import is_full
 from odradek.protocol.errors import StorageError, StorageFullError, ThrottledError
 from odradek.protocol.types import FIRST_OFFSET, Offset, PartitionUid
 
-_READ_AHEAD_BYTES = 2 << 20
-_BLOB_BYTES_MIN = 512  # smaller values stay in the tables; index entries (77 bytes) must
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoreOptions:
-    """How the store uses memory and disk.
-
-    Attributes:
-        memtable_bytes: Writes are gathered in memory up to this, then written as a table.
-        memtables_max: So many may wait for the disk before writes stall.
-        block_cache_bytes: For tables' indexes and small values; batches are never cached here.
-    """
-
-    memtable_bytes: int = 16 << 20
-    memtables_max: int = 4
-    block_cache_bytes: int = 16 << 20
+_COMPACT_BYTES_MIN = 64 << 20
+_ALL_OFFSETS = Offset((1 << 64) - 1)
 
 
 class Mutation:
-    """Writes that happen together or not at all; spent once written."""
+    """Writes that happen together or not at all, in the order of the calls; spent once written."""
 
-    __slots__ = ("_batch",)
+    __slots__ = ("_batch", "batches", "released", "removed")
 
     def __init__(self) -> None:
         self._batch = WriteBatch(raw_mode=True)
+        self.batches: list[tuple[PartitionUid, Offset, bytes]] = []
+        self.removed: list[tuple[PartitionUid, Offset, Offset | None]] = []
+        self.released: list[tuple[PartitionUid, Offset]] = []
 
     @property
     def size_bytes(self) -> int:
         """What it will add to the log."""
         size: int = self._batch.size_in_bytes()
-        return size
+        return size + sum(len(batch) for _, _, batch in self.batches)
 
     def put(self, key: bytes, value: bytes) -> None:
         """Set a small value."""
         self._batch.put(key, value)
 
     def put_batch(self, uid: PartitionUid, base_offset: Offset, batch: bytes) -> None:
-        """Store a batch's bytes."""
-        self._batch.put(batch_key(uid, base_offset), batch)
+        """Store a batch's bytes; to replace one, remove it first, in the same mutation."""
+        self.batches.append((uid, base_offset, batch))
 
     def delete(self, key: bytes) -> None:
         """Remove a small value."""
@@ -91,8 +84,20 @@ class Mutation:
     def delete_batches(
         self, uid: PartitionUid, begin: Offset = FIRST_OFFSET, end: Offset | None = None
     ) -> None:
-        """Remove the bytes of batches with base offsets in [begin, end); None: all from begin."""
+        """Remove the bytes of batches with base offsets in [begin, end); None: all from begin.
+
+        Takes a moment for each of them; the offsets may be used again at once.
+        """
+        self.removed.append((uid, begin, end))
         self.delete_range(*offset_range(Kind.BATCH, uid, begin, end))
+
+    def release_batches(self, uid: PartitionUid, end: Offset | None = None) -> None:
+        """Let the bytes of batches with base offsets below `end` go, sooner or later; None: all.
+
+        Takes no time, however many they are. They may be read until `reclaim` has come to them;
+        new batches below `end` are throttled until then.
+        """
+        self.released.append((uid, _ALL_OFFSETS if end is None else end))
 
 
 class Store:
@@ -103,6 +108,7 @@ class Store:
         options: Memory and disk.
         fatal: Called, from whatever thread, when the disk failed in a way that leaves the state of
             written data unknown; the process should end.
+        synced: Up to where the value log is known to have been synced; None when nobody knows.
 
     Raises:
         StorageError: Another process has it open, or it is damaged.
@@ -110,22 +116,33 @@ class Store:
     """
 
     def __init__(
-        self, directory: Path, options: StoreOptions, fatal: Callable[[BaseException], None]
+        self,
+        directory: Path,
+        options: StoreOptions,
+        fatal: Callable[[BaseException], None],
+        synced: LogPoint | None = None,
     ) -> None:
         self._directory = directory
         self._options = options
         self._fatal = fatal
         self._write_options = WriteOptions()
         self._write_options.no_slowdown = True  # an error instead of a sleep with the GIL held
-        self._reclaiming = self._interrupted = False
+        self._compacting = self._interrupted = False
         self._readers = 0
         self._readers_changed = threading.Condition()
-        self.is_broken = False
-        """Set after ENOSPC: reads go on, writes need a `reopen`."""
+        self._is_broken = self._is_value_log_full = False
         self._db: Any = None  # None also while it is being reopened
         try:
             self._db = self._open()
+            self.batches = BatchPlaces(
+                self,
+                directory / "values",
+                value_bytes_min=options.value_bytes_min,
+                segment_bytes=options.segment_bytes,
+                synced=synced,
+            )
         except Exception as error:
+            self._close_handle()
             if _is_full(error):
                 raise _full(str(error)) from error
             raise StorageError(f"the store in {directory} cannot be opened: {error}") from error
@@ -136,6 +153,11 @@ class Store:
         return self._db is None
 
     @property
+    def is_broken(self) -> bool:
+        """Set after ENOSPC: reads go on, writes need a `reopen`."""
+        return self._is_broken or self._is_value_log_full
+
+    @property
     def sequence(self) -> int:
         """Grows with every write, kept by recovery: tells whether written data is missing."""
         number: int = self._handle().latest_sequence_number()
@@ -143,8 +165,11 @@ class Store:
 
     @property
     def batch_bytes_on_disk(self) -> int:
-        """Bytes in blob files, garbage included."""
-        return int(self._handle().property_value("rocksdb.total-blob-file-size") or 0)
+        """Bytes in the value log and in tables, garbage included."""
+        return self.batches.bytes_on_disk + self._table_bytes()
+
+    def _table_bytes(self) -> int:
+        return int(self._handle().property_value("rocksdb.total-sst-files-size") or 0)
 
     def write(self, mutation: Mutation) -> None:
         """Apply a mutation, unsynced.
@@ -157,13 +182,26 @@ class Store:
         if self.is_broken:
             raise _full("the store awaits room to be reopened")
         try:
-            self._handle().write(mutation._batch, self._write_options)  # noqa: SLF001
-        except Exception as error:
+            with self.batches.placing(mutation):
+                self._write(mutation)
+        except OSError as error:
             raise self._typed(error) from error
+
+    def change(
+        self, put: Mapping[bytes, bytes], remove: Iterable[tuple[bytes, bytes]] = ()
+    ) -> None:
+        """Remove ranges of keys, then put small values, in one mutation; raises as `write`."""
+        mutation = Mutation()
+        for begin, end in remove:
+            mutation.delete_range(begin, end)
+        for key, value in put.items():
+            mutation.put(key, value)
+        self._write(mutation)
 
     def sync(self) -> None:
         """Wait until everything written before this call is on disk. Releases the GIL."""
         try:
+            self.batches.sync()
             self._handle().flush_wal(True)
         except Exception as error:
             raise self._typed(error) from error
@@ -177,14 +215,19 @@ class Store:
         self, begin: bytes, end: bytes, count_max: int | None = None
     ) -> list[tuple[bytes, bytes]]:
         """Return the small values with keys in [begin, end), in order, at most `count_max`."""
-        found: list[tuple[bytes, bytes]] = []
+        return list(self.iterate(begin, end, count_max))
+
+    def iterate(
+        self, begin: bytes, end: bytes, count_max: int | None = None
+    ) -> Generator[tuple[bytes, bytes], None, None]:
+        """Yield what `scan` returns, one by one; files stay pinned until it is closed."""
         with self._iterator(end) as iterator:
             iterator.seek(begin)
-            while iterator.valid() and len(found) != count_max:
-                found.append((iterator.key(), iterator.value()))
+            while iterator.valid() and count_max != 0:
+                yield iterator.key(), iterator.value()
+                count_max = count_max and count_max - 1
                 iterator.next()
             iterator.status()
-        return found
 
     def last_before(self, end: bytes, prefix: bytes) -> tuple[bytes, bytes] | None:
         """Return the small value with the largest key below `end` that begins with `prefix`."""
@@ -198,46 +241,39 @@ class Store:
     def read_batches(
         self, uid: PartitionUid, offset: Offset, end_offset: Offset, bytes_max: int
     ) -> list[bytes]:
-        """Return batches from the one with base offset `offset`, or the next after it.
+        """Return batches, see `BatchPlaces.read`."""
+        return self.batches.read(uid, offset, end_offset, bytes_max)
+
+    def reclaim(self, garbage_min: float = 0.5) -> int:
+        """Give some room of removed batches back to the file system; call it while `has_garbage`.
 
         Args:
-            end_offset: Batches that start at or after it are left out.
-            bytes_max: Enough; the first batch is returned however large.
-        """
-        found: list[bytes] = []
-        begin, end = offset_range(Kind.BATCH, uid, offset, end_offset)
-        with self._iterator(end, _READ_AHEAD_BYTES) as iterator:
-            iterator.seek(begin)
-            while iterator.valid():
-                batch: bytes = iterator.value()
-                bytes_max -= len(batch)
-                if bytes_max < 0 and found:
-                    break
-                found.append(batch)
-                iterator.next()
-            iterator.status()
-        return found
+            garbage_min: Rewrite what has at least this share of garbage, 0 to 1.
 
-    def reclaim(self) -> None:
-        """Rewrite what lives and give the rest back to the file system. Slow; releases the GIL.
-
-        One pass for the whole node: blob files are shared by all partitions, and with collection
-        always on, every compaction would copy old batches.
+        Returns:
+            Bytes rewritten; waiting in proportion bounds the disk's load. Raises as `write`.
         """
-        db = self._handle()
-        self._reclaiming = True
         try:
-            db.set_options({"enable_blob_garbage_collection": "true"})
-            try:
-                db.flush(True)
-                db.compact_range(None, None)
-            finally:
-                db.set_options({"enable_blob_garbage_collection": "false"})
+            copied_bytes = self.batches.reclaim(garbage_min)
+        except OSError as error:
+            raise self._typed(error) from error
+        worthwhile_bytes = max(_COMPACT_BYTES_MIN, garbage_min * self._table_bytes())
+        if self.batches.inline_garbage_bytes > worthwhile_bytes:
+            self._compact()
+        return copied_bytes
+
+    def _compact(self) -> None:
+        db = self._handle()
+        self._compacting = True
+        self.batches.inline_garbage_bytes = 0
+        try:
+            db.flush(True)
+            db.compact_range(None, None)
         except Exception as error:
             if not self._interrupted:
                 raise self._typed(error) from error
         finally:
-            self._reclaiming = False
+            self._compacting = False
 
     def reopen(self) -> None:
         """Start afresh after ENOSPC: drop every handle, then recover from the log.
@@ -247,21 +283,26 @@ class Store:
         Raises:
             StorageFullError: Still no room; call again later.
         """
+        self._is_value_log_full = False  # what it refused left no trace
+        if not self._is_broken:
+            return
         self._close_handle()
         try:
             self._db = self._open()
+            self.batches.take_stock()
         except Exception as error:
             raise self._typed(error) from error
-        self.is_broken = False
+        self._is_broken = False
 
     def interrupt(self) -> None:
         """Make a running `reclaim` end soon; only before `close`, since RocksDB never resumes."""
-        self._interrupted = self._reclaiming
+        self._interrupted = self._compacting
         if self._interrupted:
             self._handle().cancel_all_background(False)
 
     def close(self) -> None:
         """Release the directory; syncs nothing."""
+        self.batches.close()
         self._close_handle()
 
     def _close_handle(self) -> None:
@@ -295,9 +336,6 @@ class Store:
         options.set_max_write_buffer_number(self._options.memtables_max)
         options.set_max_background_jobs(4)
         options.set_compression_type(DBCompressionType.none())  # batches are compressed by the SDK
-        options.set_enable_blob_files(True)
-        options.set_min_blob_size(_BLOB_BYTES_MIN)
-        options.set_blob_gc_age_cutoff(1.0)  # counts only while `reclaim` runs
         # No holes in the middle; the durable mark tells whether the end is missing.
         options.set_wal_recovery_mode(DBRecoveryMode.point_in_time())
         options.set_recycle_log_file_num(4)  # an fsync of a preallocated file costs a third less
@@ -314,14 +352,11 @@ class Store:
         return options
 
     @contextmanager
-    def _iterator(self, end: bytes, read_ahead_bytes: int = 0) -> Iterator[Any]:
+    def _iterator(self, end: bytes) -> Iterator[Any]:
         """Lend an iterator that ends before `end`; short-lived, since it pins files."""
         read_options = ReadOptions()
         read_options.set_iterate_upper_bound(end)
-        read_options.fill_cache(read_ahead_bytes == 0)
         read_options.set_verify_checksums(False)  # batches carry their own, checked by the reader
-        if read_ahead_bytes:
-            read_options.set_readahead_size(read_ahead_bytes)
         with self._readers_changed:
             self._readers += 1
         try:
@@ -333,14 +368,23 @@ class Store:
                 self._readers -= 1
                 self._readers_changed.notify_all()
 
+    def _write(self, mutation: Mutation) -> None:
+        try:
+            self._handle().write(mutation._batch, self._write_options)  # noqa: SLF001
+        except Exception as error:
+            raise self._typed(error) from error
+
     def _typed(self, error: Exception) -> Exception:
-        """Tell the three kinds of RocksDB errors apart; it has only their text."""
+        """Tell the kinds of errors apart; RocksDB's have only their text."""
+        if isinstance(error, OSError) and is_full(error):
+            self._is_value_log_full = True  # without a trace of what did not fit
+            return _full(str(error))
         if "Write stall" in str(error):
             return ThrottledError(
                 "the node's disk cannot keep up with its memtables", field="memtables"
             )
-        if self.is_broken or _is_full(error):  # the first error is followed by vaguer ones
-            self.is_broken = True
+        if self._is_broken or _is_full(error):  # the first error is followed by vaguer ones
+            self._is_broken = True
             return _full(str(error))
         failure = StorageError(f"the store failed: {error}")
         self._fatal(failure)

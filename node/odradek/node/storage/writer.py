@@ -9,14 +9,12 @@ from odradek.protocol.errors import ThrottledError
 class Writer:
     """Applies mutations and counts them towards space and the next group commit."""
 
-    __slots__ = ("_group_commit", "_space", "_store", "garbage_bytes")
+    __slots__ = ("_group_commit", "_space", "_store")
 
     def __init__(self, store: Store, space: Space, group_commit: GroupCommit) -> None:
         self._store = store
         self._space = space
         self._group_commit = group_commit
-        self.garbage_bytes = 0
-        """Bytes of batches removed since the last `Store.reclaim`."""
 
     def admit(self, batch_bytes: int) -> None:
         """Refuse a batch that would eat into the disk's reserve.
@@ -25,10 +23,6 @@ class Writer:
             StorageFullError: Nothing was written.
         """
         self._space.admit(batch_bytes)
-
-    def on_garbage(self, removed_bytes: int) -> None:
-        """Count batches that were removed; their room comes back with `Store.reclaim`."""
-        self.garbage_bytes += removed_bytes
 
     def apply(self, mutation: Mutation) -> int:
         """Write a mutation, unsynced; it sees no limits, so that deletions always pass.

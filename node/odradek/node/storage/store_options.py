@@ -1,0 +1,22 @@
+"""How the store uses memory and disk."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreOptions:
+    """How the store uses memory and disk.
+
+    Attributes:
+        memtable_bytes: Writes are gathered in memory up to this, then written as a table.
+        memtables_max: So many may wait for the disk before writes stall.
+        block_cache_bytes: For tables' indexes and small values; batches are never cached here.
+        value_bytes_min: Smaller batches lie in RocksDB, larger ones in the value log.
+        segment_bytes: Of one file of the value log.
+    """
+
+    memtable_bytes: int = 16 << 20
+    memtables_max: int = 4
+    block_cache_bytes: int = 16 << 20
+    value_bytes_min: int = 8 << 10
+    segment_bytes: int = 64 << 20
