@@ -15,6 +15,7 @@ from odradek.controller.raft import COMMAND_BYTES_MAX
 from odradek.controller.state.decide import AllocateProducerIds, Answer, CreateTopics, Submission
 from odradek.controller.state.nodes import FenceNode, Registration, UnfenceNode
 from odradek.controller.state.topics import NewTopic
+from odradek.controller.wire.records import decode_snapshot, encode_snapshot
 from odradek.protocol.errors import (
     DuplicateNodeRegistrationError,
     NotControllerError,
@@ -214,19 +215,45 @@ async def test_a_decision_larger_than_a_command_is_committed_in_several() -> Non
         assert leaders == {NO_NODE}
 
 
-async def test_what_was_left_half_done_is_finished_by_the_same_controller() -> None:
+@pytest.mark.parametrize("fate", [Fate.LOST, Fate.COMMITTED])
+async def test_a_decision_in_several_commands_takes_effect_with_the_last_or_not_at_all(
+    fate: Fate,
+) -> None:
     async with world(command_bytes_max=4096) as w:
         await w.lead()
         incarnation = await w.start_node()
         for number in range(3):
             create = CreateTopics((NewTopic(f"t{number}", 100),))
             await w.active.request(Submission(N1, Incarnation(1), number, create))
-        w.log.fates = [Fate.ANSWERED, Fate.COMMITTED]
+        w.log.fates = [Fate.ANSWERED, fate]
         with pytest.raises(OutcomeUnknownError):
             await w.active.request(FenceNode(N1, incarnation))
+        image = w.committed.image
+        assert not image.nodes[N1].fenced
+        assert {each.leader for each in image.partitions.values()} == {N1}
+        await w.active.request(allocate(9))
+        assert not image.nodes[N1].fenced
         await w.active.request(FenceNode(N1, incarnation))
-        leaders = {each.leader for each in w.committed.image.partitions.values()}
-        assert leaders == {NO_NODE}
+        assert image.nodes[N1].fenced
+        assert {each.leader for each in image.partitions.values()} == {NO_NODE}
+
+
+async def test_a_successor_drops_what_was_left_unfinished() -> None:
+    async with world(command_bytes_max=4096) as w:
+        await w.lead()
+        incarnation = await w.start_node()
+        for number in range(3):
+            create = CreateTopics((NewTopic(f"t{number}", 100),))
+            await w.active.request(Submission(N1, Incarnation(1), number, create))
+        w.log.fates = [Fate.ANSWERED, Fate.LOST]
+        with pytest.raises(OutcomeUnknownError):
+            await w.active.request(FenceNode(N1, incarnation))
+        assert w.committed.image.unfinished
+        assert decode_snapshot(encode_snapshot(w.committed.image)) == w.committed.image
+        w.log.follow()
+        await w.lead()
+        assert not w.committed.image.unfinished
+        assert not w.committed.image.nodes[N1].fenced
 
 
 async def test_a_record_larger_than_a_command_is_refused_and_the_others_go_on() -> None:

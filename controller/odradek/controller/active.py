@@ -5,9 +5,10 @@ committed. Idea: rounds. Everything that waits is decided on one draft of the co
 order; the records go to the Raft log as one command; then all are answered. One round is under way
 at a time, so what waits meanwhile makes the next one: the busier, the larger.
 
-Invariants: a draft lives for one round, whatever comes of it; refusals too are answered only after
-the round's command, or a barrier when it has no records, has proved that this controller leads; a
-command counts as accepted only if it is the next one of its epoch.
+Invariants: a round takes effect as a whole or not at all, however many commands hold it; a draft
+lives for one round, whatever comes of it; refusals too are answered only after the round's command,
+or a barrier when it has no records, has proved that this controller leads; a command counts as
+accepted only if it is the next one of its epoch.
 
 Source: Apache Kafka's QuorumController; the epoch is the Raft term.
 """
@@ -16,6 +17,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from itertools import chain
 from random import Random
 from typing import Protocol
 
@@ -234,20 +236,21 @@ class ActiveController:
         done = 0
         try:
             for records in commands:
-                await self._commit(term, sequence + done + 1, records)
+                position = (done > 0, done + 1 < len(commands))
+                await self._commit(term, sequence + done + 1, records, *position)
                 done += 1
             if not commands:
                 await self._log.barrier(timeout_s=_COMMIT_TIMEOUT_S)
         except BrokerError as error:
-            certain = done == 0 and isinstance(error, NotControllerError | ThrottledError)
+            # Without its last command the round has no effect, now or later.
+            last = done + 1 >= len(commands)
+            certain = not last or isinstance(error, NotControllerError | ThrottledError)
             for pending in batch:
                 unknown = bool(pending.records) and not certain
                 _fail(pending, OutcomeUnknownError(error.message) if unknown else error)
             if isinstance(error, NotControllerError):
                 raise
             await self._settle(term)
-            if len(commands) > 1:
-                self._enqueue(FinishElections(), 0)  # a decision may have been left half-done
             return
         version = self._committed.image.version
         for pending in batch:
@@ -307,8 +310,15 @@ class ActiveController:
             self._arrived.clear()
         return batch
 
-    async def _commit(self, term: int, sequence: int, records: Encoded) -> None:
-        command = encode_command(term, sequence, records)
+    async def _commit(
+        self,
+        term: int,
+        sequence: int,
+        records: Encoded,
+        continued: bool = False,  # noqa: FBT001, FBT002 - the command's own words
+        continues: bool = False,  # noqa: FBT001, FBT002
+    ) -> None:
+        command = encode_command(term, sequence, records, continued=continued, continues=continues)
         answer = await self._log.propose(command, timeout_s=_COMMIT_TIMEOUT_S, term=term)
         self._committed.catch_up()
         if not decode_accepted(answer):
@@ -358,23 +368,17 @@ class ActiveController:
 def _pack(decisions: list[Encoded], bytes_max: int) -> list[Encoded]:
     """Put decisions into as few commands as hold them, in order.
 
-    A decision stays whole unless it is larger than a command by itself: then its records follow one
-    another in several, and a successor finishes what it finds half-done.
+    Together they take effect with the last one, or not at all.
     """
     commands: list[Encoded] = []
     room = 0
-    for records in decisions:
-        sizes = [record.ByteSize() + _RECORD_FRAME_BYTES for record in records]
-        whole = sum(sizes)
-        if room < whole <= bytes_max:
+    for record in chain.from_iterable(decisions):
+        size = record.ByteSize() + _RECORD_FRAME_BYTES
+        if size > room:
             commands.append([])
             room = bytes_max
-        for record, size in zip(records, sizes, strict=True):
-            if size > room:
-                commands.append([])
-                room = bytes_max
-            commands[-1].append(record)
-            room -= size
+        commands[-1].append(record)
+        room -= size
     return commands
 
 

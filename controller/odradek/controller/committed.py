@@ -125,9 +125,10 @@ class Committed:
         if restart is not None:
             self.image, touched = restart, None
         for index, command in commands:
+            records = self.image.completed_by(command)
             accepted = self.image.apply_command(index, command)
             assert accepted, "both images refuse the same commands"
-            if touched is not None:
-                touched.add(command.records)
+            if touched is not None and not command.continues:
+                touched.add(records)
         for listener in self._listeners:
             listener(touched)

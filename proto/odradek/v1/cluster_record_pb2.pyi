@@ -30,12 +30,20 @@ class ClusterCommand(_message.Message):
     CONTROLLER_EPOCH_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     RECORDS_FIELD_NUMBER: _builtins.int
+    CONTINUED_FIELD_NUMBER: _builtins.int
+    CONTINUES_FIELD_NUMBER: _builtins.int
     controller_epoch: _builtins.int
     """The epoch (Raft term) of the controller that decided. A command of an epoch other than the one
     in force is refused by every replica alike, unless it begins a newer one.
     """
     sequence: _builtins.int
     """Counts the commands of that epoch; 0 begins it. Any but the next one is refused."""
+    continued: _builtins.bool
+    """It goes on with what the command before began: a change too large for one command."""
+    continues: _builtins.bool
+    """The next command goes on with it: nothing takes effect before the last one does; should another
+    epoch begin before that, nothing ever does.
+    """
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClusterRecord]:
         """What was decided, in order."""
@@ -46,10 +54,12 @@ class ClusterCommand(_message.Message):
         controller_epoch: _builtins.int = ...,
         sequence: _builtins.int = ...,
         records: _abc.Iterable[Global___ClusterRecord] | None = ...,
+        continued: _builtins.bool = ...,
+        continues: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["controller_epoch", b"controller_epoch", "records", b"records", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continued", b"continued", "continues", b"continues", "controller_epoch", b"controller_epoch", "records", b"records", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -685,6 +695,7 @@ class ClusterSnapshot(_message.Message):
     TOPICS_FIELD_NUMBER: _builtins.int
     ANSWERS_FIELD_NUMBER: _builtins.int
     GROUPS_FIELD_NUMBER: _builtins.int
+    UNFINISHED_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """The version: the Raft index of the last command in it."""
     cluster_id: _builtins.str
@@ -717,6 +728,10 @@ class ClusterSnapshot(_message.Message):
     def groups(self) -> _containers.RepeatedCompositeFieldContainer[_group_record_pb2.GroupRecord]:
         """Every consumer group, each as the record that would make it."""
 
+    @_builtins.property
+    def unfinished(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClusterRecord]:
+        """Records of commands whose last one has not come yet."""
+
     def __init__(
         self,
         *,
@@ -732,10 +747,11 @@ class ClusterSnapshot(_message.Message):
         topics: _abc.Iterable[Global___TopicCreated] | None = ...,
         answers: _abc.Iterable[Global___RequestAnswered] | None = ...,
         groups: _abc.Iterable[_group_record_pb2.GroupRecord] | None = ...,
+        unfinished: _abc.Iterable[Global___ClusterRecord] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "cluster_id", b"cluster_id", "command_sequence", b"command_sequence", "controller_epoch", b"controller_epoch", "controller_id", b"controller_id", "groups", b"groups", "next_incarnation", b"next_incarnation", "next_partition_uid", b"next_partition_uid", "next_producer_id", b"next_producer_id", "nodes", b"nodes", "topics", b"topics", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "cluster_id", b"cluster_id", "command_sequence", b"command_sequence", "controller_epoch", b"controller_epoch", "controller_id", b"controller_id", "groups", b"groups", "next_incarnation", b"next_incarnation", "next_partition_uid", b"next_partition_uid", "next_producer_id", b"next_producer_id", "nodes", b"nodes", "topics", b"topics", "unfinished", b"unfinished", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

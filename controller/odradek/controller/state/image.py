@@ -4,8 +4,9 @@ Problem: every controller must reach the same state from the same log, and a dec
 it before it is committed. Idea: frozen values in dictionaries; `apply` replaces values; a draft is
 a shallow copy on which decisions are tried, thrown away when their outcome is unknown.
 
-Invariants: `apply` is total: it never raises, and what does not fit changes nothing. `version` only
-grows. `topic_ids`, `places` and `partitions` always agree with `topics`.
+Invariants: `apply` is total: it never raises, and what does not fit changes nothing. A change in
+several commands takes effect with the last one, or, when that never comes, not at all. `version`
+only grows. `topic_ids`, `places` and `partitions` always agree with `topics`.
 
 Source: Apache Kafka's MetadataImage and MetadataDelta.
 """
@@ -68,6 +69,7 @@ class ClusterImage:
         command_sequence: The last command of that epoch.
         places: Where each partition uid belongs.
         answers: What was answered to each node's present incarnation.
+        unfinished: Records of a change in several commands whose last one has not come yet.
     """
 
     version: int = 0
@@ -85,6 +87,7 @@ class ClusterImage:
     places: dict[PartitionUid, PartitionPlace] = field(default_factory=dict)
     groups: dict[GroupId, Group] = field(default_factory=dict)
     answers: AnswerTable = field(default_factory=AnswerTable)
+    unfinished: tuple[Record, ...] = ()
 
     def copy(self) -> "ClusterImage":
         """Return an independent image; a few microseconds per thousand values."""
@@ -138,9 +141,17 @@ class ClusterImage:
         if not begins and (epoch, sequence) != (self.controller_epoch, self.command_sequence + 1):
             return False
         self.controller_epoch, self.command_sequence = epoch, sequence
-        for record in command.records:
+        records, self.unfinished = self.completed_by(command), ()
+        if command.continues:
+            self.unfinished = records
+            return True
+        for record in records:
             self.apply(record)
         return True
+
+    def completed_by(self, command: Command) -> tuple[Record, ...]:
+        """Return the records of an accepted command with those it goes on from."""
+        return self.unfinished + command.records if command.continued else command.records
 
     def apply(self, record: Record) -> None:  # noqa: C901, PLR0912 - one case a record
         """Make one change; total: what does not fit changes nothing."""

@@ -276,8 +276,12 @@ class Command:
     Attributes:
         controller_epoch: The epoch (Raft term) of the controller that decided.
         sequence: Counts the commands of that epoch; 0 begins it.
+        continued: It goes on with what the command before began.
+        continues: The next one goes on with it; nothing takes effect before the last one does.
     """
 
     controller_epoch: int
     sequence: int
     records: tuple[Record, ...]
+    continued: bool = False
+    continues: bool = False

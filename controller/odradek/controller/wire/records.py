@@ -103,13 +103,26 @@ def decode_command(encoded: bytes) -> Command:
         command.controller_epoch,
         command.sequence,
         tuple(_decode_record(record) for record in command.records),
+        command.continued,
+        command.continues,
     )
 
 
-def encode_command(epoch: int, sequence: int, records: Iterable[pb.ClusterRecord]) -> bytes:
+def encode_command(
+    epoch: int,
+    sequence: int,
+    records: Iterable[pb.ClusterRecord],
+    *,
+    continued: bool = False,
+    continues: bool = False,
+) -> bytes:
     """Return the command of records encoded already (their sizes decide what goes into one)."""
     return pb.ClusterCommand(
-        controller_epoch=epoch, sequence=sequence, records=records
+        controller_epoch=epoch,
+        sequence=sequence,
+        records=records,
+        continued=continued,
+        continues=continues,
     ).SerializeToString()
 
 
@@ -140,6 +153,7 @@ def encode_snapshot(image: ClusterImage) -> bytes:
         ),
         answers=map(_answer_to_proto, image.answers.all()),
         groups=map(groups_wire.record_to_proto, groups.snapshot(image.groups)),
+        unfinished=map(encode_record, image.unfinished),
     ).SerializeToString()
 
 
@@ -160,6 +174,7 @@ def decode_snapshot(encoded: bytes) -> ClusterImage:
         image.apply(_group_from_proto(record))
     for answer in snapshot.answers:
         image.answers.remember(_answer_from_proto(answer))
+    image.unfinished = tuple(map(_decode_record, snapshot.unfinished))
     image.next_incarnation = Incarnation(snapshot.next_incarnation)
     image.next_partition_uid = PartitionUid(snapshot.next_partition_uid)
     image.next_producer_id = ProducerId(snapshot.next_producer_id)
