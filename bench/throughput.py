@@ -52,7 +52,7 @@ async def consume_kib(stage: Stage) -> AsyncIterator[Figure]:
             ("per batch", _read_batches, 550.0),
             ("per record", _read_records, 380.0),
         ):
-            elapsed_s = await read(client, topic, count)
+            elapsed_s = await read(client, topic, count * KIB)
             yield Figure(
                 workload=f"consume 1 KiB {how}",
                 value=count * KIB / MEGABYTE / elapsed_s,
@@ -123,28 +123,29 @@ async def _send_each(
     return time.perf_counter() - started_s
 
 
-async def _read_batches(client: Client, topic: str, count: int) -> float:
-    """Read so many records from the start; return the seconds."""
+async def _read_batches(client: Client, topic: str, total_bytes: int) -> float:
+    """Read so many bytes of values from the start; return the seconds."""
     started_s = time.perf_counter()
-    read = 0
+    read_bytes = 0
     async with client.consumer(key=serdes.raw, value=serdes.raw) as consumer:
         consumer.assign((topic, index) for index in range(PARTITIONS))
         async for batch in consumer.batches():
-            read += len(batch)
-            if read >= count:
+            for record in batch:
+                read_bytes += len(record.value)
+            if read_bytes >= total_bytes:
                 break
     return time.perf_counter() - started_s
 
 
-async def _read_records(client: Client, topic: str, count: int) -> float:
-    """Read so many records from the start; return the seconds."""
+async def _read_records(client: Client, topic: str, total_bytes: int) -> float:
+    """Read so many bytes of values from the start; return the seconds."""
     started_s = time.perf_counter()
-    read = 0
+    read_bytes = 0
     async with client.consumer(key=serdes.raw, value=serdes.raw) as consumer:
         consumer.assign((topic, index) for index in range(PARTITIONS))
-        async for _ in consumer:
-            read += 1
-            if read >= count:
+        async for record in consumer:
+            read_bytes += len(record.value)
+            if read_bytes >= total_bytes:
                 break
     return time.perf_counter() - started_s
 

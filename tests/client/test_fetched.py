@@ -11,6 +11,7 @@ from odradek.client.consuming.positions import TopicIdPartition
 from odradek.protocol.errors import CorruptMessageError
 from odradek.protocol.hot import AbortedTransaction
 from odradek.protocol.record_batch import (
+    NO_RECORDS,
     BatchBuilder,
     BatchHeader,
     Codec,
@@ -65,40 +66,41 @@ def marker(offset: int, producer: int, kind: int, *, epoch: int = 1) -> bytearra
 
 def chunk(*batches: bytearray, aborted: Sequence[tuple[int, int]] = ()) -> Chunk:
     records = b"".join(batches)
-    views, _, _ = cut(memoryview(records))
+    spans, _, _ = cut(records, 0, len(records))
     partition = TopicIdPartition(TopicName("t"), PartitionIndex(0), TopicId(b"i" * 16))
     return Chunk.of(
         Accepted(partition, 1, NodeId(1), 1, len(records)),
-        views,
+        records,
+        spans,
         [AbortedTransaction(ProducerId(who), Offset(first)) for who, first in aborted],
     )
 
 
 def offsets(piece_of: Chunk, position: int = 0) -> list[int]:
-    return [record.offset for record in piece_of.next_piece(Offset(position), ALL).records]
+    return list(piece_of.next_piece(Offset(position), ALL).records.offsets)
 
 
 def test_a_push_tells_where_the_next_begins() -> None:
     records = b"".join([batch(0, 3), batch(3, 2, epoch=4)])
-    views, end, epoch = cut(memoryview(records))
-    assert (len(views), end, epoch) == (2, 5, 4)
+    spans, end, epoch = cut(records, 0, len(records))
+    assert (len(spans), end, epoch) == (2, 5, 4)
 
 
 @pytest.mark.parametrize("damaged", [b"", b"x" * 80, bytes(batch(0, 3))[:-1]])
 def test_a_push_that_cannot_be_cut_is_corrupt(damaged: bytes) -> None:
     with pytest.raises(CorruptMessageError):
-        cut(memoryview(damaged))
+        cut(damaged, 0, len(damaged))
 
 
 def test_records_below_the_position_are_not_shown() -> None:
     piece = chunk(batch(0, 5), batch(5, 5)).next_piece(Offset(7), ALL)
-    assert [record.offset for record in piece.records] == [7, 8, 9]
+    assert list(piece.records.offsets) == [7, 8, 9]
     assert piece.end == 10
 
 
 def test_a_whole_push_below_the_position_moves_nothing() -> None:
     piece = chunk(batch(0, 5)).next_piece(Offset(7), ALL)
-    assert (piece.records, piece.end) == ([], 7)
+    assert (len(piece.records), piece.end) == (0, 7)
 
 
 def test_pieces_are_bounded_and_lie_in_one_epoch() -> None:
@@ -127,14 +129,14 @@ def test_aborted_records_are_dropped_up_to_their_marker_and_markers_never_shown(
         aborted=[(7, 0)],
     )
     piece = mixed.next_piece(Offset(0), ALL)
-    assert [record.offset for record in piece.records] == [2, 3, 4, 6, 7]
+    assert list(piece.records.offsets) == [2, 3, 4, 6, 7]
     assert piece.end == 10, "the position passes what nobody is shown"
 
 
 def test_an_aborted_transaction_is_remembered_between_pieces() -> None:
     two = chunk(batch(0, 2, producer=7), batch(2, 2, producer=7), aborted=[(7, 0)])
-    assert two.next_piece(Offset(0), 1).records == []
-    assert two.next_piece(Offset(2), 1).records == []
+    assert two.next_piece(Offset(0), 1).records == NO_RECORDS
+    assert two.next_piece(Offset(2), 1).records == NO_RECORDS
 
 
 @pytest.mark.parametrize("codec", list(Codec))

@@ -141,6 +141,7 @@ def _generic(frame: hot.FetchedPartitionFrame[Any]) -> tuple[Any, ...]:
         else b"".join(frame.records),
         "error": error,
         "aborted": list(frame.aborted),
+        "records_start": 0,
     }
     return tuple(fields.values())
 
@@ -173,6 +174,9 @@ def test_a_fetch_response_is_encoded_as_the_generated_class_does(message: Any, p
 def test_a_fetch_response_of_the_generated_class_is_decoded(message: Any, small_bytes: int) -> None:
     frame = hot.decode_fetch_response(message.SerializeToString(), small_bytes=small_bytes)
     assert frame.throttle_ms == message.throttle_ms
+    for each in frame.partitions:
+        whole = cast("bytes", each.records.obj)
+        assert whole[each.records_start :][: len(each.records)] == each.records
     assert [_generic(each) for each in frame.partitions] == [
         _generic(_fetched(each)) for each in message.partitions
     ]

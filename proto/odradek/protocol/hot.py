@@ -99,6 +99,8 @@ class FetchedPartitionFrame(Struct, Generic[RecordsT_co], frozen=True, gc=False,
 
     subscription_id: int
     records: RecordsT_co
+    records_start: int = 0
+    """Where `records` begin in the bytes they are a view of, when decoded."""
     error: BrokerError | None = None
     """Ends the subscription."""
     high_watermark: Offset = Offset(0)
@@ -323,7 +325,7 @@ def _decode_fetched_partition(
     data: bytes, view: memoryview, start: int, stop: int
 ) -> FetchedPartitionFrame[memoryview]:
     numbers = [0] * 11  # by field number
-    records = view[:0]
+    records, records_start = view[:0], 0
     # Encodings of one message, one after the other, are the encoding of their merger.
     error: bytes | None = None
     diverging: bytes | None = None
@@ -331,7 +333,7 @@ def _decode_fetched_partition(
     for tag, value, end in wire.fields(data, start, stop):
         match tag:
             case 0o32:
-                records = view[value:end]
+                records, records_start = view[value:end], value
             case 0o22:
                 error = (error or b"") + data[value:end]
             case 0o72:
@@ -344,6 +346,7 @@ def _decode_fetched_partition(
     return FetchedPartitionFrame(
         subscription_id=numbers[1],
         records=records,
+        records_start=records_start,
         error=None if error is None else _decode_error(error),
         high_watermark=Offset(wire.signed_64(numbers[4])),
         last_stable_offset=Offset(wire.signed_64(numbers[5])),

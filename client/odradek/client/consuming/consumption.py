@@ -30,7 +30,7 @@ from odradek.protocol.errors import (
     UnknownTopicOrPartitionError,
 )
 from odradek.protocol.names import check_group_id
-from odradek.protocol.record_batch import RawRecord
+from odradek.protocol.record_batch import PlainRecord
 from odradek.protocol.types import (
     NO_LEADER_EPOCH,
     MemberId,
@@ -211,7 +211,7 @@ class Consumption(Generic[K, V]):
             self.reader.handout.give_back(taken, len(taken.records))
             raise
 
-    def take_damaged(self, error: DeserializationError) -> RawRecord | None:
+    def take_damaged(self, error: DeserializationError) -> PlainRecord | None:
         """Step past a record that does not deserialize and return it; None when it is gone."""
         partition = TopicPartition(TopicName(error.topic), PartitionIndex(error.partition))
         return self.reader.handout.skip(partition, error.offset)

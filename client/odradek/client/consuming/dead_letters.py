@@ -3,7 +3,7 @@
 from typing import Final
 
 from odradek.client.producer import Producer
-from odradek.protocol.record_batch import RawRecord
+from odradek.protocol.record_batch import PlainRecord
 from odradek.protocol.types import TopicPartition
 
 ORIGIN_TOPIC: Final = "odradek-origin-topic"
@@ -21,7 +21,7 @@ class DeadLetterTopic:
         self._producer = producer
         self._topic = topic
 
-    async def put(self, raw: RawRecord, origin: TopicPartition, error: BaseException) -> None:
+    async def put(self, raw: PlainRecord, origin: TopicPartition, error: BaseException) -> None:
         """Return once the record is acknowledged.
 
         Raises:

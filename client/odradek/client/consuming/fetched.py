@@ -13,14 +13,23 @@ Source: org.apache.kafka.clients.consumer.internals.CompletedFetch.
 """
 
 import struct
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from odradek.client.consuming.fetch_plan import Accepted
 from odradek.protocol.errors import BrokerError, CorruptMessageError
 from odradek.protocol.hot import AbortedTransaction
-from odradek.protocol.record_batch import BatchHeader, Codec, RawRecord, decode, split
+from odradek.protocol.record_batch import (
+    NO_RECORDS,
+    BatchHeader,
+    Codec,
+    Columns,
+    decode_columns,
+    split,
+)
 from odradek.protocol.types import NO_LEADER_EPOCH, LeaderEpoch, Offset, ProducerId
 
 _ABORT_MARKER = 0
@@ -37,13 +46,21 @@ class Piece:
         epoch: The leader epoch of all of it.
     """
 
-    records: list[RawRecord]
+    records: Columns
     end: Offset
     epoch: LeaderEpoch
 
 
-def cut(records: memoryview) -> tuple[list[memoryview], Offset, LeaderEpoch]:
-    """Cut a push into batches.
+class Span(NamedTuple):
+    """A batch that is not decoded yet."""
+
+    header: BatchHeader
+    start: int
+    size: int
+
+
+def cut(message: bytes, start: int, stop: int) -> tuple[list[Span], Offset, LeaderEpoch]:
+    """Cut the records within a message into batches.
 
     Returns:
         The batches, the offset after the last one, and its leader epoch.
@@ -51,11 +68,14 @@ def cut(records: memoryview) -> tuple[list[memoryview], Offset, LeaderEpoch]:
     Raises:
         CorruptMessageError: Lengths are impossible; nothing of the push can be used.
     """
-    batches = list(split(records))
-    if not batches:
+    spans = []
+    for batch in split(memoryview(message)[start:stop]):
+        spans.append(Span(BatchHeader.parse(batch), start, len(batch)))
+        start += len(batch)
+    if not spans:
         raise CorruptMessageError("a push holds at least one batch", field="records", value=0)
-    last = BatchHeader.parse(batches[-1])
-    return batches, last.next_offset, last.leader_epoch
+    last = spans[-1].header
+    return spans, last.next_offset, last.leader_epoch
 
 
 @dataclass(slots=True)
@@ -64,12 +84,14 @@ class Chunk:
 
     Attributes:
         push: Whose bytes they are.
+        message: The bytes.
         batches: What is not decoded yet.
         aborted: Transactions whose records are dropped, by first offset.
     """
 
     push: Accepted
-    batches: deque[memoryview]
+    message: bytes
+    batches: deque[Span]
     aborted: deque[AbortedTransaction] = field(default_factory=deque)
     _aborting: set[ProducerId] = field(default_factory=set)
 
@@ -77,18 +99,19 @@ class Chunk:
     def of(
         cls,
         push: Accepted,
-        batches: Sequence[memoryview],
+        message: bytes,
+        batches: Sequence[Span],
         aborted: Sequence[AbortedTransaction] = (),
     ) -> "Chunk":
         """Make a chunk of a push that `cut` has cut."""
         by_offset = sorted(aborted, key=lambda each: each.first_offset)
-        return cls(push, deque(batches), deque(by_offset))
+        return cls(push, message, deque(batches), deque(by_offset))
 
     def compressed_bytes(self, bytes_max: int) -> int:
         """Return how many compressed bytes the next piece would have to decompress, about."""
         head = self.batches[0]
-        compressed = BatchHeader.parse(head).codec_id != Codec.NONE
-        return min(self.push.size_bytes, max(bytes_max, len(head))) if compressed else 0
+        compressed = head.header.codec_id != Codec.NONE
+        return min(self.push.size_bytes, max(bytes_max, head.size)) if compressed else 0
 
     def next_piece(self, position: Offset, bytes_max: int) -> Piece:
         """Decode some batches, at least one.
@@ -101,52 +124,54 @@ class Chunk:
             CorruptMessageError, UnsupportedCompressionTypeError: The bytes are damaged; the chunk
                 is of no use any more.
         """
-        records: list[RawRecord] = []
+        records = NO_RECORDS
         end, epoch, decoded_bytes = position, NO_LEADER_EPOCH, 0
         while self.batches and decoded_bytes < bytes_max:
             batch = self.batches[0]
-            header = BatchHeader.parse(batch)
+            header = batch.header
             if decoded_bytes and header.leader_epoch != epoch:
                 break
             if header.next_offset > position:
                 try:
-                    shown = self._records_of(header, batch, position)
+                    shown = self._records_of(batch, position)
                 except BrokerError:
                     if decoded_bytes:
                         break  # first what lies before the damage
                     raise
-                records = records + shown if records else shown
+                records = records.joined(shown) if records else shown
                 end = max(end, header.next_offset)
             epoch = header.leader_epoch
-            decoded_bytes += len(batch)
+            decoded_bytes += batch.size
             self.batches.popleft()
         return Piece(records, end, epoch)
 
-    def _records_of(
-        self, header: BatchHeader, batch: memoryview, position: Offset
-    ) -> list[RawRecord]:
-        if not self._shows(header, batch):
-            return []
-        records = decode(batch)
-        if header.base_offset < position:
-            return [record for record in records if record.offset >= position]
+    def _records_of(self, batch: Span, position: Offset) -> Columns:
+        if not self._shows(batch):
+            return NO_RECORDS
+        records = self._decode(batch)
+        if batch.header.base_offset < position:
+            return records.since(bisect_left(records.offsets, position))
         return records
 
-    def _shows(self, header: BatchHeader, batch: memoryview) -> bool:
+    def _decode(self, batch: Span) -> Columns:
+        return decode_columns(self.message, batch.start, batch.size)
+
+    def _shows(self, batch: Span) -> bool:
         """Whether the application sees a batch; follows transactions as a side effect."""
+        header = batch.header
         while self.aborted and self.aborted[0].first_offset <= header.last_offset:
             self._aborting.add(self.aborted.popleft().producer_id)
         if header.is_control:
-            if _marker_type(batch) == _ABORT_MARKER:
+            if _marker_type(self._decode(batch)) == _ABORT_MARKER:
                 self._aborting.discard(header.producer_id)
             return False
         return not (header.is_transactional and header.producer_id in self._aborting)
 
 
-def _marker_type(batch: memoryview) -> int:
+def _marker_type(marker: Columns) -> int:
     """Return what a control batch says about its transaction."""
-    key = next((record.key for record in decode(batch)), None)
+    key = next(iter(marker.keys), None)
     if key is None or len(key) < _MARKER_KEY.size:
         raise CorruptMessageError("a transaction marker lacks its key", field="key", value=key)
-    _, marker = _MARKER_KEY.unpack_from(key)
-    return int(marker)
+    _, kind = _MARKER_KEY.unpack_from(key)
+    return int(kind)

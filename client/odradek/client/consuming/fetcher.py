@@ -242,9 +242,10 @@ class Fetcher:
     def _on_push(self, node: NodeId, pushed: FetchedPartitionFrame[memoryview]) -> None:
         if not pushed.records:
             return  # only watermarks
-        size_bytes = len(pushed.records)
+        message, start, size_bytes = pushed.records.obj, pushed.records_start, len(pushed.records)
+        assert isinstance(message, bytes), "as received"
         try:
-            batches, end, epoch = cut(pushed.records)
+            batches, end, epoch = cut(message, start, start + size_bytes)
         except CorruptMessageError as error:
             standing = self._plan.standing(node, pushed.subscription_id)
             if standing is not None:
@@ -255,7 +256,7 @@ class Fetcher:
             return
         accepted = self._plan.on_push(node, pushed.subscription_id, size_bytes, end, epoch)
         if accepted is not None:
-            self._sink.on_chunk(Chunk.of(accepted, batches, pushed.aborted))
+            self._sink.on_chunk(Chunk.of(accepted, message, batches, pushed.aborted))
 
     def _on_diverged(
         self, node: NodeId, pushed: FetchedPartitionFrame[memoryview], end: EpochEnd

@@ -22,7 +22,7 @@ from odradek.client.consuming.handout import Slice
 from odradek.client.consuming.positions import Positions
 from odradek.client.errors import DeserializationError
 from odradek.client.record import Record
-from odradek.protocol.record_batch import RawRecord
+from odradek.protocol.record_batch import PlainRecord
 from odradek.protocol.types import Offset, PartitionIndex, TopicName, TopicPartition
 from odradek.rpc.backoff import delays
 
@@ -41,7 +41,7 @@ class Source(Protocol[K, V]):
     ) -> Slice[K, V] | None:
         """Return the next records; None when the consumer is closed."""
 
-    def take_damaged(self, error: DeserializationError) -> RawRecord | None:
+    def take_damaged(self, error: DeserializationError) -> PlainRecord | None:
         """Step past a record that does not deserialize and return it; None when it is gone."""
 
     def on_progress(self) -> None:
@@ -54,7 +54,7 @@ class Source(Protocol[K, V]):
 class DeadLetters(Protocol):
     """Where records go that cannot be handled."""
 
-    async def put(self, raw: RawRecord, origin: TopicPartition, error: BaseException) -> None:
+    async def put(self, raw: PlainRecord, origin: TopicPartition, error: BaseException) -> None:
         """Return once the record is stored."""
 
 
@@ -80,7 +80,7 @@ class _Work(Generic[K, V]):
         return self.taken.records[self.index]
 
     @property
-    def raw(self) -> RawRecord:
+    def raw(self) -> PlainRecord:
         return self.taken.raw(self.index)
 
 

@@ -23,7 +23,7 @@ from odradek.client.consuming.positions import PartitionState, Positions, TopicI
 from odradek.client.record import Record
 from odradek.client.serdes import Serde
 from odradek.protocol.errors import BrokerError, OdradekError
-from odradek.protocol.record_batch import RawRecord
+from odradek.protocol.record_batch import PlainRecord
 from odradek.protocol.types import LeaderEpoch, Offset, TopicPartition
 
 K = TypeVar("K")
@@ -58,10 +58,10 @@ class Slice(Generic[K, V]):
     portion: Portion[K, V]
     first_index: int
 
-    def raw(self, index: int) -> RawRecord:
+    def raw(self, index: int) -> PlainRecord:
         """Return the bytes of a record; only after `Handout.keep_raw`."""
         assert self.portion.raw is not None, "kept"
-        return self.portion.raw[self.first_index + index]
+        return self.portion.raw.record(self.first_index + index)
 
 
 @dataclass(slots=True, eq=False)
@@ -232,7 +232,7 @@ class Handout(Generic[K, V]):
             return None
         return lane.portion.next_timestamp_ms
 
-    def skip(self, partition: TopicPartition, offset: int) -> RawRecord | None:
+    def skip(self, partition: TopicPartition, offset: int) -> PlainRecord | None:
         """Move past the record at `offset`, if it is next and does not deserialize, and return it.
 
         It was not handed out, so it counts as processed once all before it are.
@@ -241,7 +241,7 @@ class Handout(Generic[K, V]):
         portion = lane.portion if lane is not None and lane.is_current else None
         if lane is None or portion is None or portion.index < len(portion.records):
             return None
-        if not portion.waiting or portion.waiting[0].offset != offset:
+        if not portion.waiting or portion.waiting.offsets[0] != offset:
             return None
         damaged = self._deserializer.skip(lane.state.id, portion)
         self._positions.on_passed_over(

@@ -13,6 +13,7 @@ Source: Apache Kafka protocol guide, "Record Batch"; KIP-98; aiokafka.record.
 """
 
 from odradek.protocol.record_batch.builder import BatchBuilder, Header
+from odradek.protocol.record_batch.columns import NO_RECORDS, Columns, PlainRecord, decode_columns
 from odradek.protocol.record_batch.compression import (
     DECOMPRESSED_BYTES_MAX,
     compress,
@@ -34,13 +35,17 @@ from odradek.protocol.record_batch.validation import split, validate, verify
 __all__ = [
     "DECOMPRESSED_BYTES_MAX",
     "HEADER_BYTES",
+    "NO_RECORDS",
     "BatchBuilder",
     "BatchHeader",
     "Codec",
+    "Columns",
     "Header",
+    "PlainRecord",
     "RawRecord",
     "compress",
     "decode",
+    "decode_columns",
     "decompress",
     "next_sequence",
     "split",

@@ -8,7 +8,7 @@ the bytes prove that no number can run off the end. What it raises becomes Corru
 Invariant: no bytes, whoever made them, crash the process or raise anything but typed errors.
 """
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatch
@@ -63,13 +63,51 @@ def decode(
         CorruptMessageError: Truncated, CRC, damaged records, or more bytes than the limit.
         UnsupportedForMessageFormatError, UnsupportedCompressionTypeError: As in `verify`.
     """
+    data = batch.tobytes() if isinstance(batch, memoryview) else batch
+    return records_of(open_batch(data, 0, len(data), records_bytes_max=records_bytes_max))
+
+
+class OpenedBatch(NamedTuple):
+    """A batch that may be read: its bytes are proven, and its records are plain."""
+
+    header: BatchHeader
+    data: bytes | bytearray
+    """Holds the batch, perhaps among others."""
+    start: int
+    end: int
+
+
+def open_batch(
+    buffer: bytes | bytearray,
+    start: int,
+    size: int,
+    *,
+    records_bytes_max: int = DECOMPRESSED_BYTES_MAX,
+) -> OpenedBatch:
+    """Verify one batch among others, and decompress it.
+
+    Raises:
+        CorruptMessageError, UnsupportedForMessageFormatError, UnsupportedCompressionTypeError: As
+            in `decode`.
+    """
+    batch = memoryview(buffer)[start : start + size]
     header = verify(batch)
-    if header.codec_id != Codec.NONE:
-        readable: bytes | memoryview = decompress(batch, records_bytes_max, _OVERREAD_BYTES)
-    else:
-        readable = _readable(batch)
+    if header.codec_id == Codec.NONE:
+        return OpenedBatch(header, buffer, start, start + size)
+    plain = decompress(batch, records_bytes_max, _OVERREAD_BYTES)
+    assert isinstance(plain.obj, bytearray), "made for us"
+    return OpenedBatch(header, plain.obj, 0, len(plain))
+
+
+def records_of(batch: OpenedBatch) -> list[RawRecord]:
+    """Have the codec read a batch.
+
+    Raises:
+        CorruptMessageError: Its records are damaged.
+    """
+    header = batch.header
     try:
-        records: list[RawRecord] = list(DefaultRecordBatch(readable))
+        records: list[RawRecord] = list(DefaultRecordBatch(_readable(batch)))
     except (CorruptRecordException, ValueError, OverflowError, MemoryError) as error:
         raise _damaged(header, str(error)) from error
     if records and not (
@@ -79,17 +117,20 @@ def decode(
     return records
 
 
-def _readable(batch: bytes | bytearray | memoryview) -> bytes | memoryview:
+def _readable(batch: OpenedBatch) -> memoryview:
     """Return the batch where the decoder may read past its end.
 
-    A `bytes` object ends with a NUL that is not counted. When the last byte before it has its
-    continuation bit clear, every number that starts inside ends there, and one that starts at the
-    very end reads just that NUL: no copy is needed.
+    It may where enough bytes follow. So it may at the end of a `bytes` object, which ends with a
+    NUL that is not counted, when the last byte before it has its continuation bit clear: every
+    number that starts inside ends there, and one that starts at the very end reads just that NUL.
     """
-    whole = batch.obj if isinstance(batch, memoryview) else batch
-    if isinstance(whole, bytes) and len(whole) == len(batch) and batch[-1] < 0x80:
-        return whole
-    return memoryview(b"".join((batch, bytes(_OVERREAD_BYTES))))[: len(batch)]
+    data, end = batch.data, batch.end
+    view = memoryview(data)[batch.start : end]
+    if end + _OVERREAD_BYTES <= len(data):
+        return view
+    if isinstance(data, bytes) and end == len(data) and data[-1] < 0x80:
+        return view
+    return memoryview(b"".join((view, bytes(_OVERREAD_BYTES))))[: len(view)]
 
 
 def _damaged(header: BatchHeader, reason: str) -> CorruptMessageError:
