@@ -1,14 +1,23 @@
-"""A controller in memory: the real contract over real gRPC, decisions as the test wants them."""
+"""A controller in memory: the real contract over real gRPC, decisions as the test wants them.
+
+With several nodes it keeps the first rules of the real one: a node that registers or is fenced
+leaves every ISR that has another member, and the first live member of the ISR leads.
+"""
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
 
-from odradek.protocol.errors import BrokerError, InvalidTopicError, error_to_proto
+from odradek.protocol.errors import (
+    BrokerError,
+    InvalidTopicError,
+    InvalidUpdateVersionError,
+    error_to_proto,
+)
 from odradek.protocol.names import check_topic_name
 from odradek.rpc.server import Server
 from odradek.v1 import admin_pb2, controller_pb2_grpc, metadata_pb2
@@ -19,7 +28,7 @@ NOBODY = -1
 
 
 class FakeController(controller_pb2_grpc.ControllerServiceServicer):
-    """Always active, knows one node's place, keeps what it was told."""
+    """Always active, keeps what it was told."""
 
     def __init__(self) -> None:
         self.address = ""
@@ -40,9 +49,11 @@ class FakeController(controller_pb2_grpc.ControllerServiceServicer):
         self.answers_heartbeats = True
         self.submit_refusal: BrokerError | None = None
         """Raised by Submit."""
+        self.isr_refusal: BrokerError | None = None
+        """The answer to every proposed ISR."""
         self.lose_answers = 0
         """So many answers to Submit are lost after the change was made."""
-        self._answered: dict[int, pb.SubmitResponse] = {}
+        self._answered: dict[tuple[int, int], pb.SubmitResponse] = {}
         self._watchers: set[asyncio.Queue[pb.WatchClusterResponse]] = set()
         self._changed = asyncio.Condition()
         self._uid = 0
@@ -61,9 +72,11 @@ class FakeController(controller_pb2_grpc.ControllerServiceServicer):
         *,
         partitions: int = 1,
         leader_id: int = 1,
+        replicas: Sequence[int] = (1,),
+        isr: Sequence[int] | None = None,
         config: dict[str, str] | None = None,
     ) -> metadata_pb2.TopicMetadata:
-        """Create a topic and tell the node."""
+        """Create a topic and tell the nodes."""
         topic = metadata_pb2.TopicMetadata(
             name=name,
             topic_id=uuid.uuid4().bytes,
@@ -73,7 +86,11 @@ class FakeController(controller_pb2_grpc.ControllerServiceServicer):
         for index in range(partitions):
             self._uid += 1
             topic.partitions.add(
-                partition=index, uid=self._uid, leader_id=leader_id, replicas=[1], isr=[1]
+                partition=index,
+                uid=self._uid,
+                leader_id=leader_id,
+                replicas=replicas,
+                isr=replicas if isr is None else isr,
             )
         self.topics[topic.topic_id] = topic
         self.publish(metadata_pb2.MetadataUpdate(topics=[topic]))
@@ -89,8 +106,18 @@ class FakeController(controller_pb2_grpc.ControllerServiceServicer):
         partition = topic.partitions[index]
         partition.leader_id = leader_id
         partition.leader_epoch += 1
+        self.changed(topic, index)
+
+    def changed(self, topic: metadata_pb2.TopicMetadata, index: int) -> None:
+        """Tell the nodes of a partition that the test has changed."""
+        partition = topic.partitions[index]
+        partition.partition_epoch += 1
         change = metadata_pb2.PartitionUpdate(topic_id=topic.topic_id, partition=partition)
         self.publish(metadata_pb2.MetadataUpdate(partitions=[change]))
+
+    def fence(self, node_id: int) -> None:
+        """Hold a node for dead."""
+        self._set_fenced(self.nodes[node_id], fenced=True)
 
     def publish(self, update: metadata_pb2.MetadataUpdate) -> int:
         """Step to the next version; return it."""
@@ -120,10 +147,7 @@ class FakeController(controller_pb2_grpc.ControllerServiceServicer):
         )
         self.nodes[request.node_id] = node
         version = self.publish(metadata_pb2.MetadataUpdate(nodes=[node]))
-        for topic in self.topics.values():
-            for partition in topic.partitions:
-                if partition.leader_id in {NOBODY, request.node_id}:
-                    self.elect(topic, partition.partition, NOBODY)
+        self._depose(request.node_id)
         await self._happened()
         return pb.RegisterNodeResponse(
             cluster_id=CLUSTER_ID,
@@ -156,10 +180,29 @@ class FakeController(controller_pb2_grpc.ControllerServiceServicer):
     def _set_fenced(self, node: metadata_pb2.NodeMetadata, *, fenced: bool) -> None:
         node.fenced = fenced
         self.publish(metadata_pb2.MetadataUpdate(nodes=[node]))
+        if fenced:
+            self._depose(node.node_id)
+            return
         for topic in self.topics.values():
             for partition in topic.partitions:
-                if partition.leader_id in {NOBODY, node.node_id}:
-                    self.elect(topic, partition.partition, NOBODY if fenced else node.node_id)
+                if partition.leader_id == NOBODY and node.node_id in partition.isr:
+                    self.elect(topic, partition.partition, node.node_id)
+
+    def _depose(self, node_id: int) -> None:
+        for topic in self.topics.values():
+            for partition in topic.partitions:
+                leads = partition.leader_id in {NOBODY, node_id}
+                others = [member for member in partition.isr if member != node_id]
+                if others and node_id in partition.isr:
+                    partition.isr[:] = others
+                    if not leads:
+                        self.changed(topic, partition.partition)
+                if leads:
+                    alive = [each for each in partition.isr if not self._is_dead(each)]
+                    self.elect(topic, partition.partition, alive[0] if alive else NOBODY)
+
+    def _is_dead(self, node_id: int) -> bool:
+        return node_id not in self.nodes or self.nodes[node_id].fenced
 
     def _standing(
         self, request: pb.ControllerServiceHeartbeatRequest
@@ -202,9 +245,11 @@ class FakeController(controller_pb2_grpc.ControllerServiceServicer):
         self.submitted.append(request)
         if self.submit_refusal is not None:
             raise self.submit_refusal
-        response = self._answered.get(request.sequence)
+        key = request.node_id, request.sequence
+        response = self._answered.get(key)
         if response is None:
-            response = self._answered[request.sequence] = self._decide(request)
+            response = self._answered[key] = self._decide(request)
+        await self._happened()
         if self.lose_answers:
             self.lose_answers -= 1
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the answer was lost")
@@ -227,10 +272,32 @@ class FakeController(controller_pb2_grpc.ControllerServiceServicer):
                 response.allocate_producer_ids.first_producer_id = self._next_producer_id
                 response.allocate_producer_ids.count = 10
                 self._next_producer_id += 10
+            case "alter_partitions":
+                for wanted_isr in request.alter_partitions.partitions:
+                    result = self._alter(request.node_id, wanted_isr)
+                    response.alter_partitions.partitions.append(result)
             case other:
                 raise AssertionError(f"the fake controller knows no {other}")
         response.version = self.version
         return response
+
+    def _alter(self, node_id: int, wanted: pb.AlterPartition) -> pb.AlterPartitionResult:
+        topic = self.topics[wanted.topic_id]
+        partition = topic.partitions[wanted.partition]
+        epochs = wanted.leader_epoch, wanted.partition_epoch
+        refusal = self.isr_refusal
+        if refusal is None and (
+            epochs != (partition.leader_epoch, partition.partition_epoch)
+            or node_id != partition.leader_id
+        ):
+            refusal = InvalidUpdateVersionError(value=epochs)
+        if refusal is not None:
+            return pb.AlterPartitionResult(error=error_to_proto(refusal), partition=partition)
+        for member in wanted.isr:
+            assert self.nodes[member.node_id].incarnation == member.incarnation
+        partition.isr[:] = [member.node_id for member in wanted.isr]
+        self.changed(topic, wanted.partition)
+        return pb.AlterPartitionResult(partition=partition)
 
     def _create(self, wanted: admin_pb2.NewTopic) -> admin_pb2.TopicResult:
         try:

@@ -18,6 +18,7 @@ from odradek.node.api.admin import AdminServicer
 from odradek.node.api.broker import BrokerServicer
 from odradek.node.api.group import GroupServicer
 from odradek.node.api.metadata import MetadataServicer
+from odradek.node.api.replica import ReplicaServicer
 from odradek.node.cluster.controller_link import ControllerLink
 from odradek.node.cluster.controllers import Controllers
 from odradek.node.cluster.membership import Membership, MembershipEvents, NodeIdentity
@@ -29,6 +30,7 @@ from odradek.node.config import NodeConfig
 from odradek.node.coordination.coordination import Coordination
 from odradek.node.coordination.model import GroupTimes
 from odradek.node.replication.led import LedPartition
+from odradek.node.replication.node_links import NodeLinks
 from odradek.node.replication.replicas import Replicas, RoleChanges
 from odradek.node.storage.identity import bind_cluster, open_identity
 from odradek.node.storage.storage import Storage
@@ -72,19 +74,25 @@ class Node:
             cluster=self._view,
             times=GroupTimes.of_session(config.group_session_timeout_s),
         )
+        self._links = NodeLinks(
+            self._node_id, lambda: self._session.incarnation, self._view, self._link
+        )
         self._replicas = Replicas(
             self._node_id,
             storage,
             self._view,
             lapsed=lambda: self._session.lapsed(time.monotonic()),
             new_epochs_needed=self._register_again,
+            links=self._links,
         )
+        self._links.serve(self._replicas)
         self._broker = BrokerServicer(self._replicas, ProducerIds(self._link.allocate_producer_ids))
         self._server = self._make_server()
 
     def _make_server(self) -> Server:
         server = Server(self.config.listen, connections_max=self.config.connections_max)
-        server.grpc.add_generic_rpc_handlers((self._broker.handler(),))
+        replica = ReplicaServicer(self._replicas, self._links)
+        server.grpc.add_generic_rpc_handlers((self._broker.handler(), replica.handler()))
         metadata = MetadataServicer(self._view, self._controllers)
         metadata_pb2_grpc.add_MetadataServiceServicer_to_server(metadata, server.grpc)
         admin = AdminServicer(self._view, self._controllers, self._link)
@@ -107,6 +115,7 @@ class Node:
                 running = [
                     self._tasks.create_task(self._membership.run(), name="membership"),
                     self._tasks.create_task(self._replicas.run(), name="replicas"),
+                    self._tasks.create_task(self._links.run(), name="links"),
                     self._tasks.create_task(self._coordination.run(), name="coordination"),
                 ]
                 self.started.set()
@@ -169,6 +178,8 @@ class Node:
         if update.snapshot or update.version > before.version:
             self._view.publish(update)
             changes = self._replicas.reconcile(before, update)
+            if update.nodes or update.snapshot:
+                self._links.on_nodes_changed()
             self._tell_coordination(changes)
             metrics.METADATA_VERSION.set(update.version)
         if response.groups or response.removed_groups or update.snapshot:
@@ -216,6 +227,7 @@ class Node:
         self._replicas.checkpoint()
         self._broker.stop()
         self._replicas.resign_all(NodeShuttingDownError())
+        self._links.stop()
         await self._server.drain(min(_DRAIN_S, self.config.shutdown_grace_s))
 
 

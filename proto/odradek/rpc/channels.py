@@ -19,8 +19,7 @@ MESSAGE_BYTES_MAX: Final = 64 * 1024 * 1024
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
@@ -31,13 +30,22 @@ _OPTIONS: Final = (
 )
 
 
-def open_channel(address: str, *, tls: TlsOptions | None = None) -> grpc.aio.Channel:
+def open_channel(
+    address: str, *, tls: TlsOptions | None = None, keepalive_s: float = 20.0
+) -> grpc.aio.Channel:
     """Return a channel to `host:port`; it dials at its first call.
 
     Args:
         address: `host:port`.
         tls: None for plain text.
+        keepalive_s: While calls are under way, a peer silent for so long is asked whether it is
+            there, and given up when it does not answer within half of that.
     """
+    options = (
+        *_OPTIONS,
+        ("grpc.keepalive_time_ms", int(keepalive_s * 1000)),
+        ("grpc.keepalive_timeout_ms", int(keepalive_s * 500)),
+    )
     if tls is None:
-        return grpc.aio.insecure_channel(address, options=_OPTIONS)
-    return grpc.aio.secure_channel(address, tls.channel_credentials(), options=_OPTIONS)
+        return grpc.aio.insecure_channel(address, options=options)
+    return grpc.aio.secure_channel(address, tls.channel_credentials(), options=options)

@@ -157,3 +157,21 @@ class ControllerLink:
             error_from_proto(error) if error.code else None
             for error in response.change_groups.errors
         ]
+
+    async def alter_partitions(
+        self, partitions: list[pb.AlterPartition]
+    ) -> list[BrokerError | None]:
+        """Have ISR changes of partitions this node leads decided.
+
+        Returns:
+            One entry a change: why it was refused, or None.
+
+        Raises:
+            BrokerError: None was decided, or nobody knows.
+        """
+        command = pb.AlterPartitionsCommand(partitions=partitions)
+        response = await self.submit(pb.SubmitRequest(alter_partitions=command))
+        return [
+            error_from_proto(each.error) if each.error.code else None
+            for each in response.alter_partitions.partitions
+        ]

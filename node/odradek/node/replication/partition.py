@@ -37,14 +37,7 @@ from odradek.protocol.errors import (
 from odradek.protocol.hot import Acks, Buffer
 from odradek.protocol.record_batch import BatchHeader
 from odradek.protocol.topic_config import Flush, TimestampType, TopicConfig, parse_topic_config
-from odradek.protocol.types import (
-    FIRST_OFFSET,
-    NO_NODE,
-    LeaderEpoch,
-    NodeId,
-    Offset,
-    PartitionUid,
-)
+from odradek.protocol.types import FIRST_OFFSET, NO_NODE, LeaderEpoch, NodeId, Offset, PartitionUid
 
 UNCOMMITTED_BYTES_MAX: Final = 16 << 20
 
@@ -121,7 +114,7 @@ class PartitionReplica:
 
     @property
     def last_stable_offset(self) -> Offset:
-        """The end of what is decided: equals the high watermark while no transaction is open."""
+        """The end of what is decided; the high watermark while there are no transactions."""
         return self.high_watermark
 
     @property
@@ -334,6 +327,10 @@ class PartitionReplica:
             self._fail_waiters(error)
         elif self.following is not None:
             self.following.on_append_failed()
+
+    def on_unreadable(self, error: BrokerError) -> None:
+        """A batch on this disk is damaged."""
+        self._failure = error
 
     @property
     def lost_track(self) -> bool:

@@ -297,6 +297,17 @@ class Replicas:
         self.commit_soon()
         await self._storage.group_commit.room()
 
+    @property
+    def durable_position(self) -> int:
+        """How far the group commit has come."""
+        return self._storage.group_commit.durable
+
+    @property
+    def awaited_position(self) -> int:
+        """How far it must come for everything replicas here have appended to be on disk."""
+        commit = self._storage.group_commit
+        return commit.appended if self._unsynced else commit.durable
+
     def commit_soon(self) -> None:
         """Have everything appended so far synced, with whatever joins before the disk is asked."""
         if self._unsynced and self._sync is None:

@@ -1,0 +1,79 @@
+"""ReplicaService: what other nodes ask of this one."""
+
+import asyncio
+from typing import Any, Final
+
+import grpc
+
+from odradek.node.replication.node_links import NodeLinks
+from odradek.node.replication.replicas import Replicas
+from odradek.protocol.errors import InvalidRequestError
+from odradek.protocol.types import PartitionUid
+from odradek.v1 import replica_pb2 as pb
+
+SERVICE_NAME: Final = pb.DESCRIPTOR.services_by_name["ReplicaService"].full_name
+_OPEN_TIMEOUT_S: Final = 10.0
+_PARTITIONS_MAX: Final = 100_000
+
+
+class ReplicaServicer:
+    """Serves the nodes that follow partitions led here."""
+
+    def __init__(self, replicas: Replicas, links: NodeLinks) -> None:
+        self._replicas = replicas
+        self._links = links
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """Return what to register: pushes pass as bytes, without generated classes."""
+        methods: dict[str, Any] = {
+            "Replicate": grpc.stream_stream_rpc_method_handler(
+                self.replicate, request_deserializer=pb.ReplicateRequest.FromString
+            ),
+            "ConfirmLeadership": grpc.unary_unary_rpc_method_handler(
+                self.confirm_leadership,
+                request_deserializer=pb.ConfirmLeadershipRequest.FromString,
+                response_serializer=pb.ConfirmLeadershipResponse.SerializeToString,
+            ),
+        }
+        return grpc.method_handlers_generic_handler(SERVICE_NAME, methods)
+
+    async def replicate(self, _: Any, context: Any) -> None:
+        """Serve one stream until it ends.
+
+        Raises:
+            InvalidRequestError: It does not begin with `open`, or contradicts itself.
+            StaleBrokerEpochError: The follower has opened a newer pair of streams.
+        """
+        async with asyncio.timeout(_OPEN_TIMEOUT_S):
+            request = await context.read()
+        if request is grpc.aio.EOF or not request.HasField("open"):
+            raise InvalidRequestError("a stream begins with `open`", field="open")
+        follower = self._links.admit(request.open)
+        match request.open.stream:
+            case pb.REPLICATE_STREAM_LIVE:
+                await follower.serve_live(context)
+            case pb.REPLICATE_STREAM_CATCH_UP:
+                await follower.serve_catch_up(context)
+            case other:
+                raise InvalidRequestError(
+                    f"no stream is of kind {other}", field="open.stream", value=other
+                )
+
+    async def confirm_leadership(
+        self, request: pb.ConfirmLeadershipRequest, context: Any
+    ) -> pb.ConfirmLeadershipResponse:
+        """Name the partitions of which this node knows a later epoch."""
+        del context
+        if len(request.partitions) > _PARTITIONS_MAX:
+            raise InvalidRequestError(
+                "too many partitions for one request",
+                field="partitions",
+                value=len(request.partitions),
+                limit=_PARTITIONS_MAX,
+            )
+        superseded = []
+        for led in request.partitions:
+            replica = self._replicas.with_uid(PartitionUid(led.uid))
+            if replica is None or replica.leader_epoch > led.leader_epoch:
+                superseded.append(led.uid)
+        return pb.ConfirmLeadershipResponse(superseded=superseded)

@@ -1,0 +1,247 @@
+"""One node that leads partitions which this one follows: dials it, takes pushes, acknowledges.
+
+Idea: all partitions followed from that node share one pair of streams; frames are appended as they
+come, one group commit covers whatever came meanwhile, and one message acknowledges it all.
+
+Invariants: a replica is told `on_connected` on every pair of streams once, and `on_disconnected`
+when the pair is gone; no frame is read while the storage has no room; both streams end together.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+
+import grpc
+import structlog
+
+from odradek.node.replication.follower import Ack
+from odradek.node.replication.lane import Received
+from odradek.node.replication.partition import PartitionReplica
+from odradek.node.replication.replicas import Replicas
+from odradek.node.replication.session import Announcement
+from odradek.node.storage.epochs import EpochEnd
+from odradek.protocol.errors import StorageFullError
+from odradek.protocol.replication import ReplicateFrame, decode_replicate_response
+from odradek.protocol.types import LeaderEpoch, NodeId, Offset, PartitionUid
+from odradek.rpc.backoff import delays
+from odradek.rpc.channels import error_from_rpc, open_channel
+from odradek.v1 import replica_pb2 as pb
+
+_log = structlog.get_logger()
+
+SERVICE_NAME: Final = pb.DESCRIPTOR.services_by_name["ReplicaService"].full_name
+_OPEN_TIMEOUT_S: Final = 3.0
+_STORAGE_FULL_WAIT_S: Final = 0.25
+_ANNOUNCEMENTS_MAX: Final = 1000
+
+
+class LeaderNode:
+    """A leader's node.
+
+    Args:
+        leader_id: Which node.
+        replicas: Those of this node.
+        address: Returns `host:port`, or None while it is unknown.
+        opening: Makes the first message of a stream.
+    """
+
+    def __init__(
+        self,
+        leader_id: NodeId,
+        replicas: Replicas,
+        address: Callable[[], str | None],
+        opening: Callable[["pb.ReplicateStream.ValueType"], pb.ReplicateRequest],
+    ) -> None:
+        self.leader_id = leader_id
+        self.followed: dict[PartitionUid, PartitionReplica] = {}
+        self.task: asyncio.Task[None] | None = None
+        self._replicas = replicas
+        self._address = address
+        self._opening = opening
+        self._connected = False
+        self._announcements: dict[PartitionUid, Announcement] = {}
+        self._acks: dict[PartitionUid, tuple[LeaderEpoch, Ack]] = {}
+        self._live, self._catch_up = Received(), Received()
+        self._told = (0, 0)
+        self._wake = asyncio.Event()
+        self._dial = asyncio.Event()
+        self._chance = random.Random()  # noqa: S311  jitter, not a secret
+
+    # What replicas here tell
+
+    def follow(self, replica: PartitionReplica) -> None:
+        """A replica follows that node from now on."""
+        self.followed[replica.uid] = replica
+        self._dial.set()
+        if self._connected and replica.following is not None:
+            replica.following.on_connected()
+
+    def unfollow(self, replica: PartitionReplica) -> None:
+        """No longer."""
+        self.followed.pop(replica.uid, None)
+        self._announcements.pop(replica.uid, None)
+        self._acks.pop(replica.uid, None)
+
+    def announce(self, replica: PartitionReplica, announcement: Announcement) -> None:
+        """Say where a log ends."""
+        self._announcements[replica.uid] = announcement
+        self._acks.pop(replica.uid, None)
+        self._wake.set()
+
+    def ack(self, replica: PartitionReplica, ack: Ack) -> None:
+        """Say how much is on disk."""
+        self._acks[replica.uid] = (replica.leader_epoch, ack)
+        self._wake.set()
+
+    def on_synced(self, durable_position: int) -> None:
+        """A group commit is done."""
+        done = self._live.on_synced(durable_position)
+        if self._catch_up.on_synced(durable_position) or done:
+            self._wake.set()
+
+    def dial_now(self) -> None:
+        """The image changed: that node may be there now."""
+        self._dial.set()
+
+    # The streams
+
+    async def run(self) -> None:
+        """Keep a pair of streams to that node until cancelled."""
+        waits = delays(self._chance)
+        while True:
+            self._dial.clear()
+            address = self._address()
+            if address is not None and self.followed and await self._converse(address):
+                waits = delays(self._chance)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(next(waits)):
+                    await self._dial.wait()
+
+    async def _converse(self, address: str) -> bool:
+        """Serve one pair of streams until it breaks; return whether it ever stood."""
+        channel = open_channel(address, keepalive_s=2.0)
+        method: Any = channel.stream_stream(
+            f"/{SERVICE_NAME}/Replicate",
+            request_serializer=pb.ReplicateRequest.SerializeToString,
+        )
+        stood = False
+        try:
+            live, catch_up = method(), method()
+            async with asyncio.timeout(_OPEN_TIMEOUT_S):
+                await live.write(self._opening(pb.REPLICATE_STREAM_LIVE))
+                await catch_up.write(self._opening(pb.REPLICATE_STREAM_CATCH_UP))
+            stood = True
+            self._on_connected()
+            await self._until_broken(live, catch_up)
+        except grpc.aio.AioRpcError as error:
+            reason = error_from_rpc(error).message
+            _log.info("replication broke", leader=self.leader_id, address=address, reason=reason)
+        except TimeoutError:
+            _log.info("replication cannot begin", leader=self.leader_id, address=address)
+        finally:
+            self._on_disconnected()
+            await channel.close()
+        return stood
+
+    async def _until_broken(self, live: Any, catch_up: Any) -> None:
+        tasks = [
+            asyncio.ensure_future(self._read(live, self._live)),
+            asyncio.ensure_future(self._read(catch_up, self._catch_up)),
+            asyncio.ensure_future(self._write(live)),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            live.cancel()
+            catch_up.cancel()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in done:
+            task.result()
+
+    def _on_connected(self) -> None:
+        _log.debug("replication begins", leader=self.leader_id, partitions=len(self.followed))
+        self._connected = True
+        for replica in list(self.followed.values()):
+            if replica.following is not None:
+                replica.following.on_connected()
+
+    def _on_disconnected(self) -> None:
+        self._connected = False
+        self._announcements.clear()
+        self._acks.clear()
+        self._live, self._catch_up = Received(), Received()
+        self._told = (0, 0)
+        for replica in self.followed.values():
+            if replica.following is not None:
+                replica.following.on_disconnected()
+
+    async def _read(self, call: Any, received: Received) -> None:
+        end = grpc.aio.EOF
+        while (data := await call.read()) is not end:
+            while not self._replicas.has_room:
+                await self._room()
+            frame = decode_replicate_response(data)
+            self._take(frame)
+            self._replicas.commit_soon()
+            if frame.number:
+                received.on_received(frame.number, self._replicas.awaited_position)
+                self.on_synced(self._replicas.durable_position)
+
+    async def _room(self) -> None:
+        try:
+            await self._replicas.room()
+        except StorageFullError:
+            await asyncio.sleep(_STORAGE_FULL_WAIT_S)
+
+    def _take(self, frame: ReplicateFrame) -> None:
+        for push in frame.pushes:
+            replica = self.followed.get(push.uid)
+            if replica is not None and replica.following is not None:
+                replica.following.on_pushed(push)
+        for divergence in frame.divergences:
+            replica = self.followed.get(PartitionUid(divergence.uid))
+            if replica is not None and replica.following is not None:
+                end = EpochEnd(LeaderEpoch(divergence.end_epoch), Offset(divergence.end_offset))
+                epoch = LeaderEpoch(divergence.leader_epoch)
+                replica.following.on_diverging(epoch, divergence.session, end)
+        for refusal in frame.refusals:
+            replica = self.followed.get(PartitionUid(refusal.uid))
+            if replica is not None and replica.following is not None:
+                replica.following.on_refused(LeaderEpoch(refusal.leader_epoch), refusal.session)
+
+    async def _write(self, call: Any) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while (request := self._next_request()) is not None:
+                await call.write(request)
+
+    def _next_request(self) -> pb.ReplicateRequest | None:
+        frames = self._live.done, self._catch_up.done
+        if not self._announcements and not self._acks and frames == self._told:
+            return None
+        self._told = frames
+        request = pb.ReplicateRequest(live_frame=frames[0], catch_up_frame=frames[1])
+        acks, self._acks = self._acks, {}
+        for uid, (leader_epoch, ack) in acks.items():
+            request.acks.add(
+                uid=uid,
+                leader_epoch=leader_epoch,
+                session=ack.session,
+                durable_end=ack.durable_end,
+            )
+        for uid in list(self._announcements)[:_ANNOUNCEMENTS_MAX]:
+            each = self._announcements.pop(uid)
+            request.announcements.add(
+                uid=uid,
+                leader_epoch=each.leader_epoch,
+                session=each.session,
+                last_epoch=each.last_epoch,
+                log_end=each.log_end,
+                durable_end=each.durable_end,
+            )
+        return request

@@ -1,0 +1,198 @@
+"""This node's links to the others: whom it follows, who follows it, what it asks the controller.
+
+Invariants: one pair of streams to each node that leads something followed here, and one from each
+that follows something led here: a newer pair ends the older; every task belongs to `run`.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from odradek.node.cluster.view import ClusterView
+from odradek.node.replication.confirmations import Confirmations
+from odradek.node.replication.follower import Ack
+from odradek.node.replication.follower_node import FollowerNode
+from odradek.node.replication.isr import ProposeIsr
+from odradek.node.replication.isr_proposals import IsrDecider, IsrProposals
+from odradek.node.replication.leader import Diverging, Refused
+from odradek.node.replication.leader_node import LeaderNode
+from odradek.node.replication.partition import PartitionReplica
+from odradek.node.replication.replicas import Replicas
+from odradek.node.replication.session import Announcement
+from odradek.protocol.errors import InvalidRequestError, StaleBrokerEpochError
+from odradek.protocol.types import Incarnation, NodeId
+from odradek.v1 import replica_pb2 as pb
+
+_TICK_S: Final = 1.0
+
+
+class NodeLinks:
+    """Performs what replicas ask of their surroundings; see `Links` for each method.
+
+    Args:
+        node_id: This node.
+        incarnation: Returns this node's registration in force.
+        view: Where other nodes are.
+        controller: Decides ISR changes.
+    """
+
+    def __init__(
+        self,
+        node_id: NodeId,
+        incarnation: Callable[[], Incarnation],
+        view: ClusterView,
+        controller: IsrDecider,
+    ) -> None:
+        self._node_id = node_id
+        self._incarnation = incarnation
+        self._view = view
+        self._proposals = IsrProposals(controller)
+        self._confirmations = Confirmations(self._address)
+        self._leaders: dict[NodeId, LeaderNode] = {}
+        self._followers: dict[NodeId, FollowerNode] = {}
+        self._link = 0
+        self._changed = asyncio.Event()
+        self._stopping = False
+
+    def serve(self, replicas: Replicas) -> None:
+        """Link these replicas; to be called once, before anything else."""
+        self._replicas = replicas
+        replicas.synced = self._on_synced
+
+    async def run(self) -> None:
+        """Keep the streams to leaders, and ask the controller, until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._proposals.run(), name="isr proposals")
+                while True:
+                    self._changed.clear()
+                    self._begin_and_end(tasks)
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(_TICK_S):
+                            await self._changed.wait()
+        finally:
+            self.stop()
+            await self._confirmations.close()
+
+    def _begin_and_end(self, tasks: asyncio.TaskGroup) -> None:
+        for leader_id, leader in list(self._leaders.items()):
+            if not leader.followed:
+                if leader.task is not None:
+                    leader.task.cancel()
+                del self._leaders[leader_id]
+            elif leader.task is None:
+                leader.task = tasks.create_task(leader.run(), name=f"follow node {leader_id}")
+
+    def stop(self) -> None:
+        """End every stream from followers, and take no new ones."""
+        self._stopping = True
+        for follower in self._followers.values():
+            follower.end()
+
+    def on_nodes_changed(self) -> None:
+        """The image has other nodes, or other addresses."""
+        for leader in self._leaders.values():
+            leader.dial_now()
+
+    def _address(self, node_id: NodeId) -> str | None:
+        node = self._view.image.nodes.get(node_id)
+        return None if node is None else f"{node.host}:{node.port}"
+
+    # Following
+
+    def follow(self, replica: PartitionReplica) -> None:  # noqa: D102
+        leader_id = replica.partition.leader_id
+        leader = self._leaders.get(leader_id)
+        if leader is None:
+            leader = self._leaders[leader_id] = LeaderNode(
+                leader_id, self._replicas, lambda: self._address(leader_id), self._opening
+            )
+            self._changed.set()
+        leader.follow(replica)
+
+    def unfollow(self, replica: PartitionReplica) -> None:  # noqa: D102
+        if (leader := self._leader_of(replica)) is not None:
+            leader.unfollow(replica)
+
+    def announce(self, replica: PartitionReplica, announcement: Announcement) -> None:  # noqa: D102
+        if (leader := self._leader_of(replica)) is not None:
+            leader.announce(replica, announcement)
+
+    def ack(self, replica: PartitionReplica, ack: Ack) -> None:  # noqa: D102
+        if (leader := self._leader_of(replica)) is not None:
+            leader.ack(replica, ack)
+
+    def _leader_of(self, replica: PartitionReplica) -> LeaderNode | None:
+        following = replica.following
+        return None if following is None else self._leaders.get(following.core.leader_id)
+
+    def _opening(self, stream: "pb.ReplicateStream.ValueType") -> pb.ReplicateRequest:
+        if stream == pb.REPLICATE_STREAM_LIVE:
+            self._link += 1
+        return pb.ReplicateRequest(
+            open=pb.ReplicateOpen(
+                node_id=self._node_id,
+                incarnation=self._incarnation(),
+                stream=stream,
+                cluster_id=self._view.cluster_id,
+                link=self._link,
+            )
+        )
+
+    def _on_synced(self, durable_position: int) -> None:
+        for leader in self._leaders.values():
+            leader.on_synced(durable_position)
+
+    # Leading
+
+    def admit(self, opened: pb.ReplicateOpen) -> FollowerNode:
+        """Return who serves a stream that a follower's node has opened.
+
+        Raises:
+            InvalidRequestError: It belongs to another cluster, or names this very node.
+            StaleBrokerEpochError: A newer pair of streams of that node has been opened.
+        """
+        if opened.cluster_id != self._view.cluster_id or self._stopping:
+            raise InvalidRequestError(
+                f"node {opened.node_id} belongs to cluster {opened.cluster_id!r}, not to"
+                f" {self._view.cluster_id!r}, or this node is stopping",
+                field="open.cluster_id",
+                value=opened.cluster_id,
+                limit=self._view.cluster_id,
+            )
+        node_id, link = NodeId(opened.node_id), (opened.incarnation, opened.link)
+        present = self._followers.get(node_id)
+        if present is not None:
+            held = (present.incarnation, present.link)
+            if link == held and not present.ended.is_set():
+                return present
+            if link <= held:
+                raise StaleBrokerEpochError(field="open.link", value=link, limit=held)
+            present.end()
+        follower = FollowerNode(
+            self._replicas, node_id, Incarnation(opened.incarnation), opened.link
+        )
+        self._followers[node_id] = follower
+        return follower
+
+    def lead(self, replica: PartitionReplica) -> None:  # noqa: D102
+        for follower in self._followers.values():
+            follower.on_lead(replica)
+
+    def push_due(self, replica: PartitionReplica, follower: NodeId) -> None:  # noqa: D102
+        self._followers[follower].push_due(replica)
+
+    def answer(self, replica: PartitionReplica, answer: Diverging | Refused) -> None:  # noqa: D102
+        self._followers[answer.follower].answer(replica, answer)
+
+    def high_watermark_advanced(self, replica: PartitionReplica) -> None:  # noqa: D102
+        for follower in self._followers.values():
+            follower.high_watermark_advanced(replica)
+
+    def propose_isr(self, replica: PartitionReplica, proposal: ProposeIsr) -> None:  # noqa: D102
+        self._proposals.add(replica, proposal)
+
+    async def confirm_leadership(self, replica: PartitionReplica) -> None:  # noqa: D102
+        if replica.others_in_sync:
+            await self._confirmations.confirm(replica)
