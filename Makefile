@@ -9,7 +9,7 @@ PROTO_VENV := .venv-proto
 PROTOS := $(wildcard proto/odradek/v1/*.proto)
 SEEDS ?= 2000
 MINUTES ?= 10
-REPLICATION ?= 1
+REPLICATION ?= 3
 
 .PHONY: help setup demo test unit sim lint format proto proto-check bench chaos lock clean check
 

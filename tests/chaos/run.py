@@ -167,7 +167,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=None)
-    parser.add_argument("--replication", type=int, default=1)
+    parser.add_argument("--replication", type=int, default=3)
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--controllers", type=int, default=3)
     parser.add_argument("--rate", type=float, default=100.0, help="send operations a second")

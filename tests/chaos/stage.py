@@ -19,6 +19,8 @@ from tests.chaos.history import HistoryFile, Stop, now_ns
 from tests.chaos.progress import Progress
 
 TOPIC: Final = "chaos"
+_CONFIG: Final = {"message.timestamp.after.max.ms": str(1 << 40)}
+"""A node whose clock is set back would rightly refuse every record as from the future."""
 GROUP_SESSION_TIMEOUT_S: Final = 5.0
 DELIVERY_TIMEOUT_S: Final = {"patient": 120.0, "hasty": 3.0}
 """The two kinds of producer: one outlives every fault, one gives up soon."""
@@ -44,7 +46,7 @@ class StageOptions:
 
     nodes: int = 3
     controllers: int = 3
-    replication: int = 1
+    replication: int = 3
     partitions: int = 6
     rate: float = 100.0
     members: int = 2
@@ -147,7 +149,10 @@ class Stage:
                 self.fabric.locate(process.name, process.address)
             self.admin = await undo.enter_async_context(Client(self.cluster.bootstrap))
             await self.admin.admin.create_topic(
-                TOPIC, partitions=self.options.partitions, replication=self.options.replication
+                TOPIC,
+                partitions=self.options.partitions,
+                replication=self.options.replication,
+                config=_CONFIG,
             )
             undo.push_async_callback(self._kill_clients)
             await self._start_clients()

@@ -41,7 +41,9 @@ async def test_a_minute_of_faults_breaks_no_promise(tmp_path: Path) -> None:
 @pytest.mark.cluster
 @pytest.mark.timeout(180)
 async def test_a_disk_that_goes_back_in_time_is_noticed(tmp_path: Path) -> None:
-    async with Stage(StageOptions(nodes=1, controllers=1, partitions=2), tmp_path) as stage:
+    async with Stage(
+        StageOptions(nodes=1, controllers=1, replication=1, partitions=2), tmp_path
+    ) as stage:
         await recovered(stage)
         node, data = stage.cluster.nodes[1], tmp_path / "node-1"
         await node.kill()
