@@ -172,6 +172,7 @@ class FakeFetch:
                 standing.pop(each, None)
             for begun in request.subscribe:
                 self._logs.subscribed.append(begun)
+                self._logs.wake()
                 topic = self._logs.cluster.topics[begun.topic]
                 partition = topic.partitions[begun.partition]
                 standing[begun.subscription_id] = _Subscription(

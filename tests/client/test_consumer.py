@@ -17,7 +17,7 @@ from odradek.client.errors import (
 )
 from odradek.protocol.errors import InvalidRequestError, UnknownTopicOrPartitionError
 from odradek.protocol.record_batch import Codec
-from tests.client.consumer_world import World, offsets, read, world
+from tests.client.consumer_world import TIMEOUT_S, World, offsets, read, world
 
 T0 = ("t", 0)
 T1 = ("t", 1)
@@ -301,6 +301,19 @@ async def test_lag_in_records_and_seconds(one: World) -> None:
         await read(consumer, 29)
         (lag,) = (await consumer.lag()).values()
         assert (lag.records, lag.seconds) == (0, 0.0)
+
+
+async def test_the_age_of_what_was_only_fetched_is_known(one: World) -> None:
+    topic = await one.topic()
+    made_ms = int(datetime.now(UTC).timestamp() * 1000) - 100_000
+    one.logs.append(topic, 0, [b"old"], timestamp_ms=made_ms)
+    async with one.consumer("t") as consumer, asyncio.timeout(TIMEOUT_S):
+        await consumer.position(("t", 0))
+        seconds = None
+        while seconds is None:
+            (lag,) = (await consumer.lag()).values()
+            seconds = lag.seconds
+        assert 99 < seconds < 130
 
 
 async def first_raises(consumer: Consumer[bytes, bytes]) -> None:

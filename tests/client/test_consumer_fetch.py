@@ -15,7 +15,7 @@ from odradek.protocol.errors import (
 )
 from odradek.protocol.hot import EpochEnd
 from odradek.protocol.types import LeaderEpoch, Offset
-from tests.client.consumer_world import World, offsets, read, world
+from tests.client.consumer_world import TIMEOUT_S, World, offsets, read, world
 
 T0 = ("t", 0)
 
@@ -24,6 +24,13 @@ T0 = ("t", 0)
 async def two() -> AsyncIterator[World]:
     async with world(nodes=2) as made:
         yield made
+
+
+async def subscribed_from(two: World, offset: int) -> None:
+    """Wait until the divergence was told, and the consumer reads from an offset on."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while two.logs.divergence or two.logs.subscribed[-1].offset != offset:
+            await two.logs.changed()
 
 
 @pytest.mark.parametrize("announce", [True, False])
@@ -142,6 +149,32 @@ async def test_truncation_without_a_start_rule_is_raised(two: World) -> None:
         with pytest.raises(LogTruncatedError) as caught:
             await anext(consumer)
         assert (caught.value.position, caught.value.end_offset) == (47, 44)
+
+
+async def test_what_was_fetched_ahead_and_truncated_was_never_there(
+    two: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    topic = await two.topic(records=50)
+    async with two.consumer("t", start="none") as consumer:
+        consumer.seek(T0, 0)
+        assert offsets(await read(consumer, 30)) == list(range(30))
+        two.logs.divergence[topic.partitions[0].uid] = EpochEnd(LeaderEpoch(0), Offset(40))
+        two.fetch[1].break_streams()
+        await subscribed_from(two, 30)
+        assert offsets(await read(consumer, 20)) == list(range(30, 50)), "as the log is now"
+        last = two.logs.subscribed[-1]
+        assert (last.offset, last.last_fetched_epoch) == (30, 0)
+    assert not caplog.records
+
+
+async def test_truncation_takes_back_what_the_application_did_not_look_at(two: World) -> None:
+    topic = await two.topic(records=50)
+    async with two.consumer("t") as consumer:
+        assert offsets(await read(consumer, 30)) == list(range(30))
+        two.logs.divergence[topic.partitions[0].uid] = EpochEnd(LeaderEpoch(0), Offset(20))
+        two.fetch[1].break_streams()
+        await subscribed_from(two, 20)
+        assert (await anext(consumer)).offset == 20
 
 
 async def test_keeping_up_costs_few_credit_frames(two: World) -> None:

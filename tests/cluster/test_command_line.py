@@ -156,6 +156,21 @@ async def test_a_group_goes_on_where_it_stopped(odradek: Shell, client: Client) 
     assert (unknown.status, "groups list" in unknown.err) == (3, True)
 
 
+async def test_partitions_added_later_are_shown_too(odradek: Shell, client: Client) -> None:
+    topic = await new_topic(client, partitions=1)
+    await odradek("produce", topic, stdin=b"first\n")
+    live = await odradek.start("consume", topic)
+    assert live.stdout is not None
+    assert await asyncio.wait_for(live.stdout.readline(), DEADLINE_S) == b"first\n"
+    await client.admin.create_partitions(topic, 4)
+    async with client.producer() as producer:
+        await producer.send(topic, b"there", partition=3)
+    assert await asyncio.wait_for(live.stdout.readline(), DEADLINE_S) == b"there\n"
+    live.send_signal(signal.SIGINT)
+    await asyncio.wait_for(live.communicate(), DEADLINE_S)
+    assert live.returncode == 130
+
+
 async def test_ctrl_c_leaves_the_group_and_says_so(odradek: Shell, client: Client) -> None:
     topic, group = await new_topic(client, partitions=1), unique("cli")
     await odradek("produce", topic, stdin=b"here\n")

@@ -107,50 +107,52 @@ def consume(
 
 async def _consume(client: Client, request: _Request) -> bool:
     """Show records; return whether Ctrl-C ended it."""
-    topics = [request.topic] if request.group else []
+    # Named partitions are read as they are; of a topic, also those that are added later.
+    topics = [] if request.partitions else [request.topic]
     start = "earliest" if isinstance(request.start, int) else request.start
     async with session.interruption() as heard:
         ends = await client.admin.list_offsets(request.topic) if request.exit_at_end else {}
         async with client.consumer(
             *topics, group=request.group, start=start, key=serdes.raw, value=serdes.raw
         ) as consumer:
-            if request.group is None:
-                await _assign(client, consumer, request)
+            if request.partitions:
+                consumer.assign((request.topic, index) for index in request.partitions)
+            if isinstance(request.start, int):
+                await _seek(client, consumer, request.topic, request.start)
+            writing = asyncio.Lock()
             show = _show if request.count_max is None else _show_some
-            work = [show(consumer, request)]
+            work = [show(consumer, request, writing)]
             if request.exit_at_end:
-                work.append(_reach(consumer, ends))
+                work.append(_reach(consumer, ends, writing))
             await session.unless_interrupted(heard, *work)
         return heard.is_heard
 
 
-async def _assign(client: Client, consumer: Consumer[bytes, bytes], request: _Request) -> None:
-    described = await client.admin.describe_topic(request.topic)
-    indexes = request.partitions or range(len(described.partitions))
-    partitions = [(request.topic, index) for index in indexes]
-    if not isinstance(request.start, int):
-        consumer.assign(partitions)
-        return
-    # Partitions differ in length: one that does not reach so far begins at its end.
-    earliest = await client.admin.list_offsets(request.topic, "earliest", partitions=indexes)
-    latest = await client.admin.list_offsets(request.topic, "latest", partitions=indexes)
-    consumer.assign(partitions)
+async def _seek(client: Client, consumer: Consumer[bytes, bytes], topic: str, offset: int) -> None:
+    """Begin at an offset. Partitions differ in length: a shorter one begins at its end."""
+    indexes = [each.partition for each in consumer.assignment]
+    earliest = await client.admin.list_offsets(topic, "earliest", partitions=indexes)
+    latest = await client.admin.list_offsets(topic, "latest", partitions=indexes)
     for partition, end in latest.items():
-        consumer.seek(partition, max(earliest[partition], min(request.start, end)))
+        consumer.seek(partition, max(earliest[partition], min(offset, end)))
 
 
-async def _show(consumer: Consumer[bytes, bytes], request: _Request) -> None:
+async def _show(consumer: Consumer[bytes, bytes], request: _Request, writing: asyncio.Lock) -> None:
     """Show every record; a terminal that dawdles (`less`) does not stop the heartbeats."""
     async for batch in consumer.batches():
-        lines = b"".join([request.render(record) for record in batch])
-        await asyncio.to_thread(output.write_bytes, lines)
+        async with writing:
+            lines = b"".join([request.render(record) for record in batch])
+            await asyncio.to_thread(output.write_bytes, lines)
 
 
-async def _show_some(consumer: Consumer[bytes, bytes], request: _Request) -> None:
+async def _show_some(
+    consumer: Consumer[bytes, bytes], request: _Request, writing: asyncio.Lock
+) -> None:
     """Show so many records, and commit exactly these."""
     shown = 0
     async for record in consumer:
-        await asyncio.to_thread(output.write_bytes, request.render(record))
+        async with writing:
+            await asyncio.to_thread(output.write_bytes, request.render(record))
         shown += 1
         if shown == request.count_max:
             break
@@ -158,7 +160,9 @@ async def _show_some(consumer: Consumer[bytes, bytes], request: _Request) -> Non
         await consumer.commit()
 
 
-async def _reach(consumer: Consumer[bytes, bytes], ends: Mapping[TopicPartition, int]) -> None:
+async def _reach(
+    consumer: Consumer[bytes, bytes], ends: Mapping[TopicPartition, int], writing: asyncio.Lock
+) -> None:
     """Return once every assigned partition was shown up to where its log ended."""
     while True:
         positions = [
@@ -166,5 +170,6 @@ async def _reach(consumer: Consumer[bytes, bytes], ends: Mapping[TopicPartition,
             for each in sorted(consumer.assignment)
         ]
         if positions and all(position >= end for position, end in positions):
-            return
+            async with writing:  # the position is beyond what is in hand
+                return
         await asyncio.sleep(_POLL_INTERVAL_S)

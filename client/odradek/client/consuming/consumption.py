@@ -78,6 +78,7 @@ class Consumption(Generic[K, V]):
             value,
             read_committed=None if self._coordinator is None else self._committed_now,
             clock_s=time.time,
+            let_go=self._let_go,
         )
         self.positions = self.reader.positions
         self.in_hand = InHand(self.positions, self.reader.handout, at_most_once=self.at_most_once)
@@ -100,7 +101,7 @@ class Consumption(Generic[K, V]):
 
     def _join_parts(self, coordinator: Coordinator) -> None:
         self._commits = Commits(self._scope, coordinator, self.positions, self._member)
-        self._rebalance = Rebalance(self.options, self.reader, self._commits, self.in_hand.let_go)
+        self._rebalance = Rebalance(self.options, self.reader, self._commits, self._let_go)
         if self._topics:
             self._session = GroupSession(
                 self._scope,
@@ -181,6 +182,9 @@ class Consumption(Generic[K, V]):
         held = self.in_hand.slice
         whole = held.records[0] if held is not None else None
         return self.in_hand.record or whole
+
+    def _let_go(self, partitions: Iterable[TopicPartition]) -> None:
+        self.in_hand.let_go(partitions)
 
     # ------------------------------------------------------------------ taking
 

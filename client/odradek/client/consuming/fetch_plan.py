@@ -239,6 +239,12 @@ class FetchPlan:
         reading.failures = 0
         return Accepted(reading.partition, reading.generation, node, stream.serial, size_bytes)
 
+    def on_answered(self, node: NodeId, subscription_id: int) -> None:
+        """A node accepted a subscription, and has nothing for it yet."""
+        reading = self._by_subscription.get(subscription_id)
+        if reading is not None and reading.node == node:
+            reading.failures = 0
+
     def standing(self, node: NodeId, subscription_id: int) -> tuple[TopicIdPartition, int] | None:
         """Return partition and generation of a subscription that still counts."""
         reading = self._by_subscription.get(subscription_id)

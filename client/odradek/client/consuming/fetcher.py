@@ -241,6 +241,7 @@ class Fetcher:
 
     def _on_push(self, node: NodeId, pushed: FetchedPartitionFrame[memoryview]) -> None:
         if not pushed.records:
+            self._plan.on_answered(node, pushed.subscription_id)
             return  # only watermarks
         message, start, size_bytes = pushed.records.obj, pushed.records_start, len(pushed.records)
         assert isinstance(message, bytes), "as received"

@@ -226,11 +226,17 @@ class Handout(Generic[K, V]):
         ]
 
     def next_timestamp_ms(self, partition: TopicPartition) -> int | None:
-        """Return the time of the next record to hand out, if it is decoded already."""
+        """Return the time of the next record to hand out, if it has been fetched.
+
+        Of one that is not decoded yet it is the time of its batch's first.
+        """
         lane = self._lanes.get(partition)
-        if lane is None or not lane.is_current or lane.portion is None:
+        if lane is None or not lane.is_current:
             return None
-        return lane.portion.next_timestamp_ms
+        if lane.portion is not None:
+            return lane.portion.next_timestamp_ms
+        header = lane.chunks[0].batches[0].header
+        return header.max_timestamp if header.is_log_append_time else header.base_timestamp
 
     def skip(self, partition: TopicPartition, offset: int) -> PlainRecord | None:
         """Move past the record at `offset`, if it is next and does not deserialize, and return it.

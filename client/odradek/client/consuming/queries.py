@@ -25,7 +25,7 @@ class Lag:
     Attributes:
         records: Offsets between the next record to hand out and the end it may see.
         seconds: Age of the record at the position, in seconds; 0 when there is none to read, None
-            when neither that record nor the one before has been seen yet.
+            while that record is on its way.
     """
 
     records: int

@@ -61,6 +61,7 @@ class Reader(Generic[K, V]):
         value: Decodes values.
         read_committed: Reads the group's committed offsets; None without a group.
         clock_s: Seconds since the epoch, for `start` as a duration.
+        let_go: Has the application give back what it was handed and did not look at yet.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Reader(Generic[K, V]):
         *,
         read_committed: ReadCommitted | None,
         clock_s: Callable[[], float],
+        let_go: Callable[[Iterable[TopicPartition]], None],
     ) -> None:
         self.positions = Positions()
         self.handout: Handout[K, V] = Handout(
@@ -84,6 +86,7 @@ class Reader(Generic[K, V]):
         self._fetcher = Fetcher(scope, options, background, self)
         self._read_committed = read_committed
         self._clock_s = clock_s
+        self._let_go = let_go
         self._wanted = asyncio.Event()
         self._located = asyncio.Event()
         self._refetches: dict[TopicPartition, tuple[Offset, int]] = {}
@@ -273,9 +276,18 @@ class Reader(Generic[K, V]):
         self.seek_to(partition.name, Anchor.START)
 
     def on_diverged(self, partition: TopicIdPartition, generation: int, end: EpochEnd) -> None:
-        """The log was cut below our position: go on at the cut, or let the application decide."""
+        """The log lost what was fetched: go on at the cut, or let the application decide.
+
+        What the application has not looked at does not count as read. When only such records are
+        gone, reading goes on as if they had never been fetched.
+        """
+        self._let_go([partition.name])
         state = self.positions.current(partition.name, generation)
         if state is None or state.position is None:
+            return
+        if state.position <= end.end_offset:
+            _log.info("%s was truncated at %d, beyond what was read", partition, end.end_offset)
+            self.seek(partition.name, state.position, state.position_epoch)
             return
         if self._options.start == "none":
             error = LogTruncatedError(
@@ -295,7 +307,7 @@ class Reader(Generic[K, V]):
         if end.end_offset < 0:
             self.seek_to(partition.name, Anchor.START)
         else:
-            self.seek(partition.name, min(end.end_offset, state.position), end.leader_epoch)
+            self.seek(partition.name, end.end_offset, end.leader_epoch)
 
     def on_refused(self, partition: TopicIdPartition, generation: int, error: BrokerError) -> None:
         """Nothing but the application's decision helps."""
