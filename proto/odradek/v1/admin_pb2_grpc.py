@@ -60,6 +60,31 @@ class AdminServiceStub(object):
                 request_serializer=odradek_dot_v1_dot_admin__pb2.DescribeTopicConfigsRequest.SerializeToString,
                 response_deserializer=odradek_dot_v1_dot_admin__pb2.DescribeTopicConfigsResponse.FromString,
                 _registered_method=True)
+        self.AlterReplication = channel.unary_unary(
+                '/odradek.v1.AdminService/AlterReplication',
+                request_serializer=odradek_dot_v1_dot_admin__pb2.AlterReplicationRequest.SerializeToString,
+                response_deserializer=odradek_dot_v1_dot_admin__pb2.AlterReplicationResponse.FromString,
+                _registered_method=True)
+        self.AlterPartitionReassignments = channel.unary_unary(
+                '/odradek.v1.AdminService/AlterPartitionReassignments',
+                request_serializer=odradek_dot_v1_dot_admin__pb2.AlterPartitionReassignmentsRequest.SerializeToString,
+                response_deserializer=odradek_dot_v1_dot_admin__pb2.AlterPartitionReassignmentsResponse.FromString,
+                _registered_method=True)
+        self.ListPartitionReassignments = channel.unary_unary(
+                '/odradek.v1.AdminService/ListPartitionReassignments',
+                request_serializer=odradek_dot_v1_dot_admin__pb2.ListPartitionReassignmentsRequest.SerializeToString,
+                response_deserializer=odradek_dot_v1_dot_admin__pb2.ListPartitionReassignmentsResponse.FromString,
+                _registered_method=True)
+        self.DrainNode = channel.unary_unary(
+                '/odradek.v1.AdminService/DrainNode',
+                request_serializer=odradek_dot_v1_dot_admin__pb2.DrainNodeRequest.SerializeToString,
+                response_deserializer=odradek_dot_v1_dot_admin__pb2.DrainNodeResponse.FromString,
+                _registered_method=True)
+        self.RemoveNode = channel.unary_unary(
+                '/odradek.v1.AdminService/RemoveNode',
+                request_serializer=odradek_dot_v1_dot_admin__pb2.RemoveNodeRequest.SerializeToString,
+                response_deserializer=odradek_dot_v1_dot_admin__pb2.RemoveNodeResponse.FromString,
+                _registered_method=True)
         self.DescribeCluster = channel.unary_unary(
                 '/odradek.v1.AdminService/DescribeCluster',
                 request_serializer=odradek_dot_v1_dot_admin__pb2.DescribeClusterRequest.SerializeToString,
@@ -106,6 +131,41 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AlterReplication(self, request, context):
+        """Gives topics more or fewer replicas; answers once the moves have begun.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AlterPartitionReassignments(self, request, context):
+        """Gives partitions other replicas, or takes that back; answers once the moves have begun.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPartitionReassignments(self, request, context):
+        """Returns the partitions whose replicas are moving.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DrainNode(self, request, context):
+        """Moves everything off a node, a few partitions at a time; answers once that is decided.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveNode(self, request, context):
+        """Forgets a node that has stopped and holds nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DescribeCluster(self, request, context):
         """Describes nodes and controllers.
         """
@@ -140,6 +200,31 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.DescribeTopicConfigs,
                     request_deserializer=odradek_dot_v1_dot_admin__pb2.DescribeTopicConfigsRequest.FromString,
                     response_serializer=odradek_dot_v1_dot_admin__pb2.DescribeTopicConfigsResponse.SerializeToString,
+            ),
+            'AlterReplication': grpc.unary_unary_rpc_method_handler(
+                    servicer.AlterReplication,
+                    request_deserializer=odradek_dot_v1_dot_admin__pb2.AlterReplicationRequest.FromString,
+                    response_serializer=odradek_dot_v1_dot_admin__pb2.AlterReplicationResponse.SerializeToString,
+            ),
+            'AlterPartitionReassignments': grpc.unary_unary_rpc_method_handler(
+                    servicer.AlterPartitionReassignments,
+                    request_deserializer=odradek_dot_v1_dot_admin__pb2.AlterPartitionReassignmentsRequest.FromString,
+                    response_serializer=odradek_dot_v1_dot_admin__pb2.AlterPartitionReassignmentsResponse.SerializeToString,
+            ),
+            'ListPartitionReassignments': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPartitionReassignments,
+                    request_deserializer=odradek_dot_v1_dot_admin__pb2.ListPartitionReassignmentsRequest.FromString,
+                    response_serializer=odradek_dot_v1_dot_admin__pb2.ListPartitionReassignmentsResponse.SerializeToString,
+            ),
+            'DrainNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainNode,
+                    request_deserializer=odradek_dot_v1_dot_admin__pb2.DrainNodeRequest.FromString,
+                    response_serializer=odradek_dot_v1_dot_admin__pb2.DrainNodeResponse.SerializeToString,
+            ),
+            'RemoveNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveNode,
+                    request_deserializer=odradek_dot_v1_dot_admin__pb2.RemoveNodeRequest.FromString,
+                    response_serializer=odradek_dot_v1_dot_admin__pb2.RemoveNodeResponse.SerializeToString,
             ),
             'DescribeCluster': grpc.unary_unary_rpc_method_handler(
                     servicer.DescribeCluster,
@@ -283,6 +368,141 @@ class AdminService(object):
             '/odradek.v1.AdminService/DescribeTopicConfigs',
             odradek_dot_v1_dot_admin__pb2.DescribeTopicConfigsRequest.SerializeToString,
             odradek_dot_v1_dot_admin__pb2.DescribeTopicConfigsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AlterReplication(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/odradek.v1.AdminService/AlterReplication',
+            odradek_dot_v1_dot_admin__pb2.AlterReplicationRequest.SerializeToString,
+            odradek_dot_v1_dot_admin__pb2.AlterReplicationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AlterPartitionReassignments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/odradek.v1.AdminService/AlterPartitionReassignments',
+            odradek_dot_v1_dot_admin__pb2.AlterPartitionReassignmentsRequest.SerializeToString,
+            odradek_dot_v1_dot_admin__pb2.AlterPartitionReassignmentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPartitionReassignments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/odradek.v1.AdminService/ListPartitionReassignments',
+            odradek_dot_v1_dot_admin__pb2.ListPartitionReassignmentsRequest.SerializeToString,
+            odradek_dot_v1_dot_admin__pb2.ListPartitionReassignmentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/odradek.v1.AdminService/DrainNode',
+            odradek_dot_v1_dot_admin__pb2.DrainNodeRequest.SerializeToString,
+            odradek_dot_v1_dot_admin__pb2.DrainNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/odradek.v1.AdminService/RemoveNode',
+            odradek_dot_v1_dot_admin__pb2.RemoveNodeRequest.SerializeToString,
+            odradek_dot_v1_dot_admin__pb2.RemoveNodeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,16 @@ class AdminServiceStub:
     """Changes some settings of topics, leaving the others."""
     DescribeTopicConfigs: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DescribeTopicConfigsRequest, _admin_pb2.DescribeTopicConfigsResponse]
     """Returns every setting of topics, defaults included."""
+    AlterReplication: _grpc.UnaryUnaryMultiCallable[_admin_pb2.AlterReplicationRequest, _admin_pb2.AlterReplicationResponse]
+    """Gives topics more or fewer replicas; answers once the moves have begun."""
+    AlterPartitionReassignments: _grpc.UnaryUnaryMultiCallable[_admin_pb2.AlterPartitionReassignmentsRequest, _admin_pb2.AlterPartitionReassignmentsResponse]
+    """Gives partitions other replicas, or takes that back; answers once the moves have begun."""
+    ListPartitionReassignments: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListPartitionReassignmentsRequest, _admin_pb2.ListPartitionReassignmentsResponse]
+    """Returns the partitions whose replicas are moving."""
+    DrainNode: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DrainNodeRequest, _admin_pb2.DrainNodeResponse]
+    """Moves everything off a node, a few partitions at a time; answers once that is decided."""
+    RemoveNode: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RemoveNodeRequest, _admin_pb2.RemoveNodeResponse]
+    """Forgets a node that has stopped and holds nothing."""
     DescribeCluster: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DescribeClusterRequest, _admin_pb2.DescribeClusterResponse]
     """Describes nodes and controllers."""
 
@@ -61,6 +71,16 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Changes some settings of topics, leaving the others."""
     DescribeTopicConfigs: _aio.UnaryUnaryMultiCallable[_admin_pb2.DescribeTopicConfigsRequest, _admin_pb2.DescribeTopicConfigsResponse]  # type: ignore[assignment]
     """Returns every setting of topics, defaults included."""
+    AlterReplication: _aio.UnaryUnaryMultiCallable[_admin_pb2.AlterReplicationRequest, _admin_pb2.AlterReplicationResponse]  # type: ignore[assignment]
+    """Gives topics more or fewer replicas; answers once the moves have begun."""
+    AlterPartitionReassignments: _aio.UnaryUnaryMultiCallable[_admin_pb2.AlterPartitionReassignmentsRequest, _admin_pb2.AlterPartitionReassignmentsResponse]  # type: ignore[assignment]
+    """Gives partitions other replicas, or takes that back; answers once the moves have begun."""
+    ListPartitionReassignments: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListPartitionReassignmentsRequest, _admin_pb2.ListPartitionReassignmentsResponse]  # type: ignore[assignment]
+    """Returns the partitions whose replicas are moving."""
+    DrainNode: _aio.UnaryUnaryMultiCallable[_admin_pb2.DrainNodeRequest, _admin_pb2.DrainNodeResponse]  # type: ignore[assignment]
+    """Moves everything off a node, a few partitions at a time; answers once that is decided."""
+    RemoveNode: _aio.UnaryUnaryMultiCallable[_admin_pb2.RemoveNodeRequest, _admin_pb2.RemoveNodeResponse]  # type: ignore[assignment]
+    """Forgets a node that has stopped and holds nothing."""
     DescribeCluster: _aio.UnaryUnaryMultiCallable[_admin_pb2.DescribeClusterRequest, _admin_pb2.DescribeClusterResponse]  # type: ignore[assignment]
     """Describes nodes and controllers."""
 
@@ -106,6 +126,46 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.DescribeTopicConfigsResponse, _abc.Awaitable[_admin_pb2.DescribeTopicConfigsResponse]]:
         """Returns every setting of topics, defaults included."""
+
+    @_abc_1.abstractmethod
+    def AlterReplication(
+        self,
+        request: _admin_pb2.AlterReplicationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.AlterReplicationResponse, _abc.Awaitable[_admin_pb2.AlterReplicationResponse]]:
+        """Gives topics more or fewer replicas; answers once the moves have begun."""
+
+    @_abc_1.abstractmethod
+    def AlterPartitionReassignments(
+        self,
+        request: _admin_pb2.AlterPartitionReassignmentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.AlterPartitionReassignmentsResponse, _abc.Awaitable[_admin_pb2.AlterPartitionReassignmentsResponse]]:
+        """Gives partitions other replicas, or takes that back; answers once the moves have begun."""
+
+    @_abc_1.abstractmethod
+    def ListPartitionReassignments(
+        self,
+        request: _admin_pb2.ListPartitionReassignmentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListPartitionReassignmentsResponse, _abc.Awaitable[_admin_pb2.ListPartitionReassignmentsResponse]]:
+        """Returns the partitions whose replicas are moving."""
+
+    @_abc_1.abstractmethod
+    def DrainNode(
+        self,
+        request: _admin_pb2.DrainNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.DrainNodeResponse, _abc.Awaitable[_admin_pb2.DrainNodeResponse]]:
+        """Moves everything off a node, a few partitions at a time; answers once that is decided."""
+
+    @_abc_1.abstractmethod
+    def RemoveNode(
+        self,
+        request: _admin_pb2.RemoveNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RemoveNodeResponse, _abc.Awaitable[_admin_pb2.RemoveNodeResponse]]:
+        """Forgets a node that has stopped and holds nothing."""
 
     @_abc_1.abstractmethod
     def DescribeCluster(

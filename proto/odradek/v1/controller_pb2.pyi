@@ -452,6 +452,10 @@ class SubmitRequest(_message.Message):
     CREATE_INTERNAL_TOPIC_FIELD_NUMBER: _builtins.int
     CHANGE_GROUPS_FIELD_NUMBER: _builtins.int
     ALTER_PARTITIONS_FIELD_NUMBER: _builtins.int
+    ALTER_REPLICATION_FIELD_NUMBER: _builtins.int
+    ALTER_PARTITION_REASSIGNMENTS_FIELD_NUMBER: _builtins.int
+    DRAIN_NODE_FIELD_NUMBER: _builtins.int
+    REMOVE_NODE_FIELD_NUMBER: _builtins.int
     node_id: _builtins.int
     """Who asks."""
     incarnation: _builtins.int
@@ -490,6 +494,22 @@ class SubmitRequest(_message.Message):
     def alter_partitions(self) -> Global___AlterPartitionsCommand:
         """ISR changes proposed by the leader."""
 
+    @_builtins.property
+    def alter_replication(self) -> _admin_pb2.AlterReplicationRequest:
+        """For a client."""
+
+    @_builtins.property
+    def alter_partition_reassignments(self) -> _admin_pb2.AlterPartitionReassignmentsRequest:
+        """For a client."""
+
+    @_builtins.property
+    def drain_node(self) -> _admin_pb2.DrainNodeRequest:
+        """For a client."""
+
+    @_builtins.property
+    def remove_node(self) -> _admin_pb2.RemoveNodeRequest:
+        """For a client."""
+
     def __init__(
         self,
         *,
@@ -504,12 +524,16 @@ class SubmitRequest(_message.Message):
         create_internal_topic: Global___CreateInternalTopicCommand | None = ...,
         change_groups: Global___ChangeGroupsCommand | None = ...,
         alter_partitions: Global___AlterPartitionsCommand | None = ...,
+        alter_replication: _admin_pb2.AlterReplicationRequest | None = ...,
+        alter_partition_reassignments: _admin_pb2.AlterPartitionReassignmentsRequest | None = ...,
+        drain_node: _admin_pb2.DrainNodeRequest | None = ...,
+        remove_node: _admin_pb2.RemoveNodeRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["allocate_producer_ids", b"allocate_producer_ids", "alter_partitions", b"alter_partitions", "alter_topic_configs", b"alter_topic_configs", "change_groups", b"change_groups", "command", b"command", "create_internal_topic", b"create_internal_topic", "create_partitions", b"create_partitions", "create_topics", b"create_topics", "delete_topics", b"delete_topics"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["allocate_producer_ids", b"allocate_producer_ids", "alter_partition_reassignments", b"alter_partition_reassignments", "alter_partitions", b"alter_partitions", "alter_replication", b"alter_replication", "alter_topic_configs", b"alter_topic_configs", "change_groups", b"change_groups", "command", b"command", "create_internal_topic", b"create_internal_topic", "create_partitions", b"create_partitions", "create_topics", b"create_topics", "delete_topics", b"delete_topics", "drain_node", b"drain_node", "remove_node", b"remove_node"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocate_producer_ids", b"allocate_producer_ids", "alter_partitions", b"alter_partitions", "alter_topic_configs", b"alter_topic_configs", "change_groups", b"change_groups", "command", b"command", "create_internal_topic", b"create_internal_topic", "create_partitions", b"create_partitions", "create_topics", b"create_topics", "delete_topics", b"delete_topics", "incarnation", b"incarnation", "node_id", b"node_id", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocate_producer_ids", b"allocate_producer_ids", "alter_partition_reassignments", b"alter_partition_reassignments", "alter_partitions", b"alter_partitions", "alter_replication", b"alter_replication", "alter_topic_configs", b"alter_topic_configs", "change_groups", b"change_groups", "command", b"command", "create_internal_topic", b"create_internal_topic", "create_partitions", b"create_partitions", "create_topics", b"create_topics", "delete_topics", b"delete_topics", "drain_node", b"drain_node", "incarnation", b"incarnation", "node_id", b"node_id", "remove_node", b"remove_node", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["create_topics", "delete_topics", "create_partitions", "alter_topic_configs", "allocate_producer_ids", "create_internal_topic", "change_groups", "alter_partitions"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["create_topics", "delete_topics", "create_partitions", "alter_topic_configs", "allocate_producer_ids", "create_internal_topic", "change_groups", "alter_partitions", "alter_replication", "alter_partition_reassignments", "drain_node", "remove_node"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -530,6 +554,10 @@ class SubmitResponse(_message.Message):
     ALLOCATE_PRODUCER_IDS_FIELD_NUMBER: _builtins.int
     CHANGE_GROUPS_FIELD_NUMBER: _builtins.int
     ALTER_PARTITIONS_FIELD_NUMBER: _builtins.int
+    ALTER_REPLICATION_FIELD_NUMBER: _builtins.int
+    ALTER_PARTITION_REASSIGNMENTS_FIELD_NUMBER: _builtins.int
+    DRAIN_NODE_FIELD_NUMBER: _builtins.int
+    REMOVE_NODE_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """The metadata version that holds the result."""
     @_builtins.property
@@ -564,6 +592,22 @@ class SubmitResponse(_message.Message):
     def alter_partitions(self) -> Global___AlterPartitionsResult:
         """To alter_partitions."""
 
+    @_builtins.property
+    def alter_replication(self) -> _admin_pb2.AlterReplicationResponse:
+        """To alter_replication."""
+
+    @_builtins.property
+    def alter_partition_reassignments(self) -> _admin_pb2.AlterPartitionReassignmentsResponse:
+        """To alter_partition_reassignments."""
+
+    @_builtins.property
+    def drain_node(self) -> _admin_pb2.DrainNodeResponse:
+        """To drain_node."""
+
+    @_builtins.property
+    def remove_node(self) -> _admin_pb2.RemoveNodeResponse:
+        """To remove_node."""
+
     def __init__(
         self,
         *,
@@ -576,12 +620,16 @@ class SubmitResponse(_message.Message):
         allocate_producer_ids: Global___AllocateProducerIdsResult | None = ...,
         change_groups: Global___ChangeGroupsResult | None = ...,
         alter_partitions: Global___AlterPartitionsResult | None = ...,
+        alter_replication: _admin_pb2.AlterReplicationResponse | None = ...,
+        alter_partition_reassignments: _admin_pb2.AlterPartitionReassignmentsResponse | None = ...,
+        drain_node: _admin_pb2.DrainNodeResponse | None = ...,
+        remove_node: _admin_pb2.RemoveNodeResponse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["allocate_producer_ids", b"allocate_producer_ids", "alter_partitions", b"alter_partitions", "alter_topic_configs", b"alter_topic_configs", "change_groups", b"change_groups", "create_partitions", b"create_partitions", "create_topics", b"create_topics", "delete_topics", b"delete_topics", "error", b"error", "result", b"result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["allocate_producer_ids", b"allocate_producer_ids", "alter_partition_reassignments", b"alter_partition_reassignments", "alter_partitions", b"alter_partitions", "alter_replication", b"alter_replication", "alter_topic_configs", b"alter_topic_configs", "change_groups", b"change_groups", "create_partitions", b"create_partitions", "create_topics", b"create_topics", "delete_topics", b"delete_topics", "drain_node", b"drain_node", "error", b"error", "remove_node", b"remove_node", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocate_producer_ids", b"allocate_producer_ids", "alter_partitions", b"alter_partitions", "alter_topic_configs", b"alter_topic_configs", "change_groups", b"change_groups", "create_partitions", b"create_partitions", "create_topics", b"create_topics", "delete_topics", b"delete_topics", "error", b"error", "result", b"result", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocate_producer_ids", b"allocate_producer_ids", "alter_partition_reassignments", b"alter_partition_reassignments", "alter_partitions", b"alter_partitions", "alter_replication", b"alter_replication", "alter_topic_configs", b"alter_topic_configs", "change_groups", b"change_groups", "create_partitions", b"create_partitions", "create_topics", b"create_topics", "delete_topics", b"delete_topics", "drain_node", b"drain_node", "error", b"error", "remove_node", b"remove_node", "result", b"result", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["create_topics", "delete_topics", "create_partitions", "alter_topic_configs", "allocate_producer_ids", "change_groups", "alter_partitions"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["create_topics", "delete_topics", "create_partitions", "alter_topic_configs", "allocate_producer_ids", "change_groups", "alter_partitions", "alter_replication", "alter_partition_reassignments", "drain_node", "remove_node"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 

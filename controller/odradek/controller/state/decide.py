@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import assert_never
 
-from odradek.controller.state import elections, nodes, partitions, producer_ids, topics
+from odradek.controller.state import elections, nodes, partitions, producer_ids, replicas, topics
 from odradek.controller.state.group_changes import change_groups
 from odradek.controller.state.groups import GroupChanges, GroupDecision
 from odradek.controller.state.image import Draft
@@ -24,7 +24,9 @@ from odradek.controller.state.nodes import (
 )
 from odradek.controller.state.partitions import IsrOutcome, IsrProposal
 from odradek.controller.state.producer_ids import ProducerIdBlock
+from odradek.controller.state.rebalance import Rebalance, rebalance
 from odradek.controller.state.records import RequestAnswered
+from odradek.controller.state.replicas import Draining, NewReplication, Reassignment, Removed
 from odradek.controller.state.topics import (
     ConfigChange,
     NewPartitions,
@@ -32,7 +34,7 @@ from odradek.controller.state.topics import (
     TopicOutcome,
     TopicRef,
 )
-from odradek.protocol.errors import InvalidRequestError
+from odradek.protocol.errors import BrokerError, InvalidRequestError
 from odradek.protocol.types import Incarnation, LeaderEpoch, NodeId
 
 # An answer is one record, and a record must fit into one command of the log.
@@ -92,6 +94,36 @@ class AlterTopicConfigs:
 
 
 @dataclass(frozen=True, slots=True)
+class AlterReplication:
+    """Give topics more or fewer replicas."""
+
+    topics: tuple[NewReplication, ...]
+    validate_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reassign:
+    """Give partitions other replicas."""
+
+    partitions: tuple[Reassignment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DrainNode:
+    """Have a node emptied, or, when not `wanted`, have that end."""
+
+    node_id: NodeId
+    wanted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveNode:
+    """Forget a node."""
+
+    node_id: NodeId
+
+
+@dataclass(frozen=True, slots=True)
 class AllocateProducerIds:
     """Grant a block of producer ids."""
 
@@ -117,6 +149,10 @@ NodeRequest = (
     | DeleteTopics
     | CreatePartitions
     | AlterTopicConfigs
+    | AlterReplication
+    | Reassign
+    | DrainNode
+    | RemoveNode
     | AllocateProducerIds
     | ChangeGroups
     | AlterPartitions
@@ -137,7 +173,22 @@ class PartitionsReply:
     outcomes: tuple[IsrOutcome, ...]
 
 
-NodeReply = TopicsReply | ProducerIdBlock | GroupDecision | PartitionsReply
+@dataclass(frozen=True, slots=True)
+class ReassignReply:
+    """To `Reassign`: why each was refused, or None, in order."""
+
+    outcomes: tuple[BrokerError | None, ...]
+
+
+NodeReply = (
+    TopicsReply
+    | ProducerIdBlock
+    | GroupDecision
+    | PartitionsReply
+    | ReassignReply
+    | Draining
+    | Removed
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +212,7 @@ class Answer:
 Request = (
     FinishElections
     | PreferLeaders
+    | Rebalance
     | RegisterNode
     | FenceNode
     | UnfenceNode
@@ -189,6 +241,8 @@ def decide(draft: Draft, request: Request, chance: Random, encode: EncodeReply) 
             elections.finish_elections(draft)
         case PreferLeaders():
             elections.prefer_leaders(draft, request.nodes, request.count_max)
+        case Rebalance():
+            rebalance(draft, request)
         case RegisterNode():
             return nodes.register(draft, request)
         case FenceNode():
@@ -223,7 +277,7 @@ def _decide_once(
     return Answer(answer, None)
 
 
-def _decide_for_node(
+def _decide_for_node(  # noqa: C901, PLR0912 - one case a request
     draft: Draft, node_id: NodeId, request: NodeRequest, chance: Random
 ) -> NodeReply:
     _check_size(request)
@@ -248,6 +302,18 @@ def _decide_for_node(
             return TopicsReply(
                 topics.alter_configs(draft, request.changes, validate_only=request.validate_only)
             )
+        case AlterReplication():
+            return TopicsReply(
+                replicas.alter_replication(
+                    draft, request.topics, chance, validate_only=request.validate_only
+                )
+            )
+        case Reassign():
+            return ReassignReply(replicas.reassign(draft, request.partitions))
+        case DrainNode():
+            return replicas.drain(draft, request.node_id, wanted=request.wanted)
+        case RemoveNode():
+            return replicas.remove(draft, request.node_id)
         case AllocateProducerIds():
             return producer_ids.allocate(draft)
         case ChangeGroups():
@@ -260,7 +326,7 @@ def _decide_for_node(
 
 def _check_size(request: NodeRequest) -> None:
     match request:
-        case CreateTopics() | DeleteTopics() | CreatePartitions():
+        case CreateTopics() | DeleteTopics() | CreatePartitions() | AlterReplication():
             field, count, limit = "topics", len(request.topics), TOPICS_MAX
         case AlterTopicConfigs():
             field, count, limit = "topics", len(request.changes), TOPICS_MAX
@@ -268,7 +334,9 @@ def _check_size(request: NodeRequest) -> None:
             field, count, limit = "changes", len(request.changes.changes), CHANGES_MAX
         case AlterPartitions():
             field, count, limit = "partitions", len(request.proposals), CHANGES_MAX
-        case CreateInternalTopic() | AllocateProducerIds():
+        case Reassign():
+            field, count, limit = "partitions", len(request.partitions), CHANGES_MAX
+        case CreateInternalTopic() | AllocateProducerIds() | DrainNode() | RemoveNode():
             return
         case _:
             assert_never(request)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from odradek.controller.state.image import ClusterImage, Draft, PossibleLoss
+from odradek.controller.state.reassignment import complete, target_of
 from odradek.controller.state.records import (
     Partition,
     PartitionChanged,
@@ -124,7 +125,7 @@ def change(
     after: Partition,
     *,
     electorate: Electorate | None = None,
-    minimum: int | None = None,
+    config: TopicSettings | None = None,
     lost: NodeId = NO_NODE,
 ) -> None:
     """Record a change of a partition with all that follows from it; nothing if nothing follows.
@@ -133,16 +134,21 @@ def change(
         draft: Gets the record.
         before: The partition as it is.
         after: The same with another ISR or other replicas. Fenced members leave the ISR here, and
-            stopping ones where they can be spared.
+            stopping ones where they can be spared; a reassignment completes here once it can.
         electorate: The draft's, if already known.
-        minimum: The minimum ISR to assume; by default the topic's.
+        config: The settings to assume; by default the topic's.
         lost: A replica that lost data: it leaves ISR and ELR.
     """
     if electorate is None:
         electorate = Electorate.of(draft.image)
-    if minimum is None:
-        minimum = min_insync(topic_of(draft.image, before).config, after)
+    if config is None:
+        config = topic_of(draft.image, before).config
+    minimum = min_insync(config, after)
     isr = electorate.in_sync(_without(after.isr, lost), minimum)
+    if after.adding or after.removing:
+        settled = after._replace(adding=(), removing=(), replicas=target_of(after))
+        after = complete(after._replace(isr=isr), min_insync(config, settled))
+        minimum, isr = min_insync(config, after), after.isr
     elr: NodeIds = ()
     if len(isr) < minimum:
         elr = tuple(

@@ -12,18 +12,23 @@ topic differ by at most one; racks repeat only when there are fewer racks than r
 Source: Apache Kafka's StripedReplicaPlacer, made greedy over the present load.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
 
 from odradek.controller.state.image import ClusterImage
+from odradek.controller.state.reassignment import target_of
 from odradek.controller.state.records import Node, Partition
 from odradek.protocol.errors import EligibleLeadersNotAvailableError, InvalidReplicationFactorError
 from odradek.protocol.types import NodeId
 
+NodeIds = tuple[NodeId, ...]
+
 
 @dataclass(slots=True, eq=False)
-class _Load:
+class Load:
+    """What a node carries; `reluctant`: only when there are too few others."""
+
     node_id: NodeId
     rack: str
     reluctant: bool
@@ -54,7 +59,13 @@ def place(
         EligibleLeadersNotAvailableError: No node is alive; retriable.
         InvalidReplicationFactorError: No replicas, or more than there are live nodes.
     """
-    loads = _loads(image, beside)
+    loads = loads_of(image, beside)
+    _check_replication(loads, replication)
+    nodes = list(loads.values())
+    return [_place_one(nodes, replication, chance) for _ in range(count)]
+
+
+def _check_replication(loads: dict[NodeId, Load], replication: int) -> None:
     if not loads:
         raise EligibleLeadersNotAvailableError("no node is alive to hold a partition")
     if not 1 <= replication <= len(loads):
@@ -65,8 +76,71 @@ def place(
             value=replication,
             limit=len(loads),
         )
-    nodes = list(loads.values())
-    return [_place_one(nodes, replication, chance) for _ in range(count)]
+
+
+def resize(
+    image: ClusterImage, partitions: Sequence[Partition], replication: int, chance: Random
+) -> list[NodeIds]:
+    """Return the replicas of a topic's partitions with another replication, each a target.
+
+    What is added is placed as for a new topic. What goes is first who is not in sync, then who is
+    drained or dead, then whose rack holds another replica; the preferred leader last.
+
+    Raises:
+        EligibleLeadersNotAvailableError, InvalidReplicationFactorError: As in `place`.
+    """
+    loads = loads_of(image, partitions)
+    _check_replication(loads, replication)
+    return [_resize_one(image, loads, each, replication, chance) for each in partitions]
+
+
+def _resize_one(
+    image: ClusterImage,
+    loads: dict[NodeId, Load],
+    partition: Partition,
+    replication: int,
+    chance: Random,
+) -> NodeIds:
+    target = list(target_of(partition))
+    while len(target) > replication:
+        gone = max(
+            target, key=lambda node_id: _dispensable(image, loads, partition, target, node_id)
+        )
+        target.remove(gone)
+        if gone in loads:
+            loads[gone].replicas -= 1
+            loads[gone].topic_replicas -= 1
+    while len(target) < replication:
+        free = [load for load in loads.values() if load.node_id not in target]
+        if not free:
+            break  # a replica on a node that is drained or dead is in nobody's way
+        present = [loads[node_id] for node_id in target if node_id in loads]
+        added = _next_replica([*free, *present], present, chance)
+        added.replicas += 1
+        added.topic_replicas += 1
+        target.append(added.node_id)
+    return tuple(target)
+
+
+def _dispensable(
+    image: ClusterImage,
+    loads: dict[NodeId, Load],
+    partition: Partition,
+    target: list[NodeId],
+    node_id: NodeId,
+) -> tuple[bool, bool, bool, bool, int, NodeId]:
+    """Return how well a replica can be done without; the greatest first."""
+    load = loads.get(node_id)
+    rack = image.nodes[node_id].rack if node_id in image.nodes else ""
+    racks = [image.nodes[each].rack for each in target if each in image.nodes]
+    return (
+        node_id not in partition.isr,
+        load is None,
+        racks.count(rack) > 1,
+        node_id != target[0],
+        0 if load is None else load.replicas,
+        node_id,
+    )
 
 
 def placeable(image: ClusterImage) -> list[Node]:
@@ -74,20 +148,21 @@ def placeable(image: ClusterImage) -> list[Node]:
     return [node for node in image.nodes.values() if not (node.fenced or node.draining)]
 
 
-def _loads(image: ClusterImage, beside: Iterable[Partition]) -> dict[NodeId, _Load]:
+def loads_of(image: ClusterImage, beside: Iterable[Partition]) -> dict[NodeId, Load]:
+    """Return what each placeable node carries, of all partitions and of those of one topic."""
     loads = {
-        node.node_id: _Load(node.node_id, node.rack, node.stopping or node.storage_full)
+        node.node_id: Load(node.node_id, node.rack, node.stopping or node.storage_full)
         for node in placeable(image)
     }
     for partition in image.partitions.values():
-        for node_id in partition.replicas:
+        for node_id in target_of(partition):
             if node_id in loads:
                 loads[node_id].replicas += 1
         # What counts is who should lead: present leaders move with every restart.
         if partition.replicas[0] in loads:
             loads[partition.replicas[0]].leaders += 1
     for partition in beside:
-        for node_id in partition.replicas:
+        for node_id in target_of(partition):
             if node_id in loads:
                 loads[node_id].topic_replicas += 1
         if partition.replicas[0] in loads:
@@ -95,7 +170,7 @@ def _loads(image: ClusterImage, beside: Iterable[Partition]) -> dict[NodeId, _Lo
     return loads
 
 
-def _place_one(nodes: list[_Load], replication: int, chance: Random) -> tuple[NodeId, ...]:
+def _place_one(nodes: list[Load], replication: int, chance: Random) -> tuple[NodeId, ...]:
     leader = min(
         nodes,
         key=lambda load: (
@@ -110,20 +185,22 @@ def _place_one(nodes: list[_Load], replication: int, chance: Random) -> tuple[No
     leader.leaders += 1
     chosen = [leader]
     while len(chosen) < replication:
-        racks = {load.rack for load in chosen}
-        chosen.append(
-            min(
-                (load for load in nodes if load not in chosen),
-                key=lambda load: (
-                    load.reluctant,
-                    load.rack in racks,
-                    load.topic_replicas,
-                    load.replicas,
-                    chance.random(),
-                ),
-            )
-        )
+        chosen.append(_next_replica(nodes, chosen, chance))
     for load in chosen:
         load.topic_replicas += 1
         load.replicas += 1
     return tuple(load.node_id for load in chosen)
+
+
+def _next_replica(nodes: list[Load], chosen: list[Load], chance: Random) -> Load:
+    racks = {load.rack for load in chosen}
+    return min(
+        (load for load in nodes if load not in chosen),
+        key=lambda load: (
+            load.reluctant,
+            load.rack in racks,
+            load.topic_replicas,
+            load.replicas,
+            chance.random(),
+        ),
+    )

@@ -16,7 +16,6 @@ from functools import partial
 from itertools import islice
 from random import Random
 
-from odradek.controller.state.elections import change, min_insync
 from odradek.controller.state.group_changes import adapt_groups
 from odradek.controller.state.image import ClusterImage, Draft
 from odradek.controller.state.placement import place, placeable
@@ -29,10 +28,10 @@ from odradek.controller.state.records import (
     TopicDeleted,
     TopicSettings,
 )
+from odradek.controller.state.topic_settings import adapt_insync, check_insync, settings_of
 from odradek.protocol.errors import (
     BrokerError,
     InconsistentTopicIdError,
-    InvalidConfigError,
     InvalidPartitionsError,
     InvalidRequestError,
     InvalidTopicError,
@@ -46,7 +45,7 @@ from odradek.protocol.names import (
     check_topic_name,
     near_names,
 )
-from odradek.protocol.topic_config import check_setting, known_setting, parse_topic_config
+from odradek.protocol.topic_config import known_setting
 from odradek.protocol.types import NodeId, PartitionUid, TopicId, TopicName
 
 PARTITIONS_MAX = 10_000
@@ -122,7 +121,7 @@ def create_topics(
     room = PARTITIONS_MAX
     outcomes = []
     for topic in topics:
-        outcome = _outcome(partial(_create, target, topic, chance, room), topic.name)
+        outcome = outcome_of(partial(_create, target, topic, chance, room), topic.name)
         room -= outcome.partitions
         outcomes.append(outcome)
     _adapt(target, outcomes)
@@ -145,14 +144,14 @@ def create_internal_topic(draft: Draft, name: str, chance: Random) -> TopicOutco
         )
     known = draft.image.topic_named(name)
     if known is not None:
-        return _describe(draft.image, known)
+        return describe(draft.image, known)
     places = place(draft.image, INTERNAL_PARTITIONS, default_replication(draft.image), chance)
     return _record_topic(draft, TopicName(name), INTERNAL_CONFIG, places, chance)
 
 
 def delete_topics(draft: Draft, topics: Iterable[TopicRef]) -> tuple[TopicOutcome, ...]:
     """Delete topics with their data; each succeeds or fails on its own."""
-    outcomes = [_outcome(partial(_delete, draft, ref), ref.name) for ref in topics]
+    outcomes = [outcome_of(partial(_delete, draft, ref), ref.name) for ref in topics]
     _adapt(draft, outcomes)
     return tuple(outcomes)
 
@@ -162,7 +161,9 @@ def create_partitions(
 ) -> tuple[TopicOutcome, ...]:
     """Add partitions; each topic succeeds or fails on its own."""
     target = Draft(draft.image) if validate_only else draft
-    outcomes = [_outcome(partial(_grow, target, grow, chance), grow.topic.name) for grow in topics]
+    outcomes = [
+        outcome_of(partial(_grow, target, grow, chance), grow.topic.name) for grow in topics
+    ]
     _adapt(target, outcomes)
     return tuple(outcomes)
 
@@ -172,7 +173,9 @@ def alter_configs(
 ) -> tuple[TopicOutcome, ...]:
     """Change some settings of topics, leaving the others; each succeeds or fails on its own."""
     target = Draft(draft.image) if validate_only else draft
-    return tuple(_outcome(partial(_alter, target, change), change.topic.name) for change in changes)
+    return tuple(
+        outcome_of(partial(_alter, target, change), change.topic.name) for change in changes
+    )
 
 
 def default_replication(image: ClusterImage) -> int:
@@ -230,7 +233,8 @@ def _near_topics(image: ClusterImage, name: str) -> tuple[str, ...]:
     return near_names(name, islice(alike, _NAMES_COMPARED_MAX))
 
 
-def _outcome(decide: Callable[[], TopicOutcome], name: str) -> TopicOutcome:
+def outcome_of(decide: Callable[[], TopicOutcome], name: str) -> TopicOutcome:
+    """Return what a decision about one topic gives, or why it was refused."""
     try:
         return decide()
     except BrokerError as error:
@@ -244,7 +248,7 @@ def _adapt(draft: Draft, outcomes: list[TopicOutcome]) -> None:
 
 
 def _create(draft: Draft, new: NewTopic, chance: Random, room: int) -> TopicOutcome:
-    name = _check_public(check_topic_name(new.name, field="name"))
+    name = check_public(check_topic_name(new.name, field="name"))
     if name in draft.image.topic_ids:
         raise TopicAlreadyExistsError(f"topic {name!r} exists", field="name", value=name)
     count = PARTITIONS_DEFAULT if new.partitions is None else new.partitions
@@ -256,11 +260,11 @@ def _create(draft: Draft, new: NewTopic, chance: Random, room: int) -> TopicOutc
             value=count,
             limit=PARTITIONS_MAX,
         )
-    config = _settings(new.config or {})
+    config = settings_of(new.config or {})
     replication = new.replication
     if replication is None:
         replication = default_replication(draft.image)
-    _check_insync(config, replication)
+    check_insync(config, replication)
     places = place(draft.image, count, replication, chance)
     return _record_topic(draft, name, config, places, chance)
 
@@ -280,13 +284,13 @@ def _record_topic(
         partitions=tuple(partition.uid for partition in partitions),
     )
     draft.record(TopicCreated(topic, partitions))
-    return _describe(draft.image, topic)
+    return describe(draft.image, topic)
 
 
 def _grow(draft: Draft, grow: NewPartitions, chance: Random) -> TopicOutcome:
     image = draft.image
     topic = find_topic(image, grow.topic)
-    _check_public(topic.name)
+    check_public(topic.name)
     _check_count(grow.partitions)
     more = grow.partitions - len(topic.partitions)
     if more <= 0:
@@ -300,19 +304,19 @@ def _grow(draft: Draft, grow: NewPartitions, chance: Random) -> TopicOutcome:
     present = list(image.partitions_of(topic))
     places = place(image, more, replication_of(image, topic), chance, beside=present)
     draft.record(PartitionsAdded(topic.topic_id, _partitions(image, places)))
-    return _describe(image, image.topics[topic.topic_id])
+    return describe(image, image.topics[topic.topic_id])
 
 
 def _delete(draft: Draft, ref: TopicRef) -> TopicOutcome:
     topic = find_topic(draft.image, ref)
-    _check_public(topic.name)
+    check_public(topic.name)
     draft.record(TopicDeleted(topic.topic_id))
     return TopicOutcome(topic.name, topic.topic_id)
 
 
 def _alter(draft: Draft, change: ConfigChange) -> TopicOutcome:
     topic = find_topic(draft.image, change.topic)
-    _check_public(topic.name)
+    check_public(topic.name)
     for key in change.unset:
         known_setting(key, field="unset")
         if key in change.set:
@@ -320,21 +324,12 @@ def _alter(draft: Draft, change: ConfigChange) -> TopicOutcome:
                 f"{key} is both set and unset", field=f"unset.{key}", value=change.set[key][:64]
             )
     kept = {key: value for key, value in topic.config if key not in change.unset}
-    config = _settings(kept | dict(change.set))
+    config = settings_of(kept | dict(change.set))
     if config != topic.config:
-        _check_insync(config, replication_of(draft.image, topic))
-        _adapt_insync(draft, topic, config)
+        check_insync(config, replication_of(draft.image, topic))
+        adapt_insync(draft, topic, config)
         draft.record(TopicConfigChanged(topic.topic_id, config))
-    return _describe(draft.image, topic)
-
-
-def _adapt_insync(draft: Draft, topic: Topic, config: TopicSettings) -> None:
-    """Let the ELR follow a new minimum ISR, before that is in force.
-
-    A leader that hears of a lower minimum commits without the ELR: it must not be elected any more.
-    """
-    for partition in list(draft.image.partitions_of(topic)):
-        change(draft, partition, partition, minimum=min_insync(config, partition))
+    return describe(draft.image, topic)
 
 
 def _partitions(image: ClusterImage, places: list[tuple[NodeId, ...]]) -> tuple[Partition, ...]:
@@ -352,26 +347,8 @@ def _fresh_topic_id(image: ClusterImage, chance: Random) -> TopicId:
             return topic_id
 
 
-def _settings(config: Mapping[str, str]) -> TopicSettings:
-    checked = {key: check_setting(key, value) for key, value in config.items()}
-    parse_topic_config(checked)
-    return tuple(sorted(checked.items()))
-
-
-def _check_insync(config: TopicSettings, replication: int) -> None:
-    """Refuse a minimum ISR that no partition could ever have."""
-    minimum = parse_topic_config(dict(config)).min_insync(replication)
-    if minimum > replication > 0:
-        raise InvalidConfigError(
-            f"min.insync.replicas = {minimum} is more than the {replication} replicas there are:"
-            " nothing could be acknowledged",
-            field="config.min.insync.replicas",
-            value=minimum,
-            limit=replication,
-        )
-
-
-def _check_public(name: TopicName) -> TopicName:
+def check_public(name: TopicName) -> TopicName:
+    """Refuse to let people change what Odradek keeps for itself."""
     if name in INTERNAL_TOPICS:
         raise InvalidTopicError(
             f"topic {name!r} is internal: Odradek keeps it for itself", field="topic", value=name
@@ -389,7 +366,8 @@ def _check_count(count: int) -> None:
         )
 
 
-def _describe(image: ClusterImage, topic: Topic) -> TopicOutcome:
+def describe(image: ClusterImage, topic: Topic) -> TopicOutcome:
+    """Return what there is of a topic."""
     topic = image.topics[topic.topic_id]
     return TopicOutcome(
         topic.name,

@@ -8,15 +8,20 @@ from odradek.controller import groups_wire
 from odradek.controller.state.decide import (
     AllocateProducerIds,
     AlterPartitions,
+    AlterReplication,
     AlterTopicConfigs,
     ChangeGroups,
     CreateInternalTopic,
     CreatePartitions,
     CreateTopics,
     DeleteTopics,
+    DrainNode,
     NodeReply,
     NodeRequest,
     PartitionsReply,
+    Reassign,
+    ReassignReply,
+    RemoveNode,
     Submission,
     TopicsReply,
 )
@@ -24,6 +29,7 @@ from odradek.controller.state.groups import GroupDecision
 from odradek.controller.state.nodes import RegisterNode
 from odradek.controller.state.partitions import IsrMember, IsrOutcome, IsrProposal
 from odradek.controller.state.producer_ids import ProducerIdBlock
+from odradek.controller.state.replicas import Draining, NewReplication, Reassignment, Removed
 from odradek.controller.state.topics import (
     ConfigChange,
     NewPartitions,
@@ -48,6 +54,7 @@ _TopicResults = (
     | admin_pb2.DeleteTopicsResponse
     | admin_pb2.CreatePartitionsResponse
     | admin_pb2.AlterTopicConfigsResponse
+    | admin_pb2.AlterReplicationResponse
 )
 
 
@@ -83,7 +90,9 @@ def submission_from_proto(request: controller_pb2.SubmitRequest) -> Submission:
     )
 
 
-def _command_from_proto(request: controller_pb2.SubmitRequest) -> NodeRequest:
+def _command_from_proto(  # noqa: C901, PLR0912 - one case a command
+    request: controller_pb2.SubmitRequest,
+) -> NodeRequest:
     match request.WhichOneof("command"):
         case "create_topics":
             return _create_topics(request.create_topics)
@@ -101,6 +110,20 @@ def _command_from_proto(request: controller_pb2.SubmitRequest) -> NodeRequest:
                 for each in request.alter_topic_configs.topics
             )
             return AlterTopicConfigs(changes, request.alter_topic_configs.validate_only)
+        case "alter_replication":
+            resized = tuple(
+                NewReplication(_ref(each.topic), each.replication_factor)
+                for each in request.alter_replication.topics
+            )
+            return AlterReplication(resized, request.alter_replication.validate_only)
+        case "alter_partition_reassignments":
+            moves = request.alter_partition_reassignments.partitions
+            return Reassign(tuple(map(_reassignment, moves)))
+        case "drain_node":
+            wanted = not request.drain_node.cancel
+            return DrainNode(NodeId(request.drain_node.node_id), wanted=wanted)
+        case "remove_node":
+            return RemoveNode(NodeId(request.remove_node.node_id))
         case "allocate_producer_ids":
             return AllocateProducerIds()
         case "create_internal_topic":
@@ -135,6 +158,15 @@ def _ref(topic: admin_pb2.TopicRef) -> TopicRef:
     return TopicRef(topic.name, topic.topic_id)
 
 
+def _reassignment(partition: admin_pb2.PartitionReassignment) -> Reassignment:
+    replicas = tuple(map(NodeId, partition.replicas))
+    return Reassignment(
+        _ref(partition.topic),
+        PartitionIndex(partition.partition),
+        None if partition.cancel else replicas,
+    )
+
+
 def _proposal(partition: controller_pb2.AlterPartition) -> IsrProposal:
     return IsrProposal(
         TopicId(partition.topic_id),
@@ -161,6 +193,15 @@ def encode_reply(request: NodeRequest, reply: NodeReply) -> bytes:
             response.change_groups.CopyFrom(groups_wire.result_to_proto(reply))
         case PartitionsReply():
             response.alter_partitions.partitions.extend(map(_isr_outcome, reply.outcomes))
+        case ReassignReply():
+            response.alter_partition_reassignments.partitions.extend(
+                map(_reassign_outcome, reply.outcomes)
+            )
+        case Draining():
+            response.drain_node.SetInParent()
+            response.drain_node.replica_count = reply.replica_count
+        case Removed():
+            response.remove_node.SetInParent()
     return response.SerializeToString()
 
 
@@ -177,6 +218,14 @@ def answer_to_proto(encoded: bytes, version: int) -> controller_pb2.SubmitRespon
             response.create_partitions.version = version
         case "alter_topic_configs":
             response.alter_topic_configs.version = version
+        case "alter_replication":
+            response.alter_replication.version = version
+        case "alter_partition_reassignments":
+            response.alter_partition_reassignments.version = version
+        case "drain_node":
+            response.drain_node.version = version
+        case "remove_node":
+            response.remove_node.version = version
     return response
 
 
@@ -196,6 +245,8 @@ def _fill_topics(
             result = response.create_partitions
         case AlterTopicConfigs():
             result = response.alter_topic_configs
+        case AlterReplication():
+            result = response.alter_replication
         case _:
             result = response.create_topics
     result.SetInParent()  # an answer about no topics is still of its kind
@@ -209,6 +260,12 @@ def _topic_outcome(outcome: TopicOutcome) -> admin_pb2.TopicResult:
         error=None if outcome.error is None else error_to_proto(outcome.error),
         partitions=outcome.partitions,
         replication_factor=outcome.replication,
+    )
+
+
+def _reassign_outcome(error: BrokerError | None) -> admin_pb2.PartitionReassignmentResult:
+    return admin_pb2.PartitionReassignmentResult(
+        error=None if error is None else error_to_proto(error)
     )
 
 
