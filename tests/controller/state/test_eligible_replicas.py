@@ -13,18 +13,20 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from odradek.controller.state.decide import AlterTopicConfigs, PreferLeaders
+from odradek.controller.state.decide import AlterTopicConfigs, PreferLeaders, Reassign
 from odradek.controller.state.elections import min_insync
 from odradek.controller.state.image import ClusterImage, Draft
 from odradek.controller.state.nodes import UnfenceNode
 from odradek.controller.state.partitions import IsrMember, IsrProposal, propose_isr
 from odradek.controller.state.records import Partition
+from odradek.controller.state.replicas import Reassignment
 from odradek.controller.state.topics import ConfigChange, TopicRef
-from odradek.protocol.types import NodeId
+from odradek.protocol.types import NodeId, PartitionIndex
 from tests.controller.state.cluster import Cluster, registration
 
 REPLICAS = (1, 2, 3)
-NODES = st.sampled_from(REPLICAS)
+EVERYBODY = (1, 2, 3, 4)
+NODES = st.sampled_from(EVERYBODY)
 
 
 @dataclass
@@ -56,15 +58,15 @@ class ReplicatedPartition(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.cluster = Cluster(nodes=3)
+        self.cluster = Cluster(nodes=4)
         self.uid = self.cluster.assigned("t", *REPLICAS).uid
-        self.replicas = {each: Replica(self.cluster.image.copy()) for each in REPLICAS}
+        self.replicas = {each: Replica(self.cluster.image.copy()) for each in EVERYBODY}
         self.committed: list[int] = []
         self.records = 0
         self.processes = 1
         self.reigns: dict[int, int] = {}
         self.written: dict[tuple[int, int], int] = {}
-        for each in REPLICAS:
+        for each in EVERYBODY:
             self._hear(each)
 
     @property
@@ -82,6 +84,8 @@ class ReplicatedPartition(RuleBasedStateMachine):
         replica.view = self.cluster.image.copy()
         if replica.partition.partition_epoch != before:
             replica.proposed = ()
+        if node_id not in replica.partition.replicas:
+            replica.log, replica.durable = [], 0
         if replica.partition.leader_epoch != replica.epoch:
             replica.epoch = replica.partition.leader_epoch
             replica.epoch_start = len(replica.log)
@@ -113,10 +117,10 @@ class ReplicatedPartition(RuleBasedStateMachine):
     def follow(self, node_id: int, count: int) -> None:
         follower = self.replicas[node_id]
         leader_id = int(follower.partition.leader)
-        leader = self._leads(leader_id) if leader_id in REPLICAS else None
+        leader = self._leads(leader_id) if leader_id in EVERYBODY else None
         if leader is None or not follower.up or leader_id == node_id:
             return
-        if leader.epoch != follower.epoch:
+        if leader.epoch != follower.epoch or node_id not in follower.partition.replicas:
             return
         agreed = common_prefix(leader.log, follower.log)
         follower.log[agreed:] = leader.log[agreed : agreed + count]
@@ -140,6 +144,8 @@ class ReplicatedPartition(RuleBasedStateMachine):
         """Add a member that has caught up, or drop one."""
         leader = self._leads(node_id)
         if leader is None or leader.proposed or member == node_id:
+            return
+        if member not in leader.partition.replicas:
             return
         isr = set(leader.partition.isr)
         if member in isr:
@@ -174,7 +180,7 @@ class ReplicatedPartition(RuleBasedStateMachine):
         """What goes on most of the time: produce, follow, commit, and let who kept up join."""
         for each in followers:
             self.hear(each)
-        leader_id = next((each for each in REPLICAS if self._leads(each)), None)
+        leader_id = next((each for each in EVERYBODY if self._leads(each)), None)
         if leader_id is None:
             return
         self.append(leader_id, 1)
@@ -239,9 +245,15 @@ class ReplicatedPartition(RuleBasedStateMachine):
     def retire(self, node_id: int) -> None:
         self.cluster.retire(node_id)
 
+    @rule(replicas=st.none() | st.permutations(EVERYBODY), count=st.integers(1, 3))
+    def reassign(self, replicas: list[int] | None, count: int) -> None:
+        target = None if replicas is None else tuple(map(NodeId, replicas[:count]))
+        move = Reassignment(TopicRef("t"), PartitionIndex(0), target)
+        self.cluster.submit(Reassign((move,)))
+
     @rule()
     def prefer(self) -> None:
-        self.cluster.decide(PreferLeaders(tuple(map(NodeId, REPLICAS)), 9))
+        self.cluster.decide(PreferLeaders(tuple(map(NodeId, EVERYBODY)), 9))
 
     @rule(minimum=st.sampled_from(["1", "2", "3", "majority"]))
     def configure(self, minimum: str) -> None:

@@ -9,14 +9,18 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from odradek.controller.state.decide import (
     AllocateProducerIds,
+    AlterReplication,
     AlterTopicConfigs,
     ChangeGroups,
     CreateInternalTopic,
     CreatePartitions,
     CreateTopics,
     DeleteTopics,
+    DrainNode,
     FinishElections,
     PreferLeaders,
+    Reassign,
+    RemoveNode,
 )
 from odradek.controller.state.groups import (
     GroupChanges,
@@ -25,6 +29,7 @@ from odradek.controller.state.groups import (
     MemberProfile,
 )
 from odradek.controller.state.image import ClusterImage
+from odradek.controller.state.rebalance import Rebalance
 from odradek.controller.state.records import (
     Command,
     NodeFenced,
@@ -38,6 +43,7 @@ from odradek.controller.state.records import (
     TopicConfigChanged,
     TopicDeleted,
 )
+from odradek.controller.state.replicas import NewReplication, Reassignment
 from odradek.controller.state.topics import ConfigChange, NewPartitions, NewTopic, TopicRef
 from odradek.controller.wire.records import decode_snapshot, encode_snapshot
 from odradek.protocol.errors import BrokerError
@@ -47,6 +53,7 @@ from odradek.protocol.types import (
     Incarnation,
     MemberId,
     NodeId,
+    PartitionIndex,
     PartitionUid,
     ProducerId,
     TopicId,
@@ -107,6 +114,29 @@ class ClusterMachine(RuleBasedStateMachine):
     @rule(nodes=st.sets(NODES), count=st.integers(1, 5))
     def prefer(self, nodes: set[int], count: int) -> None:
         self.cluster.decide(PreferLeaders(tuple(map(NodeId, sorted(nodes))), count))
+
+    @rule(node_id=NODES, name=NAMES, replicas=st.none() | st.lists(NODES, max_size=3))
+    def reassign(self, node_id: int, name: str, replicas: list[int] | None) -> None:
+        wanted = None if replicas is None else tuple(map(NodeId, replicas))
+        move = Reassignment(TopicRef(name), PartitionIndex(0), wanted)
+        self._submit(node_id, Reassign((move,)))
+
+    @rule(node_id=NODES, name=NAMES, replication=st.integers(0, 4))
+    def resize(self, node_id: int, name: str, replication: int) -> None:
+        new = NewReplication(TopicRef(name), replication)
+        self._submit(node_id, AlterReplication((new,)))
+
+    @rule(node_id=NODES, other=NODES, wanted=st.booleans())
+    def drain(self, node_id: int, other: int, wanted: bool) -> None:  # noqa: FBT001
+        self._submit(node_id, DrainNode(NodeId(other), wanted))
+
+    @rule(node_id=NODES, other=NODES)
+    def remove(self, node_id: int, other: int) -> None:
+        self._submit(node_id, RemoveNode(NodeId(other)))
+
+    @rule(nodes=st.sets(NODES), count=st.integers(1, 5))
+    def rebalance(self, nodes: set[int], count: int) -> None:
+        self.cluster.decide(Rebalance(tuple(map(NodeId, sorted(nodes))), count))
 
     @rule(data=st.data())
     def propose(self, data: st.DataObject) -> None:
@@ -212,6 +242,11 @@ class ClusterMachine(RuleBasedStateMachine):
                 assert not any(image.is_alive(member) for member in partition.elr)
             assert all(map(image.is_alive, partition.isr))
             assert not set(partition.isr) & set(partition.elr)
+            assert len(set(partition.replicas)) == len(partition.replicas)
+            assert {*partition.isr, *partition.elr} <= set(partition.replicas)
+            assert {*partition.adding, *partition.removing} <= set(partition.replicas)
+            assert not set(partition.adding) & set(partition.removing)
+            assert set(partition.replicas) <= image.nodes.keys()
 
     @invariant()
     def one_leader_for_each_epoch_of_a_uid(self) -> None:
