@@ -37,3 +37,8 @@ def test_every_kind_says_what_to_do_next() -> None:
     assert "odradek dev" in advice(ConnectionLostError(), bootstrap="here:1")
     too_large = errors.RecordTooLargeError("too large", limit=1048588)
     assert "1048588" in advice(too_large, bootstrap="here:1")
+
+
+def test_a_missing_partition_is_not_a_missing_topic() -> None:
+    missing = errors.UnknownTopicOrPartitionError("there is no 9", field="partition", value=9)
+    assert advice(missing, bootstrap="here:1") == ""

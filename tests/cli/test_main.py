@@ -32,6 +32,12 @@ def test_help_names_every_command_and_every_exit_status() -> None:
     assert "130 interrupted" in shown.stdout
 
 
+def test_a_command_s_help_is_about_the_command() -> None:
+    shown = run("consume", "--help", COLUMNS="100")
+    assert "--exit-at-end" in shown.stdout
+    assert "--install-completion" not in shown.stdout
+
+
 def test_help_imports_no_server() -> None:
     listing = (
         "import sys\n"

@@ -58,6 +58,8 @@ def advice(error: OdradekError, *, bootstrap: str) -> str:
     if error.suggestions:
         return f"Did you mean {' or '.join(error.suggestions)}?"
     match error:
+        case errors.UnknownTopicOrPartitionError(field="partition"):
+            return ""  # the topic is there, and the message counts its partitions
         case errors.UnknownTopicOrPartitionError() | errors.UnknownTopicIdError():
             return "List the topics with: odradek topics list"
         case errors.GroupIdNotFoundError():

@@ -43,6 +43,7 @@ def new_app(**settings: Any) -> typer.Typer:
     """Return a subcommand's `Typer` with the settings all of them share."""
     return typer.Typer(
         epilog=EXIT_CODES_HELP,
+        add_completion=False,  # the top level's completion knows every subcommand
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
         **settings,
