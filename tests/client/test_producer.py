@@ -128,6 +128,22 @@ async def test_linger_waits_for_company_and_flush_does_not(cluster: FakeCluster)
     assert len(topic.partitions[0].batches) == 1
 
 
+async def test_linger_ends_on_time_while_a_request_awaits_its_answer(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("odradek.client.producing.node_sender._SUSPICION_S", 1000.0)
+    cluster.create_topic("t")
+    node = cluster.nodes[1]
+    async with producing(cluster, linger_s=0.01) as producer:
+        await producer.send("t", b"0")
+        node.answering.clear()
+        await producer.enqueue("t", b"1")
+        await node.has_requests(2)
+        await producer.enqueue("t", b"2")
+        await node.has_requests(3)
+        node.answering.set()
+
+
 @pytest.mark.parametrize("codec", ["zstd", "lz4", "snappy", "gzip"])
 async def test_compressed_batches_arrive_and_are_smaller(cluster: FakeCluster, codec: str) -> None:
     topic = cluster.create_topic("t", partitions=2)

@@ -27,7 +27,7 @@ from odradek.protocol.types import LeaderEpoch, NodeId, Offset, TopicPartition
 
 _WINDOW_BYTES_MIN = 64 * 1024
 _RETURN_FRACTION = 2  # credit is returned by halves of a window: few frames, and no stall
-_CREDIT_DELAY_S = 0.02  # at most 50 frames a second only to return a little credit
+_CREDIT_DELAY_S = 0.05  # at most 20 frames a second only to return a little credit
 _RETRY_DELAY_S = 0.05
 _RETRY_DELAY_S_MAX = 1.0
 

@@ -10,7 +10,6 @@ batch of its requests is answered "lost"; an answer counts only for the attempt 
 """
 
 import asyncio
-import contextlib
 import logging
 import math
 from collections.abc import Callable
@@ -118,6 +117,7 @@ class NodeSender:
         self._correlation_id = 0
         self._paused_until_s = 0.0
         self._loop = asyncio.get_running_loop()
+        self._alarm: asyncio.TimerHandle | None = None
 
     def wake(self) -> None:
         """Look again at the queues."""
@@ -125,15 +125,19 @@ class NodeSender:
 
     async def run(self) -> None:
         """Send until cancelled; a broken stream is opened again when there is something to send."""
-        while True:
-            while self._due_at_s(self._loop.time()) > self._loop.time():
-                await self._rest()
-            try:
-                await self._converse()
-            except OdradekError as error:
-                _log.debug("produce stream to node %d ended: %s", self.node_id, error)
-                self._lose_requests(error)
-                self._settings.suspect()
+        try:
+            while True:
+                while self._due_at_s(self._loop.time()) > self._loop.time():
+                    await self._rest()
+                try:
+                    await self._converse()
+                except OdradekError as error:
+                    _log.debug("produce stream to node %d ended: %s", self.node_id, error)
+                    self._lose_requests(error)
+                    self._settings.suspect()
+        finally:
+            if self._alarm is not None:
+                self._alarm.cancel()
 
     # ------------------------------------------------------------------ one stream
 
@@ -187,7 +191,9 @@ class NodeSender:
             self._on_response(response)
 
     async def _rest(self) -> None:
-        """Sleep until woken, or until something is due.
+        """Sleep until woken, until something is due, or until it is time to look around.
+
+        One alarm serves many rests: it may ring early, for what was answered meanwhile.
 
         Raises:
             RequestTimedOutError: The node has been silent for too long.
@@ -195,9 +201,18 @@ class NodeSender:
         self._wake.clear()
         now_s = self._loop.time()
         until_s = min(self._due_at_s(now_s), self._silence_ends_at_s(now_s))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(None if until_s == math.inf else until_s):
-                await self._wake.wait()
+        if until_s < math.inf and (self._alarm is None or self._alarm.when() > until_s):
+            self._set_alarm(until_s)
+        await self._wake.wait()
+
+    def _set_alarm(self, at_s: float) -> None:
+        def ring() -> None:
+            self._alarm = None
+            self._wake.set()
+
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = self._loop.call_at(at_s, ring)
 
     def _silence_ends_at_s(self, now_s: float) -> float:
         """Return when to look at the oldest request again; speak up when it is overdue."""
@@ -363,4 +378,5 @@ class NodeSender:
             if queue.idle:
                 self.queues.pop(queue, None)
         self._settings.on_answers(queues)
-        self._wake.set()
+        if self.queues:
+            self._wake.set()

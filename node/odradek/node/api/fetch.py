@@ -228,11 +228,14 @@ class FetchStream:
             if gathered_bytes:
                 deadline_s = deadline_s or loop.time() + self._hold_s
                 continue  # perhaps there is more at once
-            try:
-                async with asyncio.timeout_at(deadline_s):
-                    await self._ready.wait()
-            except TimeoutError:
-                return frames
+            if deadline_s is None:
+                await self._ready.wait()
+            else:
+                try:
+                    async with asyncio.timeout_at(deadline_s):
+                        await self._ready.wait()
+                except TimeoutError:
+                    return frames
             self._ready.clear()
         return []
 
