@@ -53,13 +53,11 @@ def exit_code(error: OdradekError) -> ExitCode:
 
 def advice(error: OdradekError, *, bootstrap: str) -> str:
     """Return one line on what to do next; empty when the message says it all."""
-    if "did you mean" in error.message:
+    if "did you mean" in error.message or error.field == "partition":
         return ""
     if error.suggestions:
         return f"Did you mean {' or '.join(error.suggestions)}?"
     match error:
-        case errors.UnknownTopicOrPartitionError(field="partition"):
-            return ""  # the topic is there, and the message counts its partitions
         case errors.UnknownTopicOrPartitionError() | errors.UnknownTopicIdError():
             return "List the topics with: odradek topics list"
         case errors.GroupIdNotFoundError():
