@@ -63,6 +63,20 @@ def test_a_leader_shrinks_and_grows_its_isr() -> None:
         assert cluster.partitions("t") == [partition]
 
 
+def test_proposing_the_isr_as_it_is_ends_all_doubt_about_proposals_before() -> None:
+    cluster, partition = replicated()
+    older = proposal(cluster, partition, N1, N2)
+    draft = Draft(cluster.image)
+    (outcome,) = propose_isr(draft, N1, [proposal(cluster, partition, *partition.isr)])
+    cluster.commit(draft)
+    assert outcome.error is None
+    assert cluster.partitions("t") == [
+        partition._replace(partition_epoch=PartitionEpoch(partition.partition_epoch + 1))
+    ]
+    (late,) = propose_isr(Draft(cluster.image), N1, [older])
+    assert isinstance(late.error, InvalidUpdateVersionError)
+
+
 @pytest.mark.parametrize(
     ("sender", "change", "expected"),
     [

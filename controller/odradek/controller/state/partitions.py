@@ -4,7 +4,8 @@ Problem: a leader knows who keeps up, but not who is alive, nor whether it still
 proposes; a proposal is a compare-and-set on (leader epoch, partition epoch), naming each member's
 incarnation, so that nobody joins who registered again, was fenced, or is about to stop since.
 
-Invariant: what is accepted has the leader in it, and no member that was not alive at that moment.
+Invariants: what is accepted has the leader in it, and no member that was not alive at that moment;
+it raises the partition epoch, also when it changes nothing.
 
 Source: KIP-497 (AlterPartition), KIP-841 and KAFKA-13916 (who may not join), KIP-903
 (incarnations).
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 
 from odradek.controller.state.elections import change
 from odradek.controller.state.image import ClusterImage, Draft
-from odradek.controller.state.records import Partition
+from odradek.controller.state.records import Partition, PartitionChanged
 from odradek.protocol.errors import (
     BrokerError,
     FencedLeaderEpochError,
@@ -74,11 +75,23 @@ def propose_isr(
         error = _refusal(draft.image, node_id, partition, proposal)
         if error is None:
             assert partition is not None, "a proposal for no partition is refused"
-            isr = tuple(member.node_id for member in proposal.isr)
-            change(draft, partition, partition._replace(isr=isr))
-            partition = draft.image.partitions[partition.uid]
+            partition = _accept(draft, partition, proposal)
         outcomes.append(IsrOutcome(proposal.index, partition, error))
     return tuple(outcomes)
+
+
+def _accept(draft: Draft, before: Partition, proposal: IsrProposal) -> Partition:
+    """Raise the partition epoch, come what may: it ends the leader's doubt about older proposals.
+
+    A leader that was refused, or heard nothing, must count everybody it ever proposed in this epoch
+    as a member: a repeat may be on its way. It then proposes the ISR as it is.
+    """
+    change(draft, before, before._replace(isr=tuple(each.node_id for each in proposal.isr)))
+    after = draft.image.partitions[before.uid]
+    if after.partition_epoch == before.partition_epoch:
+        after = before._replace(partition_epoch=PartitionEpoch(before.partition_epoch + 1))
+        draft.record(PartitionChanged(after))
+    return after
 
 
 def _refusal(
