@@ -26,7 +26,7 @@ from tests.controller.state.cluster import Cluster, registration
 
 REPLICAS = (1, 2, 3)
 EVERYBODY = (1, 2, 3, 4)
-NODES = st.sampled_from(EVERYBODY)
+NODES = st.sampled_from((*REPLICAS, *EVERYBODY))
 
 
 @dataclass
@@ -191,6 +191,11 @@ class ReplicatedPartition(RuleBasedStateMachine):
                 self.propose(leader_id, each)
         self.commit(leader_id)
 
+    @rule(absent=NODES, join=st.booleans())
+    def work_without_one(self, absent: int, join: bool) -> None:  # noqa: FBT001
+        """All but one keep up: what matters most is who then dies."""
+        self.work(set(EVERYBODY) - {absent}, join)
+
     @rule(node_id=NODES, kept=st.none() | st.integers(0, 3), heard=st.booleans())
     def restart(self, node_id: int, kept: int | None, heard: bool) -> None:  # noqa: FBT001
         """Die, perhaps be fenced first, come back and be unfenced."""
@@ -296,4 +301,4 @@ def common_prefix(one: Iterable[int], other: Iterable[int]) -> int:
 
 
 TestReplicatedPartition = ReplicatedPartition.TestCase
-TestReplicatedPartition.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+TestReplicatedPartition.settings = settings(max_examples=300, stateful_step_count=50, deadline=None)
