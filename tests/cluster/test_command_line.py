@@ -70,7 +70,12 @@ async def test_a_topic_s_life(odradek: Shell) -> None:
     assert (await odradek("topics", "create", topic, "--if-not-exists")).status == 0
     assert topic in (await odradek("topics", "list")).out
     altered = await odradek("topics", "alter", topic, "-p", "3", "--unset", "flush", "--json")
-    assert altered.json == {"topic": topic, "partitions": 3, "config": {"flush": None}}
+    assert altered.json == {
+        "topic": topic,
+        "partitions": 3,
+        "replication": None,
+        "config": {"flush": None},
+    }
     described = (await odradek("topics", "describe", topic, "--json")).json
     assert [each["latest"] for each in described["partitions"]] == [0, 0, 0]
     assert {each["key"]: each["value"] for each in described["config"]}["flush"] == "commit"

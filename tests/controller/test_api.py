@@ -16,6 +16,8 @@ from odradek.controller.feed import Feed
 from odradek.controller.liveness import Liveness
 from odradek.controller.state.heartbeats import HeartbeatPolicy
 from odradek.protocol.errors import (
+    InvalidReplicaAssignmentError,
+    InvalidReplicationFactorError,
     InvalidRequestError,
     NotControllerError,
     OdradekError,
@@ -310,6 +312,62 @@ async def test_a_full_disk_is_known_to_all() -> None:
             HeartbeatRequest(node_id=1, incarnation=node.incarnation, storage_full=True)
         )
         assert (await watch.read()).metadata.nodes[0].storage_full
+
+
+async def test_replicas_are_moved_and_nodes_emptied_and_forgotten() -> None:
+    async with world() as w:
+        await w.lead()
+        node, other = w.node(1), w.node(2)
+        await node.start()
+        await node.create("t", 2)
+        await other.start()
+        grow = admin_pb2.TopicReplication(topic=admin_pb2.TopicRef(name="t"), replication_factor=2)
+        answer = await node.submit(
+            controller_pb2.SubmitRequest(
+                alter_replication=admin_pb2.AlterReplicationRequest(topics=[grow])
+            )
+        )
+        assert answer.alter_replication.version == w.committed.image.version
+        assert answer.alter_replication.topics[0].replication_factor == 2
+        cancel = admin_pb2.PartitionReassignment(
+            topic=admin_pb2.TopicRef(name="t"), partition=1, cancel=True
+        )
+        impossible = admin_pb2.PartitionReassignment(
+            topic=admin_pb2.TopicRef(name="t"), partition=0, replicas=[7]
+        )
+        answer = await node.submit(
+            controller_pb2.SubmitRequest(
+                alter_partition_reassignments=admin_pb2.AlterPartitionReassignmentsRequest(
+                    partitions=[cancel, impossible]
+                )
+            )
+        )
+        done, refused = answer.alter_partition_reassignments.partitions
+        assert not done.HasField("error")
+        assert isinstance(error_from_proto(refused.error), InvalidReplicaAssignmentError)
+        drain = controller_pb2.SubmitRequest(drain_node=admin_pb2.DrainNodeRequest(node_id=2))
+        answer = await node.submit(drain)
+        assert isinstance(error_from_proto(answer.error), InvalidReplicationFactorError)
+        cancel.partition = 0
+        await node.submit(
+            controller_pb2.SubmitRequest(
+                alter_partition_reassignments=admin_pb2.AlterPartitionReassignmentsRequest(
+                    partitions=[cancel]
+                )
+            )
+        )
+        drain.sequence = 0
+        answer = await node.submit(drain)
+        assert (answer.drain_node.replica_count, answer.drain_node.version) == (0, answer.version)
+        remove = controller_pb2.SubmitRequest(remove_node=admin_pb2.RemoveNodeRequest(node_id=2))
+        answer = await node.submit(remove)
+        assert "stop it first" in answer.error.message
+        await other.channel.close()
+        await eventually(lambda: w.committed.image.nodes[NodeId(2)].fenced)
+        remove.sequence = 0
+        answer = await node.submit(remove)
+        assert answer.WhichOneof("result") == "remove_node"
+        assert list(w.committed.image.nodes) == [1]
 
 
 async def test_metadata_says_which_partitions_there_can_be() -> None:

@@ -60,3 +60,25 @@ async def test_the_cluster_is_counted(node: RunningNode, controller: FakeControl
     (only,) = cluster.controllers
     assert (only.active, only.reachable, only.controller_id) == (True, True, 1)
     assert only.address == controller.address
+
+
+async def test_what_moves_is_listed_and_counted(
+    node: RunningNode, controller: FakeController
+) -> None:
+    topic = controller.add_topic("a", partitions=2)
+    partition = topic.partitions[1]
+    partition.replicas.extend([2, 3])
+    partition.adding_replicas.extend([2, 3])
+    partition.removing_replicas.append(1)
+    controller.elect(topic, 1, 1)
+    await node.knows(controller)
+    cluster = await node.admin.DescribeCluster(admin_pb2.DescribeClusterRequest())
+    assert (cluster.moving_count, cluster.under_replicated_count) == (1, 0)
+    only = cluster.nodes[0]
+    assert (only.replica_count, only.receiving_count, only.leaving_count) == (2, 0, 1)
+    moves = await node.admin.ListPartitionReassignments(
+        admin_pb2.ListPartitionReassignmentsRequest()
+    )
+    (move,) = moves.reassignments
+    assert (move.topic, move.topic_id, move.partition.partition) == ("a", topic.topic_id, 1)
+    assert list(move.partition.adding_replicas) == [2, 3]

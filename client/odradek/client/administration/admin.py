@@ -1,4 +1,4 @@
-"""Administration: topics, settings, the cluster; groups in `group_admin`.
+"""Administration: topics, settings, the cluster; see `group_admin` and `replica_admin` too.
 
 Every call goes to any live node and is retried elsewhere while that can help. Changes return once
 this client's own metadata has them, so that the next call sees them.
@@ -16,11 +16,11 @@ from odradek.client.administration.descriptions import (
     ControllerDescription,
     NewTopic,
     NodeDescription,
-    PartitionDescription,
     TopicDescription,
     TopicSummary,
 )
 from odradek.client.administration.group_admin import GroupAdmin
+from odradek.client.administration.replica_admin import ReplicaAdmin, describe_partition
 from odradek.client.cluster.scope import Scope
 from odradek.protocol.errors import (
     InvalidPartitionsError,
@@ -34,7 +34,7 @@ from odradek.v1 import admin_pb2, metadata_pb2
 R = TypeVar("R")
 
 
-class Admin(GroupAdmin):
+class Admin(GroupAdmin, ReplicaAdmin):
     """The admin face of a client: `client.admin`."""
 
     def __init__(self, scope: Scope) -> None:
@@ -285,6 +285,7 @@ class Admin(GroupAdmin):
             partition_count=answer.partition_count,
             leaderless_count=answer.leaderless_count,
             under_replicated_count=answer.under_replicated_count,
+            moving_count=answer.moving_count,
         )
 
     # ------------------------------------------------------------------ inside
@@ -329,17 +330,7 @@ def _topic(topic: metadata_pb2.TopicMetadata) -> TopicDescription:
         topic.name,
         topic.topic_id.hex(),
         topic.internal,
-        tuple(
-            PartitionDescription(
-                each.partition,
-                None if each.leader_id < 0 else each.leader_id,
-                each.leader_epoch,
-                tuple(each.replicas),
-                tuple(each.isr),
-                tuple(each.elr),
-            )
-            for each in topic.partitions
-        ),
+        tuple(map(describe_partition, topic.partitions)),
         dict(topic.config),
     )
 
@@ -354,4 +345,8 @@ def _node(status: admin_pb2.NodeStatus) -> NodeDescription:
         status.node.draining,
         status.leader_count,
         status.replica_count,
+        status.receiving_count,
+        status.leaving_count,
+        status.node.stopping,
+        status.node.storage_full,
     )

@@ -55,6 +55,8 @@ class PartitionDescription:
         replicas: Nodes that hold it, the preferred leader first.
         isr: Replicas in sync.
         elr: Replicas that may still be elected although not in sync.
+        adding: Replicas on their way to this partition; they catch up first.
+        removing: Replicas that go once those are in sync.
     """
 
     partition: int
@@ -63,6 +65,8 @@ class PartitionDescription:
     replicas: tuple[int, ...]
     isr: tuple[int, ...]
     elr: tuple[int, ...] = ()
+    adding: tuple[int, ...] = ()
+    removing: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +89,21 @@ class TopicDescription:
 
     @property
     def replication(self) -> int:
-        """How many replicas a partition has."""
-        return max((len(each.replicas) for each in self.partitions), default=0)
+        """How many replicas a partition has, or is about to have."""
+        return max((len(each.replicas) - len(each.removing) for each in self.partitions), default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Reassignment:
+    """A partition whose replicas are moving.
+
+    Attributes:
+        topic: Its topic's name.
+        partition: Where it is, and where it goes.
+    """
+
+    topic: str
+    partition: PartitionDescription
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +133,13 @@ class NodeDescription:
         port: Where to dial it.
         rack: Its failure domain; empty when none was configured.
         fenced: True while it may not lead.
-        draining: True once it was asked to hand over.
+        draining: True while it is to be emptied.
         leader_count: Partitions it leads.
-        replica_count: Replicas it holds.
+        replica_count: Replicas it holds, those it is still receiving included.
+        receiving_count: Replicas on their way to it.
+        leaving_count: Replicas on their way from it.
+        stopping: True while its process is about to stop.
+        storage_full: True while its disk reserve is reached.
     """
 
     node_id: int
@@ -129,6 +150,10 @@ class NodeDescription:
     draining: bool
     leader_count: int
     replica_count: int
+    receiving_count: int = 0
+    leaving_count: int = 0
+    stopping: bool = False
+    storage_full: bool = False
 
     @property
     def address(self) -> str:
@@ -166,6 +191,7 @@ class ClusterDescription:
         partition_count: Internal ones included.
         leaderless_count: Partitions nobody leads.
         under_replicated_count: Partitions with replicas out of sync.
+        moving_count: Partitions whose replicas are moving.
     """
 
     cluster_id: str
@@ -176,6 +202,7 @@ class ClusterDescription:
     partition_count: int
     leaderless_count: int
     under_replicated_count: int
+    moving_count: int = 0
 
 
 class GroupState(enum.Enum):

@@ -149,6 +149,9 @@ def alter(
     partitions: Annotated[
         int | None, typer.Option("--partitions", "-p", help="How many there should be; only more.")
     ] = None,
+    replication: Annotated[
+        int | None, typer.Option(help="How many replicas each partition should have.")
+    ] = None,
     config: Setting = None,
     unset: Annotated[
         list[str] | None,
@@ -157,21 +160,35 @@ def alter(
     bootstrap: session.Bootstrap = session.DEFAULT_BOOTSTRAP,
     as_json: session.Json = False,
 ) -> None:
-    """Add partitions to a topic, or change its settings."""
+    """Add partitions to a topic, change its replication, or its settings.
+
+    New replicas are filled while the topic is in use; `odradek cluster status` shows what is left.
+    """
     changes: dict[str, str | None] = dict.fromkeys(unset or [])
     changes.update(session.checked(lambda: parse_settings(config or [])))
-    if partitions is None and not changes:
-        raise typer.BadParameter("nothing to alter: give --partitions, --config or --unset")
+    if partitions is None and replication is None and not changes:
+        raise typer.BadParameter(
+            "nothing to alter: give --partitions, --replication, --config or --unset"
+        )
 
     async def action(client: Client) -> None:
         if changes:
             await client.admin.alter_config(topic, changes)
         if partitions is not None:
             await client.admin.create_partitions(topic, partitions)
+        if replication is not None:
+            await client.admin.alter_replication(topic, replication)
 
     session.with_client(bootstrap, action)
     if as_json:
-        output.print_json({"topic": topic, "partitions": partitions, "config": changes})
+        output.print_json(
+            {
+                "topic": topic,
+                "partitions": partitions,
+                "replication": replication,
+                "config": changes,
+            }
+        )
     else:
         output.note(f"topic {topic} altered")
 

@@ -5,8 +5,8 @@ from typing import Any, Final
 
 from odradek.node.cluster.controller_link import ControllerLink
 from odradek.node.cluster.controllers import Controllers
-from odradek.node.cluster.image import ClusterImage
-from odradek.node.cluster.translation import node_to_proto
+from odradek.node.cluster.image import ClusterImage, PartitionState
+from odradek.node.cluster.translation import node_to_proto, partition_to_proto
 from odradek.node.cluster.view import ClusterView
 from odradek.protocol.errors import BrokerError, error_to_proto
 from odradek.protocol.topic_config import settings_in_force
@@ -54,6 +54,34 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         command = controller_pb2.SubmitRequest(alter_topic_configs=request)
         return (await self._submit(command, context)).alter_topic_configs
 
+    async def AlterReplication(  # noqa: N802
+        self, request: pb.AlterReplicationRequest, context: Any
+    ) -> pb.AlterReplicationResponse:
+        """Give topics more or fewer replicas."""
+        command = controller_pb2.SubmitRequest(alter_replication=request)
+        return (await self._submit(command, context)).alter_replication
+
+    async def AlterPartitionReassignments(  # noqa: N802
+        self, request: pb.AlterPartitionReassignmentsRequest, context: Any
+    ) -> pb.AlterPartitionReassignmentsResponse:
+        """Give partitions other replicas, or take that back."""
+        command = controller_pb2.SubmitRequest(alter_partition_reassignments=request)
+        return (await self._submit(command, context)).alter_partition_reassignments
+
+    async def DrainNode(  # noqa: N802
+        self, request: pb.DrainNodeRequest, context: Any
+    ) -> pb.DrainNodeResponse:
+        """Have a node emptied."""
+        command = controller_pb2.SubmitRequest(drain_node=request)
+        return (await self._submit(command, context)).drain_node
+
+    async def RemoveNode(  # noqa: N802
+        self, request: pb.RemoveNodeRequest, context: Any
+    ) -> pb.RemoveNodeResponse:
+        """Forget a node."""
+        command = controller_pb2.SubmitRequest(remove_node=request)
+        return (await self._submit(command, context)).remove_node
+
     async def _submit(
         self, command: controller_pb2.SubmitRequest, context: Any
     ) -> controller_pb2.SubmitResponse:
@@ -74,6 +102,25 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             topics=[_describe_config(image, ref) for ref in request.topics]
         )
 
+    async def ListPartitionReassignments(  # noqa: N802
+        self, request: pb.ListPartitionReassignmentsRequest, context: Any
+    ) -> pb.ListPartitionReassignmentsResponse:
+        """Return the partitions whose replicas are moving."""
+        del request, context
+        topics = sorted(self._view.image.topics.values(), key=lambda topic: topic.name)
+        return pb.ListPartitionReassignmentsResponse(
+            reassignments=[
+                pb.OngoingReassignment(
+                    topic=topic.name,
+                    topic_id=topic.topic_id,
+                    partition=partition_to_proto(partition),
+                )
+                for topic in topics
+                for partition in topic.partitions
+                if _is_moving(partition)
+            ]
+        )
+
     async def DescribeCluster(  # noqa: N802
         self, request: pb.DescribeClusterRequest, context: Any
     ) -> pb.DescribeClusterResponse:
@@ -83,8 +130,12 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         partitions = [each for topic in image.topics.values() for each in topic.partitions]
         leaders = Counter(partition.leader_id for partition in partitions)
         replicas: Counter[NodeId] = Counter()
+        receiving: Counter[NodeId] = Counter()
+        leaving: Counter[NodeId] = Counter()
         for partition in partitions:
             replicas.update(partition.replicas)
+            receiving.update(partition.adding_replicas)
+            leaving.update(partition.removing_replicas)
         return pb.DescribeClusterResponse(
             cluster_id=self._view.cluster_id,
             version=image.version,
@@ -93,6 +144,8 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
                     node=node_to_proto(node),
                     leader_count=leaders[node.node_id],
                     replica_count=replicas[node.node_id],
+                    receiving_count=receiving[node.node_id],
+                    leaving_count=leaving[node.node_id],
                 )
                 for node in image.nodes.values()
             ],
@@ -108,8 +161,19 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             topic_count=len(image.topics),
             partition_count=len(partitions),
             leaderless_count=leaders[NO_NODE],
-            under_replicated_count=sum(len(each.isr) < len(each.replicas) for each in partitions),
+            under_replicated_count=sum(map(_is_under_replicated, partitions)),
+            moving_count=sum(map(_is_moving, partitions)),
         )
+
+
+def _is_moving(partition: PartitionState) -> bool:
+    return bool(partition.adding_replicas or partition.removing_replicas)
+
+
+def _is_under_replicated(partition: PartitionState) -> bool:
+    """Tell whether a replica that was to be had already is out of sync."""
+    expected = set(partition.replicas).difference(partition.adding_replicas)
+    return not expected.issubset(partition.isr)
 
 
 def _describe_config(image: ClusterImage, ref: pb.TopicRef) -> pb.TopicConfigDescription:
@@ -119,7 +183,9 @@ def _describe_config(image: ClusterImage, ref: pb.TopicRef) -> pb.TopicConfigDes
         return pb.TopicConfigDescription(
             name=ref.name, topic_id=ref.topic_id, error=error_to_proto(error)
         )
-    replication = len(topic.partitions[0].replicas)
+    # What a majority is of, while replicas are added: of those there were.
+    first = topic.partitions[0]
+    replication = len(first.replicas) - len(first.adding_replicas)
     return pb.TopicConfigDescription(
         name=topic.name,
         topic_id=topic.topic_id,

@@ -48,6 +48,8 @@ class NodeState:
     fenced: bool = False
     incarnation: Incarnation
     draining: bool = False
+    stopping: bool = False
+    storage_full: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

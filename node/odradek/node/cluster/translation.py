@@ -43,7 +43,7 @@ def update_to_proto(update: ImageUpdate) -> metadata_pb2.MetadataUpdate:
         topics=map(topic_to_proto, update.topics),
         removed_topic_ids=update.removed_topic_ids,
         partitions=(
-            metadata_pb2.PartitionUpdate(topic_id=topic_id, partition=_partition_to_proto(each))
+            metadata_pb2.PartitionUpdate(topic_id=topic_id, partition=partition_to_proto(each))
             for topic_id, each in update.partitions
         ),
     )
@@ -59,6 +59,8 @@ def node_to_proto(node: NodeState) -> metadata_pb2.NodeMetadata:
         fenced=node.fenced,
         incarnation=node.incarnation,
         draining=node.draining,
+        stopping=node.stopping,
+        storage_full=node.storage_full,
     )
 
 
@@ -68,7 +70,7 @@ def topic_to_proto(topic: TopicState) -> metadata_pb2.TopicMetadata:
         name=topic.name,
         topic_id=topic.topic_id,
         internal=topic.internal,
-        partitions=map(_partition_to_proto, topic.partitions),
+        partitions=map(partition_to_proto, topic.partitions),
         config=topic.config,
     )
 
@@ -82,6 +84,8 @@ def _node_from_proto(node: metadata_pb2.NodeMetadata) -> NodeState:
         fenced=node.fenced,
         incarnation=Incarnation(node.incarnation),
         draining=node.draining,
+        stopping=node.stopping,
+        storage_full=node.storage_full,
     )
 
 
@@ -111,7 +115,8 @@ def _partition_from_proto(partition: metadata_pb2.PartitionMetadata) -> Partitio
     )
 
 
-def _partition_to_proto(partition: PartitionState) -> metadata_pb2.PartitionMetadata:
+def partition_to_proto(partition: PartitionState) -> metadata_pb2.PartitionMetadata:
+    """Write a partition."""
     return metadata_pb2.PartitionMetadata(
         partition=partition.index,
         uid=partition.uid,

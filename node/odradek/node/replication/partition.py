@@ -212,7 +212,9 @@ class PartitionReplica:
             self.following.on_tick(now_s)
 
     def _min_insync(self) -> int:
-        return self.config.min_insync(len(self.partition.replicas))
+        # Replicas being added do not count before they are all there; as the controller has it.
+        partition = self.partition
+        return self.config.min_insync(len(partition.replicas) - len(partition.adding_replicas))
 
     # Appending
 
