@@ -183,13 +183,13 @@ def test_the_public_names_are_exactly_these() -> None:
     assert " ".join(odradek.client.__all__) == (
         "Acknowledgements Acks Admin Batch BrokerError BufferFullError Client ClientClosedError"
         " ClusterDescription CommittedOffset Compression ConfigEntry Consumer ConsumerBusyError"
-        " ConsumerOptions ControllerDescription Delivery DeliveryFailedError DeliveryGuarantee"
-        " DeliveryTimeoutError DeserializationError ForkedProcessError GroupDescription"
-        " GroupMemberDescription GroupMemberState GroupState GroupSummary Header Headers"
-        " InvalidOptionsError Isolation Lag LogTruncatedError NewTopic NoCommittedOffsetError"
-        " NodeDescription NodesUnreachableError NotAssignedError OdradekError OrderedBy"
-        " PartitionDescription Producer ProducerOptions Record RecordMetadata Serde"
-        " SerializationError TlsOptions Topic TopicDescription TopicPartition TopicSummary"
+        " ConsumerOptions ControllerDescription Delivery DeliveryAbandonedError DeliveryFailedError"
+        " DeliveryGuarantee DeliveryTimeoutError DeserializationError ForkedProcessError"
+        " GroupDescription GroupMemberDescription GroupMemberState GroupState GroupSummary Header"
+        " Headers InvalidOptionsError Isolation Lag LogTruncatedError NewTopic"
+        " NoCommittedOffsetError NodeDescription NodesUnreachableError NotAssignedError"
+        " OdradekError OrderedBy PartitionDescription Producer ProducerOptions Record"
+        " RecordMetadata Serde SerializationError TlsOptions Topic TopicDescription TopicPartition TopicSummary"
         " WrongEventLoopError serdes"
     )
 

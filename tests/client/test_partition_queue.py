@@ -1,23 +1,17 @@
 """The rules of order, retries and sequences, against a leader that follows Kafka's."""
 
-import random
-from collections import deque
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from odradek.client.errors import DeliveryTimeoutError
+from odradek.client.errors import DeliveryAbandonedError, DeliveryTimeoutError
 from odradek.client.producing.ledger import Ledger
 from odradek.client.producing.partition_queue import PartitionQueue, QueueLimits
 from odradek.client.producing.producer_batch import ProducerBatch, ProducerIdentity
 from odradek.protocol.errors import (
-    BrokerError,
     NotEnoughReplicasError,
     OutOfOrderSequenceNumberError,
     RecordTooLargeError,
-    RequestTimedOutError,
     ThrottledError,
 )
 from odradek.protocol.types import (
@@ -29,7 +23,6 @@ from odradek.protocol.types import (
     TopicId,
     TopicName,
 )
-from tests.client.fake_log import BATCH_BYTES_MAX, FakePartition
 
 LIMITS = QueueLimits(
     batch_bytes=4096,
@@ -183,8 +176,33 @@ def test_a_leader_change_sends_what_is_under_way_to_the_new_leader_at_once() -> 
     take(queue)
     take(queue)
     queue.on_leader(queue.topic_id, NodeId(2), LeaderEpoch(1), 5.0)
-    assert [take(queue, now_s=5.0) for _ in range(2)] == batches
+    assert take(queue, now_s=5.0) is batches[0]
+    assert queue.ready_at_s(FIRST) == float("inf"), "the new leader may not know the producer"
+    queue.on_acknowledged(batches[0], 1, -1, 5.0)
+    assert take(queue, now_s=5.0) is batches[1]
     assert [batch.base_sequence for batch in batches] == [1, 2]
+
+
+def test_after_long_silence_the_first_batch_goes_alone_since_leaders_forget() -> None:
+    queue = new_queue()
+    introduce(queue)
+    for value in (b"a", b"b"):
+        put(queue, value, now_s=2 * 60 * 60.0)
+    take(queue, now_s=2 * 60 * 60.0)
+    assert queue.ready_at_s(FIRST) == float("inf")
+
+
+def test_abandoned_records_tell_whether_they_may_be_in_the_log() -> None:
+    queue = new_queue()
+    sent, waiting = put(queue, b"a"), put(queue, b"b")
+    take(queue)
+    queue.abandon("the producer ended")
+    assert isinstance(sent.error, DeliveryAbandonedError)
+    assert sent.error.maybe_appended
+    assert isinstance(waiting.error, DeliveryAbandonedError)
+    assert not waiting.error.maybe_appended
+    assert queue.idle
+    assert queue.ledger.used_bytes == 0
 
 
 def test_the_delivery_timeout_says_whether_the_record_may_be_in_the_log() -> None:
@@ -223,99 +241,3 @@ def test_pauses_grow_while_retries_fail(attempts: int) -> None:
         pause_s = queue.ready_at_s(FIRST) - now_s
         now_s = queue.ready_at_s(FIRST)
     assert pause_s == pytest.approx(0.1 * 2 ** (attempts - 1))
-
-
-class Leader:
-    """Answers in any order, forgets to answer, throttles, refuses, and is replaced."""
-
-    def __init__(self, chance: random.Random) -> None:
-        self.chance = chance
-        self.log = FakePartition(0, 1, 1)
-        self.answers: deque[tuple[ProducerBatch, int, Any]] = deque()
-
-    def receive(self, batch: ProducerBatch) -> None:
-        fate = self.chance.choice(["append"] * 6 + ["throttle", "lose", "lose after append"])
-        if fate == "throttle":
-            self.answers.append((batch, batch.attempts, ThrottledError()))
-            return
-        if fate == "lose":
-            self.answers.append((batch, batch.attempts, RequestTimedOutError()))
-            return
-        try:
-            answer: object = self.log.append(bytes(batch.data), BATCH_BYTES_MAX)
-        except BrokerError as error:
-            answer = error
-        if fate == "lose after append":
-            answer = RequestTimedOutError()
-        self.answers.append((batch, batch.attempts, answer))
-
-    def answer(self, queue: PartitionQueue, now_s: float) -> None:
-        index = self.chance.randrange(len(self.answers))
-        batch, attempts, answer = self.answers[index]
-        del self.answers[index]
-        if batch.attempts != attempts:
-            return  # what the sender drops
-        if isinstance(answer, BrokerError):
-            queue.on_failed(batch, answer, now_s)
-        else:
-            queue.on_acknowledged(batch, answer, -1, now_s)
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.integers(0, 1 << 30))
-def test_every_record_is_appended_once_and_in_order(seed: int) -> None:
-    """Whatever is lost, throttled, answered late or moved: acknowledged offsets tell the truth."""
-    chance = random.Random(seed)
-    leader = Leader(chance)
-    queue = new_queue(delivery_timeout_s=1e9)
-    batches = []
-    identity, now_s, sent = FIRST, 0.0, 0
-    while sent < 40 or not queue.idle:
-        now_s += chance.uniform(0, 0.2)
-        step = chance.random()
-        if step < 0.4 and sent < 40:
-            batches.append(put(queue, b"%d" % sent, now_s))
-            sent += 1
-        elif step < 0.7:
-            if queue.refused_identity is identity:
-                identity = ProducerIdentity(ProducerId(7), ProducerEpoch(identity.epoch + 1))
-            if queue.ready_at_s(identity) <= now_s:
-                leader.receive(take(queue, identity, now_s))
-        elif step < 0.72:
-            queue.on_leader(queue.topic_id, NodeId(1), LeaderEpoch(queue.leader_epoch + 1), now_s)
-        elif leader.answers:
-            leader.answer(queue, now_s)
-    assert [int(value) for value in leader.log.values()] == list(range(40))
-    assert [batch.base_offset for batch in batches] == list(range(40))
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.integers(0, 1 << 30))
-def test_giving_up_loses_only_what_is_reported_and_never_repeats_or_reorders(seed: int) -> None:
-    """With delivery time-outs: the log is an ordered selection with all that was acknowledged."""
-    chance = random.Random(seed)
-    leader = Leader(chance)
-    queue = new_queue(delivery_timeout_s=1.5)
-    batches = []
-    identity, now_s, sent = FIRST, 0.0, 0
-    while sent < 40 or not queue.idle:
-        now_s += chance.uniform(0, 0.2)
-        queue.on_time(now_s)
-        step = chance.random()
-        if step < 0.3 and sent < 40:
-            batches.append(put(queue, b"%d" % sent, now_s))
-            sent += 1
-        elif step < 0.6:
-            if queue.refused_identity is identity:
-                identity = ProducerIdentity(ProducerId(7), ProducerEpoch(identity.epoch + 1))
-            if queue.ready_at_s(identity) <= now_s:
-                leader.receive(take(queue, identity, now_s))
-        elif leader.answers:
-            leader.answer(queue, now_s)
-    numbers = [int(value) for value in leader.log.values()]
-    assert numbers == sorted(set(numbers))
-    acknowledged = [number for number, batch in enumerate(batches) if batch.error is None]
-    assert set(acknowledged) <= set(numbers)
-    for number, batch in enumerate(batches):
-        if isinstance(batch.error, DeliveryTimeoutError) and not batch.error.maybe_appended:
-            assert number not in numbers

@@ -9,6 +9,7 @@ from odradek.client import (
     DeliveryTimeoutError,
 )
 from odradek.protocol.errors import (
+    InvalidProducerEpochError,
     NotEnoughReplicasError,
     NotLeaderOrFollowerError,
     OutOfOrderSequenceNumberError,
@@ -104,8 +105,58 @@ async def test_a_broken_sequence_gets_a_new_epoch(cluster: FakeCluster) -> None:
         cluster.nodes[1].faults.append(Fault(OutOfOrderSequenceNumberError()))
         await producer.send("t", b"1", partition=0)
         await producer.send("t", b"1", partition=1)
-    assert cluster.granted == [(1000, 0), (1000, 1)]
+    assert cluster.granted == [(1000, 0)], "the producer raises the epoch of its id by itself"
+    assert [partition.producers[1000][0] for partition in topic.partitions] == [1, 1]
     assert [partition.values() for partition in topic.partitions] == [[b"0", b"1"]] * 2
+
+
+async def test_a_fenced_producer_goes_on_with_another_id(cluster: FakeCluster) -> None:
+    topic = cluster.create_topic("t")
+    async with producing(cluster) as producer:
+        await producer.send("t", b"0")
+        cluster.nodes[1].faults.append(Fault(InvalidProducerEpochError()))
+        await asyncio.gather(*(producer.send("t", b"%d" % number) for number in range(1, 9)))
+    assert cluster.granted == [(1000, 0), (1001, 0)]
+    assert numbers(topic.values()) == list(range(9))
+
+
+@pytest.mark.parametrize("announce", [True, False])
+async def test_leaders_that_move_to_and_fro_neither_duplicate_nor_reorder(
+    cluster: FakeCluster, *, announce: bool
+) -> None:
+    """With several requests under way, some answers lost after the append."""
+    topic = cluster.create_topic("t", partitions=2)
+    second = await cluster.start_node()
+    async with producing(cluster, batch_bytes=1024, request_bytes=2048) as producer:
+        await producer.send_many("t", [b"0"] * 2)
+        for node in (cluster.nodes[1], second):
+            lost = Fault(RequestTimedOutError(), appended=True)
+            node.faults.extend([None, lost, None, None] * 5)
+
+        async def move() -> None:
+            for turn in range(20):
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                cluster.move_leader(topic, turn % 2, 1 + turn // 2 % 2, announce=announce)
+
+        sending = [
+            asyncio.create_task(producer.send("t", b"%d" % number, partition=number % 2))
+            for number in range(1, 3001)
+        ]
+        await asyncio.gather(move(), *sending)
+    for index, partition in enumerate(topic.partitions):
+        sent = [number for number in range(1, 3001) if number % 2 == index]
+        assert [number for number in numbers(partition.values()) if number] == sent
+
+
+async def test_a_leader_that_no_node_answers_for_is_waited_for(cluster: FakeCluster) -> None:
+    """Metadata may name a leader before the node itself is known."""
+    topic = cluster.create_topic("t", leader=9)
+    async with producing(cluster) as producer:
+        sending = asyncio.create_task(producer.send("t", b"v"))
+        await asyncio.sleep(0.05)
+        cluster.move_leader(topic, 0, 1)
+        assert (await sending).offset == 0
 
 
 async def test_the_leader_unknown_for_a_while(cluster: FakeCluster) -> None:

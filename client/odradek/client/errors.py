@@ -1,7 +1,8 @@
 """Errors that arise in the SDK itself; those a cluster answers are in `odradek.protocol.errors`.
 
-Each says whether the outcome is known: after a `DeliveryTimeoutError` the records may be in the
-log, after every other error here nothing was sent.
+Each says whether the outcome is known: after a `DeliveryTimeoutError` or `DeliveryAbandonedError`
+the records may be in the log, which `maybe_appended` tells; after every other error here nothing
+was sent.
 """
 
 from typing import ClassVar
@@ -153,6 +154,22 @@ class DeliveryTimeoutError(OdradekError):
         self.partition = partition
         self.maybe_appended = maybe_appended
         super().__init__(message, field="delivery_timeout_s", value=f"{topic}-{partition}")
+
+
+class DeliveryAbandonedError(OdradekError):
+    """The producer ended, in haste or by a failure of its own, before the acknowledgement came.
+
+    Attributes:
+        topic: Where the records should have gone.
+        partition: Where the records should have gone.
+        maybe_appended: False: surely not in the log. True: they were sent, and may be in it.
+    """
+
+    def __init__(self, message: str, *, topic: str, partition: int, maybe_appended: bool) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.maybe_appended = maybe_appended
+        super().__init__(message, value=f"{topic}-{partition}")
 
 
 class DeliveryFailedError(OdradekError):

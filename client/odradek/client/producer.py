@@ -5,7 +5,6 @@ whole sequence. Whatever they accept is delivered in order per partition, once, 
 `delivery_timeout_s`, or its failure is raised: to whoever awaits it, else by `flush` and on exit.
 """
 
-import contextlib
 import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
@@ -13,7 +12,7 @@ from itertools import repeat
 from threading import get_ident
 from time import time_ns
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar, overload
+from typing import Any, Final, Generic, Self, TypeVar, overload
 
 from odradek.client.cluster.scope import Scope
 from odradek.client.config import ProducerOptions
@@ -22,6 +21,9 @@ from odradek.client.producing.delivery import Acknowledgements, Delivery, acknow
 from odradek.client.record import Headers, RecordMetadata
 from odradek.client.serdes import Serde
 from odradek.client.topic import Topic
+from odradek.protocol.errors import OdradekError
+
+_GRACE_S: Final = 2.0
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -32,7 +34,9 @@ TV = TypeVar("TV")
 class Producer(Generic[K, V]):
     """Writes records; made by `Client.producer` and entered with `async with`.
 
-    Safe to use from any number of tasks of one loop. Leaving the block delivers what was accepted.
+    Safe to use from any number of tasks of one loop. Leaving the block delivers what was accepted;
+    left by an error or a cancellation, it takes two seconds for that at most, abandons the rest,
+    and adds a note to the error.
     """
 
     def __init__(
@@ -64,8 +68,11 @@ class Producer(Generic[K, V]):
         if error is None:
             await self.close()
             return
-        with contextlib.suppress(Exception):  # the block's own error is the one to raise
-            await self.close()
+        try:
+            await self.close(timeout_s=_GRACE_S)
+        except (OdradekError, BaseExceptionGroup) as failure:
+            # The block's own error is the one to raise.
+            error.add_note(f"The producer it ended: {failure}")
 
     def __del__(self) -> None:
         if (core := getattr(self, "_core", None)) is not None and core.loop is not None:
@@ -297,10 +304,16 @@ class Producer(Generic[K, V]):
         await self._core.drain()
         self._core.raise_unheard()
 
-    async def close(self) -> None:
+    async def close(self, *, timeout_s: float | None = None) -> None:
         """Deliver what was accepted, then stop; a second call does nothing.
 
+        Cancelling it abandons what is not acknowledged yet.
+
+        Args:
+            timeout_s: What is not acknowledged by then is abandoned; None: each record's delivery
+                time-out decides.
+
         Raises:
-            DeliveryFailedError: As in `flush`.
+            DeliveryFailedError: As in `flush`; of what was abandoned too.
         """
-        await self._core.close()
+        await self._core.close(timeout_s=timeout_s)

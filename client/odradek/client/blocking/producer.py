@@ -7,7 +7,7 @@ making a new batch, or waiting for room, is the loop's work: one hop per batch.
 import threading
 import time
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar, overload
 
@@ -74,15 +74,16 @@ class Delivery:
         batch = self._inner.batch
         waiter = _Waiter()
         with self._lock:
-            batch.watched_count += 1
+            is_first = self._inner.watch()
             if not batch.done:
                 batch.watch(waiter)
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         while not batch.done:
             left_s = _PATIENCE_S if deadline_s is None else deadline_s - time.monotonic()
             if left_s <= 0:
-                with self._lock:
-                    batch.watched_count -= 1
+                if is_first:
+                    with self._lock:
+                        self._inner.unwatch()
                 raise TimeoutError(f"not acknowledged within {timeout_s:g} s; still on its way")
             waiter.wait(min(left_s, _PATIENCE_S))
             if not self._portal.is_running and not batch.done:
@@ -93,7 +94,8 @@ class Delivery:
 class Producer(Generic[K, V]):
     """Writes records; made by `Client.producer`, entered with `with`, used by any threads.
 
-    Leaving the block delivers what was accepted.
+    Leaving the block delivers what was accepted; left by an error, it takes two seconds for that at
+    most, abandons the rest, and adds a note to the error.
     """
 
     def __init__(
@@ -114,11 +116,7 @@ class Producer(Generic[K, V]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if error is None:
-            self.close()
-            return
-        with suppress(Exception):  # the block's own error is the one to raise
-            self.close()
+        self._portal.call(self._inner.__aexit__(kind, error, traceback))
 
     @overload
     def send(
@@ -264,13 +262,17 @@ class Producer(Generic[K, V]):
         """
         self._portal.call(self._inner.flush())
 
-    def close(self) -> None:
+    def close(self, *, timeout_s: float | None = None) -> None:
         """Deliver what was accepted, then stop; a second call does nothing.
 
+        Args:
+            timeout_s: What is not acknowledged by then is abandoned; None: each record's delivery
+                time-out decides.
+
         Raises:
-            DeliveryFailedError: As in `flush`.
+            DeliveryFailedError: As in `flush`; of what was abandoned too.
         """
-        self._portal.call(self._inner.close())
+        self._portal.call(self._inner.close(timeout_s=timeout_s))
 
     def _enqueue(  # noqa: PLR0917 the hottest call of all: keywords cost
         self,

@@ -33,6 +33,7 @@ def _forget_in_child() -> None:
     """In a forked child every producer looks again where it is, and refuses."""
     for appender in _opened:
         appender.targets.clear()
+        appender.loop = None
 
 
 class Appender:
@@ -76,6 +77,7 @@ class Appender:
             lock=self._lock,
             on_turn=self.room.on_turn,
             on_topic_gone=self._forget,
+            on_broken=self._forget_all,
         )
         self.intake = Intake(options.partitioner, self.ledger, self._sender.on_ready)
         self.place = self.intake.place
@@ -112,16 +114,18 @@ class Appender:
         if failure is not None:
             raise failure
 
-    async def close(self) -> None:
-        """Deliver what was accepted, then stop."""
+    async def close(self, *, timeout_s: float | None = None) -> None:
+        """Deliver what was accepted, as far as the time allows, then stop."""
         if self.loop is None:
             return
-        self.check()
+        self._check_loop()
         self.loop = None
-        self.targets.clear()
+        self._forget_all()
         self.room.dismiss()
         try:
-            await self.drain()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self.drain()
         finally:
             await self._sender.close()
         self.raise_unheard()
@@ -135,10 +139,13 @@ class Appender:
 
     def check(self) -> None:
         """Raise unless records may be sent here and now."""
+        self._check_loop()
+        self._sender.check()
+
+    def _check_loop(self) -> None:
         if self.loop is not asyncio.get_running_loop():
             self._scope.check()
             raise ClientClosedError("the producer is not open: use `async with client.producer()`")
-        self._sender.check()
 
     async def target(self, topic: str | Topic[Any, Any]) -> Target:
         """Return where records for a topic go; asks metadata the first time."""
@@ -162,6 +169,11 @@ class Appender:
             takes_bytes=value is raw and self._options.partitioner is None,
         )
         return target
+
+    def _forget_all(self) -> None:
+        """Have every record look first whether the producer still works."""
+        self.targets.clear()
+        self.ledger.quick_until_bytes = 0
 
     def _forget(self, topic: TopicQueues) -> None:
         self.targets = {

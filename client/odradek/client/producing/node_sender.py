@@ -12,7 +12,7 @@ batch of its requests is answered "lost"; an answer counts only for the attempt 
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -135,6 +135,9 @@ class NodeSender:
                     _log.debug("produce stream to node %d ended: %s", self.node_id, error)
                     self._lose_requests(error)
                     self._settings.suspect()
+                    # What waits for this node has pauses of its own only once it was sent.
+                    pause_ends_s = self._loop.time() + self._settings.options.retry_delay_s
+                    self._paused_until_s = max(self._paused_until_s, pause_ends_s)
         finally:
             if self._alarm is not None:
                 self._alarm.cancel()
@@ -171,7 +174,7 @@ class NodeSender:
             self._requests[self._correlation_id] = request
             data = await self._encode(self._correlation_id, request)
             try:
-                await call.write(data)
+                await self._in_time(call.write(data))
             except grpc.aio.AioRpcError as error:
                 raise error_from_rpc(error) from error
             except asyncio.InvalidStateError as error:
@@ -179,6 +182,24 @@ class NodeSender:
         if reading.cancelled():
             raise ConnectionLostError("the produce stream was cancelled")
         reading.result()
+
+    async def _in_time(self, writing: Coroutine[Any, Any, None]) -> None:
+        """Write; a node that takes nothing in is as silent as one that does not answer.
+
+        Raises:
+            RequestTimedOutError: It has been silent for too long.
+        """
+        timeout_s = self._settings.options.request_timeout_s
+        suspicion = self._loop.call_later(_SUSPICION_S, self._settings.suspect)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await writing
+        except TimeoutError:
+            raise RequestTimedOutError(
+                f"node {self.node_id} took in no request for {timeout_s:g} s"
+            ) from None
+        finally:
+            suspicion.cancel()
 
     async def _read(self, call: "grpc.aio.StreamStreamCall[bytes, Any]") -> None:
         while True:
@@ -239,18 +260,17 @@ class NodeSender:
         if identity is None and self._settings.options.acks is Acks.ALL:
             return math.inf
         ready_at_s, ready_bytes = math.inf, 0
+        any_size = len(self._requests) < _SMALL_REQUESTS_MAX
+        enough_bytes = 1 if any_size else self._settings.options.request_bytes
         with self._settings.lock:
             for queue in self.queues:
                 at_s = queue.ready_at_s(identity)
                 ready_at_s = min(ready_at_s, at_s)
                 if at_s <= now_s:
-                    ready_bytes += queue.ready_bytes(self._settings.options.request_bytes)
-        if (
-            len(self._requests) >= _SMALL_REQUESTS_MAX
-            and ready_bytes < self._settings.options.request_bytes
-        ):
-            return math.inf
-        return max(ready_at_s, self._paused_until_s)
+                    ready_bytes += queue.ready_bytes(enough_bytes)
+                    if ready_bytes >= enough_bytes:  # with many partitions, few looks suffice
+                        return max(at_s, self._paused_until_s)
+        return max(ready_at_s, self._paused_until_s) if any_size else math.inf
 
     def _take(self) -> list[Attempt]:
         """Move ready batches under way, one per partition and round, up to a request's size."""
@@ -259,12 +279,17 @@ class NodeSender:
             return []
         taken: list[Attempt] = []
         room_bytes = self._settings.options.request_bytes
+        full_bytes = (
+            room_bytes // 16
+        )  # with many partitions, not worth looking for a batch so small
         identity = self._settings.identity()
         with self._settings.lock:
             turn = list(self.queues)
             while turn:
                 more = []
                 for queue in turn:
+                    if room_bytes < full_bytes:
+                        break
                     if queue.ready_at_s(identity) > now_s:
                         continue
                     if taken and queue.next_bytes > room_bytes:

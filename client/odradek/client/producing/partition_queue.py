@@ -22,11 +22,11 @@ Source: KIP-98; KIP-360; org.apache.kafka.clients.producer.internals.Transaction
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, takewhile
 
-from odradek.client.errors import DeliveryTimeoutError
+from odradek.client.errors import DeliveryAbandonedError, DeliveryTimeoutError
 from odradek.client.producing.ledger import Ledger
 from odradek.client.producing.producer_batch import ProducerBatch, ProducerIdentity
 from odradek.protocol.errors import (
@@ -55,6 +55,8 @@ _SEQUENCE_ERRORS = (
     UnknownProducerIdError,
     InvalidProducerEpochError,
 )
+# A leader forgets a producer that is silent for a day.
+_KNOWN_FOR_S = 60 * 60.0
 # A leader checks these before it appends: the sequence was surely not used.
 _REFUSED_BEFORE_APPEND = (RecordTooLargeError, InvalidTimestampError, InvalidRecordError)
 
@@ -89,6 +91,7 @@ class PartitionQueue:
         identity: Whose sequences are being used; None before the first batch.
         retry_at_s: Nothing is sent before.
         refused_identity: One whose sequence is broken; another is needed before going on.
+        is_fenced: True when it was refused because somebody else writes with its producer id.
     """
 
     topic: TopicName
@@ -104,9 +107,11 @@ class PartitionQueue:
     identity: ProducerIdentity | None = None
     retry_at_s: float = 0.0
     refused_identity: ProducerIdentity | None = None
+    is_fenced: bool = False
     _next_sequence: int = 0
     _next_ordinal: int = 0
     _is_known: bool = False
+    _acknowledged_s: float = 0.0
     _retry_delay_s: float = 0.0
     _hurried: ProducerBatch | None = None
 
@@ -115,6 +120,8 @@ class PartitionQueue:
     def open_batch(self, now_s: float) -> ProducerBatch:
         """Begin a batch."""
         assert self.open is None, "one batch is filled at a time"
+        if now_s - self._acknowledged_s > _KNOWN_FOR_S:
+            self._is_known = False
         self.open = ProducerBatch(
             self.topic,
             self.partition,
@@ -169,7 +176,12 @@ class PartitionQueue:
         return max(self.retry_at_s, next_batch.created_s + lingers)
 
     def ready_bytes(self, enough_bytes: int) -> int:
-        """Return how much is sealed and may be taken now, counting no further than `enough`."""
+        """Return how much may be taken now, the open batch too when it is next.
+
+        Counts no further than `enough`; `ready_at_s` has said that the next batch is ready.
+        """
+        if not self.sealed:
+            return self.next_bytes
         total_bytes = 0
         for batch in islice(self.sealed, max(0, self._in_flight_max - len(self.in_flight))):
             total_bytes += batch.size_bytes
@@ -187,8 +199,8 @@ class PartitionQueue:
 
     @property
     def _in_flight_max(self) -> int:
-        # A leader takes any sequence from a producer it does not know: the first batch goes alone,
-        # or the second could be appended before it.
+        # A leader takes any sequence from a producer it does not know: the first batch for it goes
+        # alone, or the second could be appended before it and the first be taken for a duplicate.
         return self.limits.in_flight if self._is_known else 1
 
     def take(self, identity: ProducerIdentity | None) -> ProducerBatch:
@@ -225,6 +237,7 @@ class PartitionQueue:
         batch.awaits_answer = False
         self.in_flight.remove(batch)
         self._is_known = True
+        self._acknowledged_s = now_s
         self._retry_delay_s = 0.0
         if not batch.done:
             batch.succeed(base_offset, append_time_ms)
@@ -254,6 +267,7 @@ class PartitionQueue:
         The old leader may be silent for long; if it did append, the sequence tells the new one.
         """
         self.on_lost(NotLeaderOrFollowerError("the leader moved"), now_s)
+        self._is_known = False
         self.topic_id = topic_id
         self.leader_id = leader_id
         self.leader_epoch = leader_epoch
@@ -261,7 +275,7 @@ class PartitionQueue:
 
     def on_time(self, now_s: float) -> None:
         """Give up what is past its delivery time-out."""
-        overdue = [batch for batch in self.pending() if batch.deadline_s <= now_s]
+        overdue = list(takewhile(lambda batch: batch.deadline_s <= now_s, self.pending()))
         for batch in overdue:
             if batch is self.open:
                 self.seal()
@@ -270,13 +284,34 @@ class PartitionQueue:
             self.sealed = deque(batch for batch in self.sealed if not batch.done)
 
     def give_up(self, error: OdradekError) -> None:
-        """Fail everything that waits: the topic is gone, or the producer closes."""
+        """Fail everything that waits: the topic is gone."""
+        self._end(lambda _: error)
+
+    def abandon(self, reason: str) -> None:
+        """Fail everything that waits: the producer ends."""
+        self._end(lambda batch: self._abandoned_error(batch, reason))
+
+    def _end(self, error_of: Callable[[ProducerBatch], OdradekError]) -> None:
         if self.open is not None:
             self.seal()
-        for batch in self.pending():
-            batch.fail(error)
+        for batch in list(self.pending()):
+            batch.fail(error_of(batch))
         self.sealed.clear()
         self.in_flight.clear()
+
+    def _abandoned_error(self, batch: ProducerBatch, reason: str) -> DeliveryAbandonedError:
+        fate = (
+            f"sent {batch.attempts} time(s), they may be in the log"
+            if batch.attempts
+            else "never sent"
+        )
+        return DeliveryAbandonedError(
+            f"{batch.record_count} record(s) for {self.topic}-{self.partition} were not"
+            f" acknowledged before {reason}; {fate}",
+            topic=self.topic,
+            partition=self.partition,
+            maybe_appended=batch.attempts > 0,
+        )
 
     @property
     def _going_back(self) -> bool:
@@ -298,6 +333,7 @@ class PartitionQueue:
                 # Behind a batch that failed too it is only the echo of that failure.
                 if not again:
                     self.refused_identity = batch.identity
+                    self.is_fenced = isinstance(batch.answer, InvalidProducerEpochError)
                 again.append(batch)
             elif batch.answer.retriable:
                 again.append(batch)

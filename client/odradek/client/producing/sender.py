@@ -34,6 +34,7 @@ from odradek.rpc.channels import ConnectionLostError
 from odradek.v1 import broker_pb2
 
 _TICK_S: Final = 0.1
+_PRODUCER_EPOCH_MAX: Final = (1 << 15) - 1
 _CODECS: Final = {
     Compression.NONE: Codec.NONE,
     Compression.GZIP: Codec.GZIP,
@@ -62,6 +63,7 @@ class Sender:
         lock: AbstractContextManager[Any],
         on_turn: Callable[[], None],
         on_topic_gone: Callable[[TopicQueues], None],
+        on_broken: Callable[[], None],
     ) -> None:
         self.topics: dict[TopicName, TopicQueues] = {}
         self.lock = lock
@@ -79,6 +81,8 @@ class Sender:
         )
         self._on_turn = on_turn
         self._on_topic_gone = on_topic_gone
+        self._tell_broken = on_broken
+        self._broken: BaseException | None = None
         self._background = Background("producer", on_failure=self._on_broken)
         self._busy: dict[PartitionQueue, None] = {}
         self._nodes: dict[NodeId, NodeSender] = {}
@@ -107,8 +111,13 @@ class Sender:
             self._background.spawn(self._keep_identity(), name="identity")
 
     def check(self) -> None:
-        """Raise what broke a task, if anything did."""
-        self._background.check()
+        """Refuse when a task of the producer has failed, if one has.
+
+        Raises:
+            ClientClosedError: Caused by that failure.
+        """
+        if self._broken is not None:
+            raise ClientClosedError(f"the producer broke: {self._broken!r}") from self._broken
 
     def use(self, info: TopicInfo) -> TopicQueues:
         """Return the queues of a topic."""
@@ -138,8 +147,7 @@ class Sender:
             for queue in self._busy:
                 queue.hurry()
                 pending += queue.pending()
-        for node in self._nodes.values():
-            node.wake()
+        self._wake_nodes()
         return pending
 
     async def close(self) -> None:
@@ -147,17 +155,19 @@ class Sender:
         try:
             await self._background.close()
         finally:
-            self._give_up(ClientClosedError("the producer was closed"))
+            self._abandon("the producer ended")
             self._compressor.shutdown(wait=False)
 
     def _on_broken(self, error: BaseException) -> None:
         """Nobody would ever answer those who wait: tell them."""
-        self._give_up(ClientClosedError(f"the producer broke: {error!r}"))
+        self._broken = self._broken or error
+        self._tell_broken()
+        self._abandon(f"the producer broke: {error!r}")
 
-    def _give_up(self, error: OdradekError) -> None:
+    def _abandon(self, reason: str) -> None:
         with self.lock:
             for queue in self._busy:
-                queue.give_up(error)
+                queue.abandon(reason)
             self._busy.clear()
         self._on_turn()
 
@@ -223,7 +233,7 @@ class Sender:
             if queue.idle:
                 self._busy.pop(queue, None)
             elif queue.refused_identity is self._identity:
-                self._identity_wanted.set()
+                self._renew_identity(queue)
         self._on_turn()
 
     # ------------------------------------------------------------------ time and identity
@@ -242,15 +252,34 @@ class Sender:
                 self._something_pending.clear()
             self._on_turn()
 
+    def _renew_identity(self, queue: PartitionQueue) -> None:
+        """Go on after a broken sequence: with the next epoch (KIP-360), or with a new id.
+
+        Nobody else has the id, so the epoch is ours to raise. Each partition takes the new identity
+        once the batches it sent with the old one are answered.
+        """
+        held = self._identity
+        if held is None:
+            return  # a new one is on its way
+        if queue.is_fenced or held.epoch >= _PRODUCER_EPOCH_MAX:
+            self._identity = None
+            self._identity_wanted.set()
+            return
+        self._identity = ProducerIdentity(held.producer_id, ProducerEpoch(held.epoch + 1))
+        self._wake_nodes()
+
     async def _keep_identity(self) -> None:
         while True:
             await self._identity_wanted.wait()
             self._identity_wanted.clear()
-            self._identity = await self._init_producer_id(self._identity)
-            for node in self._nodes.values():
-                node.wake()
+            self._identity = await self._init_producer_id()
+            self._wake_nodes()
 
-    async def _init_producer_id(self, held: ProducerIdentity | None) -> ProducerIdentity:
+    def _wake_nodes(self) -> None:
+        for node in self._nodes.values():
+            node.wake()
+
+    async def _init_producer_id(self) -> ProducerIdentity:
         """Ask any node, until one grants an identity."""
         pauses = delays(self._scope.chance, initial_s=self._options.retry_delay_s)
         while True:
@@ -258,16 +287,11 @@ class Sender:
                 try:
                     answer = await unary(
                         self._scope.connections.to(address).broker.InitProducerId,
-                        broker_pb2.InitProducerIdRequest(
-                            producer_id=held.producer_id if held else -1,
-                            producer_epoch=held.epoch if held else -1,
-                        ),
+                        broker_pb2.InitProducerIdRequest(producer_id=-1, producer_epoch=-1),
                         timeout_s=self._scope.options.request_timeout_s,
                     )
                 except OdradekError as error:
                     _log.debug("no producer id from %s: %s", address, error)
-                    if not error.retriable:
-                        held = None  # this identity cannot be renewed: ask for a new one
                     continue
                 return ProducerIdentity(
                     ProducerId(answer.producer_id), ProducerEpoch(answer.producer_epoch)

@@ -1,0 +1,119 @@
+"""How a producer ends: in peace, by an error, by a cancellation, by a failure of its own."""
+
+import asyncio
+
+import pytest
+
+from odradek.client import ClientClosedError, DeliveryAbandonedError, DeliveryFailedError
+from odradek.protocol.errors import RecordTooLargeError
+from tests.client.fake_node import FakeCluster, Fault
+from tests.client.producing import producing
+
+
+async def test_a_block_left_by_an_error_delivers_what_it_can(cluster: FakeCluster) -> None:
+    topic = cluster.create_topic("t")
+
+    async def work() -> None:
+        async with producing(cluster, linger_s=30.0) as producer:
+            await producer.enqueue("t", b"v")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await work()
+    assert topic.values() == [b"v"]
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, asyncio.CancelledError])
+async def test_a_block_left_by_an_error_does_not_wait_long_and_says_what_was_abandoned(
+    cluster: FakeCluster, error: type[BaseException]
+) -> None:
+    cluster.create_topic("t", leader=-1)
+
+    async def work() -> None:
+        async with producing(cluster) as producer:
+            await producer.enqueue("t", b"v")
+            raise error
+
+    with pytest.raises(error) as caught:
+        await work()
+    assert "1 record(s) for t-0" in caught.value.__notes__[0]
+    assert "never sent" in caught.value.__notes__[0]
+
+
+async def test_close_abandons_what_is_not_acknowledged_in_time(cluster: FakeCluster) -> None:
+    cluster.create_topic("t")
+    node = cluster.nodes[1]
+    async with producing(cluster) as producer:
+        await producer.send("t", b"warm")
+        node.answering.clear()
+        await producer.enqueue("t", b"v")
+        await node.has_requests(2)
+        with pytest.raises(DeliveryFailedError) as caught:
+            await producer.close(timeout_s=0.05)
+        node.answering.set()
+    assert isinstance(caught.value.__cause__, DeliveryAbandonedError)
+    assert caught.value.__cause__.maybe_appended
+
+
+async def test_a_broken_producer_tells_everybody_and_closes(cluster: FakeCluster) -> None:
+    cluster.create_topic("t", leader=-1)
+
+    async def break_down() -> None:
+        raise ZeroDivisionError
+
+    async def work() -> None:
+        async with producing(cluster) as producer:
+            waiting = asyncio.create_task(producer.send("t", b"v"))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            sender = producer._core._sender
+            sender._background.spawn(break_down(), name="failing")
+            with pytest.raises(DeliveryAbandonedError, match="ZeroDivisionError"):
+                await waiting
+            with pytest.raises(ClientClosedError, match="ZeroDivisionError"):
+                await producer.send("t", b"v")
+
+    with pytest.raises(ExceptionGroup):
+        await work()
+
+
+async def test_one_who_asks_twice_does_not_hide_anothers_failure(cluster: FakeCluster) -> None:
+    cluster.create_topic("t", leader=-1)
+    async with producing(cluster, delivery_timeout_s=0.2) as producer:
+        first, _ = [await producer.enqueue("t", b"v") for _ in range(2)]
+        await asyncio.gather(first, first, return_exceptions=True)
+        with pytest.raises(DeliveryFailedError) as caught:
+            await producer.flush()
+    assert caught.value.record_count == 1
+
+
+async def test_a_failure_is_not_heard_by_one_who_was_cancelled(cluster: FakeCluster) -> None:
+    topic = cluster.create_topic("t", leader=-1)
+    async with producing(cluster) as producer:
+        sending = asyncio.create_task(producer.send("t", b"v"))
+        await asyncio.sleep(0.02)
+        sending.cancel()
+        await asyncio.wait([sending])
+        cluster.nodes[1].faults.append(Fault(RecordTooLargeError("refused")))
+        cluster.move_leader(topic, 0, 1)
+        with pytest.raises(DeliveryFailedError, match="refused"):
+            await producer.flush()
+
+
+async def test_enqueueing_to_many_partitions_lets_the_loop_breathe(cluster: FakeCluster) -> None:
+    cluster.create_topic("t", partitions=64)
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with producing(cluster) as producer:
+        await producer.send("t", b"warm")
+        counting = asyncio.create_task(count())
+        for number in range(2048):
+            await producer.enqueue("t", bytes(1024), partition=number % 64)
+        counting.cancel()
+    assert turns >= 6, "2 MiB, none of whose batches was full"
