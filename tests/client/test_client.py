@@ -189,8 +189,8 @@ def test_the_public_names_are_exactly_these() -> None:
         " Headers InvalidOptionsError Isolation Lag LogTruncatedError NewTopic"
         " NoCommittedOffsetError NodeDescription NodesUnreachableError NotAssignedError"
         " OdradekError OrderedBy PartitionDescription Producer ProducerOptions Record"
-        " RecordMetadata Serde SerializationError TlsOptions Topic TopicDescription TopicPartition TopicSummary"
-        " WrongEventLoopError serdes"
+        " RecordMetadata Serde SerializationError TlsOptions Topic TopicDescription"
+        " TopicPartition TopicSummary WrongEventLoopError serdes"
     )
 
 
