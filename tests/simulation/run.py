@@ -5,33 +5,64 @@ import argparse
 import os
 import sys
 import time
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 
-from tests.simulation.registry import SIMULATIONS, simulation
+from tests.simulation.registry import SIMULATIONS, events, simulation
+
+PRINTED_MAX = 10
+ENOUGH_SEEDS = 500
+"""From so many on, everything worth meeting must have been met."""
 
 
-def run_one(name: str, seed: int) -> tuple[int, bool, str]:
-    """Run one seed; return it, whether it held, and a line about it."""
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one seed ended; `broken` says what did not hold."""
+
+    seed: int
+    met: Counter[str]
+    broken: str | None = None
+
+
+@dataclass(slots=True)
+class Result:
+    """How all seeds of a simulation ended."""
+
+    failed: list[int] = field(default_factory=list)
+    never_met: list[str] = field(default_factory=list)
+
+
+def run_one(name: str, seed: int) -> Outcome:
+    """Run one seed."""
     try:
-        return seed, True, simulation(name)(seed)
+        return Outcome(seed, simulation(name)(seed).met)
     except Exception as error:  # noqa: BLE001 - whatever it is, the seed found it
-        return seed, False, f"{type(error).__name__}: {error}"
+        return Outcome(seed, Counter(), f"{type(error).__name__}: {error}")
 
 
-def run_many(name: str, seeds: range, jobs: int) -> list[int]:
-    """Run seeds on several processors; report and return those that failed."""
-    failed: list[int] = []
+def run_many(name: str, seeds: range, jobs: int) -> Result:
+    """Run seeds on several processors; report those that failed, and what all together met."""
+    result = Result()
+    met: Counter[str] = Counter()
     started_s = time.monotonic()
     with ProcessPoolExecutor(max_workers=jobs) as pool:
-        for seed, held, line in pool.map(partial(run_one, name), seeds, chunksize=8):
-            if not held:
-                failed.append(seed)
-            if not held and len(failed) <= 10:
-                print(f"{name}: seed {seed} broke an invariant: {line}", flush=True)
+        for outcome in pool.map(partial(run_one, name), seeds, chunksize=8):
+            met.update(outcome.met)
+            if outcome.broken is not None:
+                result.failed.append(outcome.seed)
+                if len(result.failed) <= PRINTED_MAX:
+                    print(f"{name}: seed {outcome.seed} broke an invariant: {outcome.broken}")
     took_s = time.monotonic() - started_s
-    print(f"{name}: {len(seeds)} seeds in {took_s:.1f} s, {len(failed)} broke an invariant")
-    return failed
+    failed = len(result.failed)
+    print(f"{name}: {len(seeds)} seeds in {took_s:.1f} s, {failed} broke an invariant", flush=True)
+    expected = events(name)
+    if expected:
+        print(f"{name}: met " + ", ".join(f"{met[event]} {event}" for event in expected))
+    if len(seeds) >= ENOUGH_SEEDS:
+        result.never_met = [event for event in expected if not met[event]]
+    return result
 
 
 def main() -> int:
@@ -47,17 +78,19 @@ def main() -> int:
     names = [arguments.only] if arguments.only else list(SIMULATIONS)
     if arguments.seed is not None:
         for name in names:
-            print(f"{name}: seed {arguments.seed}: {simulation(name)(arguments.seed)}")
+            print(f"{name}: seed {arguments.seed}: {simulation(name)(arguments.seed).line}")
         return 0
     first = arguments.first
-    failed = {
+    results = {
         name: run_many(name, range(first, first + arguments.seeds), arguments.jobs)
         for name in names
     }
-    for name, broken in failed.items():
-        for seed in broken[:3]:
+    for name, result in results.items():
+        for seed in result.failed[:3]:
             print(f"again: python -m tests.simulation.run --only {name} --seed {seed}")
-    return int(any(failed.values()))
+        for event in result.never_met:
+            print(f"{name}: no seed met {event}: what it says of them is worth nothing")
+    return int(any(result.failed or result.never_met for result in results.values()))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,9 @@ from tests.simulation.raft.history import (
 )
 from tests.simulation.raft.nemesis import Nemesis
 from tests.simulation.raft.network import Network
+from tests.simulation.registry import Report
 
+EVENTS = ()
 STEP_S = 0.01
 FAULTY_S = 10.0
 HEALING_S = 15.0
@@ -299,8 +301,8 @@ def run_seed(
     core_class: type[RaftCore] = RaftCore,
     lying_disks: bool = False,
     members: int | None = None,
-) -> str:
-    """Run one seed; return a line about it.
+) -> Report:
+    """Run one seed.
 
     Raises:
         InvariantBrokenError: It found a bug; the message names the invariant.
@@ -312,7 +314,7 @@ def run_seed(
         raise
     except Exception as error:
         raise InvariantBrokenError(f"{type(error).__name__}: {error}") from error
-    return (
+    return Report(
         f"{len(cluster.members)} controllers, {cluster.starts} starts, "
         f"{len(cluster.history.leaders)} leaders, {cluster.proposals} proposals, "
         f"{len(cluster.history.acknowledged)} acknowledged"

@@ -1,0 +1,1 @@
+"""The production cores of controller, leader, follower, groups and idempotence, as one cluster."""

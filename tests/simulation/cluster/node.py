@@ -1,0 +1,394 @@
+"""A node: its membership as the production cores decide it, and the replicas it hosts."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from odradek.controller.state.decide import Answer, NodeRequest, Submission
+from odradek.controller.state.heartbeats import Heartbeat
+from odradek.controller.state.nodes import RegisterNode, Registration
+from odradek.node.cluster.image import (
+    ClusterImage,
+    PartitionState,
+    TopicState,
+)
+from odradek.node.cluster.session import HeartbeatClock, SentHeartbeat, Session
+from odradek.protocol.errors import BrokerError
+from odradek.protocol.names import CONSUMER_OFFSETS
+from odradek.protocol.types import Incarnation, LeaderEpoch, NodeId, PartitionUid
+from tests.simulation.cluster.client_end import ClientEnd
+from tests.simulation.cluster.controllers import (
+    CLUSTER_ID,
+    POLICY,
+    HeartbeatAnswer,
+    Metadata,
+    SimulatedController,
+)
+from tests.simulation.cluster.disk import SimulatedDisk
+from tests.simulation.cluster.events import Process
+from tests.simulation.cluster.frames import Open
+from tests.simulation.cluster.groups import (
+    SimulatedCoordinator,
+)
+from tests.simulation.cluster.images import image_update
+from tests.simulation.cluster.network import Half, connect, on_death
+from tests.simulation.cluster.replica import SimulatedReplica
+from tests.simulation.cluster.replication import LeaderEnd, Replication
+
+if TYPE_CHECKING:
+    from tests.simulation.cluster.world import World
+
+_INTERVAL_S = 1.0
+_REQUEST_TIMEOUT_S = 2.0
+_TICK_S = 0.1
+
+
+class SimulatedNode(Process):
+    """One node: a disk, and a process when it runs."""
+
+    def __init__(self, node_id: NodeId, world: "World") -> None:
+        super().__init__(f"node-{node_id}", world.scheduler)
+        self.node_id = node_id
+        self.world = world
+        self.chance = world.chance
+        self.disk = SimulatedDisk(world.next_directory())
+        self.processes = 0
+        self._halves: list[Half] = []
+
+    # Life
+
+    def start(self) -> None:
+        """Begin with what the disk holds."""
+        self.begin_life()
+        self.disk.synced(self.disk.appended)  # opening the store does
+        self.session = Session()
+        self.image = ClusterImage()
+        self.metadata: Metadata | None = None
+        self.replicas: dict[PartitionUid, SimulatedReplica] = {}
+        self.coordinators: dict[PartitionUid, SimulatedCoordinator] = {}
+        self.controller_epoch = 0
+        self.active: SimulatedController | None = None
+        self.replication = Replication(self)
+        self._sequence = 0
+        self._watch: Half | None = None
+        self._registering_since_s: float | None = None
+        self._is_syncing = False
+        self._doubts = 0
+        for controller in self.world.controllers:
+            self._open_heartbeats(controller)
+        self.every(_TICK_S, self._tick)
+        self._register()
+
+    def die(self) -> None:
+        """Be killed: the page cache survives."""
+        self.end_life()
+        halves, self._halves = self._halves, []
+        on_death(halves)
+        self.disk.on_kill()
+
+    def owns(self, half: Half) -> Half:
+        """Note a stream that ends with this life."""
+        self._halves = [each for each in self._halves if not each.is_broken]
+        self._halves.append(half)
+        return half
+
+    # Membership
+
+    def _open_heartbeats(self, controller: SimulatedController) -> None:
+        half = self.owns(
+            connect(self.world.network, self, controller, controller.accept_heartbeats)
+        )
+        half.end = _Heartbeats(self, controller, half)
+        self._beat(half, half.end)
+
+    def _beat(self, half: Half, end: "_Heartbeats") -> None:
+        if half.is_broken:
+            return
+        incarnation = self.session.incarnation
+        end.clock.on_sent(SentHeartbeat(self.now_s, incarnation))
+        version = 0 if self.metadata is None else self.metadata.version
+        half.send(Heartbeat(self.node_id, incarnation, version))
+        self.after(_INTERVAL_S, partial(self._beat, half, end))
+
+    def poke(self) -> None:
+        """Send a heartbeat to everybody now."""
+        for half in self._halves:
+            if isinstance(half.end, _Heartbeats) and not half.is_broken:
+                half.end.clock.on_sent(SentHeartbeat(self.now_s, self.session.incarnation))
+                version = 0 if self.metadata is None else self.metadata.version
+                half.send(Heartbeat(self.node_id, self.session.incarnation, version))
+
+    def on_heartbeat_answer(self, answer: HeartbeatAnswer, answered: SentHeartbeat | None) -> None:
+        """A controller answered."""
+        if answer.epoch is None or answer.epoch < self.controller_epoch:
+            return
+        self._heard_active(answer.controller, answer.epoch)
+        incarnation = self.session.incarnation
+        if answered is None or answered.incarnation != incarnation or not incarnation:
+            return
+        if answer.must_register:
+            self._doubts += 1
+            if self._doubts > 1:
+                self._register()
+            else:
+                self.poke()
+            return
+        self._doubts = 0
+        self.session.on_contact(answered.at_s, fenced=answer.fenced)
+
+    def _heard_active(self, controller: SimulatedController, epoch: int) -> None:
+        changed = controller is not self.active or epoch > self.controller_epoch
+        self.active, self.controller_epoch = controller, epoch
+        if changed and self._watch is not None:
+            self._watch.close()
+            self._watch = None
+
+    def _register(self) -> None:
+        if self._registering_since_s is not None:
+            return
+        self._registering_since_s = self.now_s
+        self.processes += 1
+        self._ask_to_register(self.processes.to_bytes(8, "big").rjust(16, b"\1"))
+
+    def _ask_to_register(self, process_id: bytes) -> None:
+        controller = self.active or self.chance.choice(self.world.controllers)
+        sent_at_s = self.now_s
+        request = RegisterNode(
+            cluster_id=CLUSTER_ID if self.disk.logs else "",
+            node_id=self.node_id,
+            directory_id=self.disk.directory.to_bytes(16, "big"),
+            process_id=process_id,
+            host=self.name,
+            port=7070,
+            lost_data=self.disk.lost_data,
+            unclean_boot=self.disk.lost_pages,
+            replace=self.disk.is_replacement,
+        )
+        answered = False
+
+        def decided(reply: Any, version: int) -> None:
+            nonlocal answered
+            if answered:
+                return
+            answered = True
+            if isinstance(reply, Registration):
+                self._registered(controller, reply, sent_at_s)
+            else:
+                self.active = None if controller is self.active else self.active
+                self.after(0.1, partial(self._ask_to_register, process_id))
+            del version
+
+        self.world.call(self, controller, partial(controller.request, request), decided)
+        self.after(_REQUEST_TIMEOUT_S, partial(decided, None, 0))
+
+    def _registered(
+        self, controller: SimulatedController, registration: Registration, sent_at_s: float
+    ) -> None:
+        self._registering_since_s = None
+        self._doubts = 0
+        if registration.incarnation <= self.session.incarnation:
+            return
+        if self.disk.has_lost:
+            self.world.oracle.met["unclean restarts"] += 1
+        self.disk.lost_data = self.disk.lost_pages = self.disk.is_replacement = False
+        self.session.on_registered(registration.incarnation, POLICY.session_timeout_s, sent_at_s)
+        del controller
+        self.replication.disconnect_all()
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+
+    def _tick(self) -> None:
+        if self._watch is None or self._watch.is_broken:
+            self._follow()
+        for replica in self.replicas.values():
+            replica.tick()
+        for coordinator in self.coordinators.values():
+            coordinator.tick()
+        self.replication.tick()
+
+    def _follow(self) -> None:
+        if self.active is None or not self.session.incarnation:
+            return
+        accept = partial(self.active.accept_watch, node_id=self.node_id)
+        self._watch = self.owns(connect(self.world.network, self, self.active, accept))
+        self._watch.end = _Watch(self, self._watch, self.active)
+
+    def on_metadata(self, metadata: Metadata) -> None:
+        """The cluster as of a version, in one step."""
+        if metadata.epoch < self.controller_epoch:
+            return
+        known = self.metadata
+        if known is not None and metadata.version < known.version:
+            return
+        mine = metadata.nodes.get(self.node_id)
+        if mine is None or mine.incarnation != self.session.incarnation:
+            return  # of before this registration
+        self.metadata = metadata
+        self.image = ClusterImage().apply(image_update(metadata))
+        for uid, replica in list(self.replicas.items()):
+            if uid not in metadata.partitions:
+                replica.remove()
+                del self.replicas[uid]
+        for topic in self.image.topics.values():
+            for state in topic.partitions:
+                self._reconcile(topic, state)
+        for coordinator in self.coordinators.values():
+            coordinator.on_groups()
+        self.replication.on_metadata()
+        self.poke()
+
+    def _reconcile(self, topic: TopicState, state: PartitionState) -> None:
+        replica = self.replicas.get(state.uid)
+        if self.node_id not in state.replicas:
+            if replica is not None:
+                replica.remove()
+                del self.replicas[state.uid]
+            return
+        if replica is None:
+            replica = self.replicas[state.uid] = SimulatedReplica(self, topic, state)
+        replica.on_image(topic, state)
+        coordinator = self.coordinators.get(state.uid)
+        if coordinator is not None and (
+            not replica.is_leader or coordinator.epoch != state.leader_epoch
+        ):
+            coordinator.close()
+            del self.coordinators[state.uid]
+        if (
+            replica.is_leader
+            and topic.name == CONSUMER_OFFSETS
+            and state.uid not in self.coordinators
+        ):
+            self.world.on_coordinating(state.uid, self.node_id)
+            self.coordinators[state.uid] = SimulatedCoordinator(replica, state.leader_epoch)
+            self.coordinators[state.uid].on_groups()
+
+    def leader_of(self, uid: PartitionUid) -> tuple[NodeId, LeaderEpoch] | None:
+        """Tell a client who leads, as far as this node knows."""
+        partition = self.metadata.partitions.get(uid) if self.metadata else None
+        if partition is None or not partition.is_led:
+            return None
+        return partition.leader, partition.leader_epoch
+
+    @property
+    def incarnations(self) -> dict[NodeId, Incarnation]:
+        """The nodes that are not fenced."""
+        assert self.metadata is not None
+        return {
+            node.node_id: node.incarnation
+            for node in self.metadata.nodes.values()
+            if not node.fenced
+        }
+
+    # The controller
+
+    def submit(
+        self, request: NodeRequest, decided: Callable[[Answer | BrokerError | None, Any], None]
+    ) -> None:
+        """Have something decided; asks again, under one number, until it knows the answer."""
+        self._sequence += 1
+        submission = Submission(self.node_id, self.session.incarnation, self._sequence, request)
+        self._submit(submission, decided, self.now_s + 10.0)
+
+    def _submit(
+        self,
+        submission: Submission,
+        decided: Callable[[Answer | BrokerError | None, Any], None],
+        give_up_s: float,
+    ) -> None:
+        controller = self.active
+        is_over = False
+
+        def over(reply: Any, version: int) -> None:
+            nonlocal is_over
+            del version
+            if is_over:
+                return
+            is_over = True
+            if isinstance(reply, Answer):
+                assert controller is not None
+                decided(reply, controller.reply_of(reply))
+            elif isinstance(reply, BrokerError):
+                decided(reply, None)
+            elif self.now_s >= give_up_s:
+                decided(None, None)
+            else:
+                self.after(0.1, partial(self._submit, submission, decided, give_up_s))
+
+        if controller is not None:
+            self.world.call(self, controller, partial(controller.request, submission), over)
+        self.after(_REQUEST_TIMEOUT_S, partial(over, None, 0))
+
+    # Clients
+
+    def accept_client(self, half: Half) -> ClientEnd:
+        """A client opened a stream."""
+        self.owns(half)
+        return ClientEnd(self, half)
+
+    def accept_follower(self, half: Half, opened: Open) -> LeaderEnd:
+        """A follower's node opened a stream."""
+        end = LeaderEnd(self.replication, self.owns(half), opened)
+        self.replication.on_follower_opened(end)
+        return end
+
+    def coordinator_of(self, group: str) -> SimulatedCoordinator | None:
+        """Return the coordinator of a group, if it is here."""
+        return self.coordinators.get(self.world.coordinator_uid(group))
+
+    # The disk
+
+    def sync_soon(self) -> None:
+        """Sync what was appended, with whatever joins before the disk is asked."""
+        if self._is_syncing or self.disk.durable == self.disk.appended:
+            return
+        self._is_syncing = True
+        self.after(0.0002, self._sync)
+
+    def _sync(self) -> None:
+        position = self.disk.appended
+        self.after(self.disk.sync_s(self.chance), partial(self._synced, position))
+
+    def _synced(self, position: int) -> None:
+        self._is_syncing = False
+        self.disk.synced(position)
+        for replica in list(self.replicas.values()):
+            replica.on_synced(position)
+        self.replication.flush_acks()
+        self.sync_soon()
+
+
+@dataclass(slots=True)
+class _Heartbeats:
+    node: SimulatedNode
+    controller: SimulatedController
+    half: Half
+    clock: HeartbeatClock
+
+    def __init__(self, node: SimulatedNode, controller: SimulatedController, half: Half) -> None:
+        self.node, self.controller, self.half = node, controller, half
+        self.clock = HeartbeatClock()
+
+    def on_frame(self, frame: Any) -> None:
+        self.node.on_heartbeat_answer(frame, self.clock.on_answer())
+
+    def on_broken(self) -> None:
+        node = self.node
+        if node.active is self.controller:
+            node.active = None
+        node.after(0.1, partial(node._open_heartbeats, self.controller))
+
+
+@dataclass(slots=True)
+class _Watch:
+    node: SimulatedNode
+    half: Half
+    controller: SimulatedController
+
+    def on_frame(self, frame: Any) -> None:
+        if self.node._watch is self.half:
+            self.node.on_metadata(frame)
+
+    def on_broken(self) -> None:
+        """The next tick opens another one."""

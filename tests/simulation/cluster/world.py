@@ -1,0 +1,297 @@
+"""One seed: a cluster, its clients, some forty seconds of faults, and the time to recover.
+
+Three controllers, three nodes, a topic and the offsets topic, each replicated three times;
+producers, readers, and a group of consumers. Faults stop in the end: then everything acknowledged
+must be there, every replica in sync, every record read, every partition of the group owned.
+"""
+
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+from odradek.controller.state.decide import Reply
+from odradek.controller.state.image import ClusterImage, Draft
+from odradek.controller.state.records import Command, Partition, Topic, TopicCreated
+from odradek.node.coordination.model import TopicIdPartition
+from odradek.node.coordination.records import OffsetCommitted
+from odradek.protocol.errors import BrokerError
+from odradek.protocol.hashing import coordinator_partition
+from odradek.protocol.names import CONSUMER_OFFSETS
+from odradek.protocol.types import (
+    FIRST_OFFSET,
+    ControllerId,
+    GroupId,
+    NodeId,
+    Offset,
+    PartitionIndex,
+    PartitionUid,
+    TopicId,
+    TopicName,
+)
+from tests.simulation.cluster.clients import SimulatedProducer, SimulatedReader
+from tests.simulation.cluster.controllers import SimulatedController
+from tests.simulation.cluster.events import Process, Scheduler
+from tests.simulation.cluster.members import SimulatedMember
+from tests.simulation.cluster.nemesis import Nemesis
+from tests.simulation.cluster.network import Network
+from tests.simulation.cluster.node import SimulatedNode
+from tests.simulation.cluster.oracle import EVENTS, Oracle, check
+from tests.simulation.cluster.quorum import Quorum
+from tests.simulation.registry import Report
+
+__all__ = ["EVENTS", "run_seed"]
+
+START_S = 3.0
+FAULTY_S = 45.0
+HEALING_S = 30.0
+END_S = 62.0
+_TOPIC_ID = TopicId(b"data".ljust(16, b"."))
+_OFFSETS_ID = TopicId(b"offsets".ljust(16, b"."))
+_OFFSETS_PARTITIONS = 2
+_GROUPS = ("readers",)
+
+
+class World:
+    """Everything there is."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = Random(seed)
+        self.scheduler = Scheduler()
+        self.network = Network(self.scheduler, self.chance)
+        self.oracle = Oracle()
+        self.topic_name = TopicName("data")
+        self.offset_records: dict[int, OffsetCommitted] = {}
+        self.commits: dict[tuple[GroupId, TopicIdPartition], Offset] = {}
+        self._contents = 0
+        self._directories = self.chance.randrange(5)
+        self._coordinators: dict[PartitionUid, NodeId] = {}
+        self._leaders: dict[PartitionUid, tuple[NodeId, tuple[NodeId, ...]]] = {}
+        self.is_flushed = self.chance.random() < 0.8
+        self.batches_per_s = self.chance.choice([1.0, 4.0, 10.0])
+        self.min_insync = self.chance.choice([1, 1, 2, 2, 3])
+        count = self.chance.choice([1, 2, 3])
+        self.data_uids = [PartitionUid(1 + index) for index in range(count)]
+        first = 1 + count
+        self.offsets_uids = [PartitionUid(first + index) for index in range(_OFFSETS_PARTITIONS)]
+        self.quorum = Quorum(self.scheduler, self.network, self.chance)
+        self.quorum.on_committed.append(self._on_image)
+        self.controllers = [
+            SimulatedController(ControllerId(number), self.quorum) for number in range(3)
+        ]
+        self.quorum.controllers = self.controllers
+        self.nodes = {NodeId(number): SimulatedNode(NodeId(number), self) for number in (1, 2, 3)}
+        self.producers = [SimulatedProducer(f"producer-{n}", self, 1000 + n) for n in (1, 2)]
+        self.readers = [SimulatedReader("reader", self)]
+        self.members = [
+            SimulatedMember(f"member-{n}", self, self.chance.choice(_GROUPS)) for n in (1, 2, 3)
+        ]
+        self.nemesis = Nemesis(self)
+
+    # Names
+
+    def next_content(self) -> int:
+        """Number another batch."""
+        self._contents += 1
+        return self._contents
+
+    def next_directory(self) -> int:
+        """Number another data directory."""
+        self._directories += 1
+        return self._directories
+
+    def topic_of(self, uid: PartitionUid) -> TopicId:
+        """Return the topic of a partition."""
+        return _TOPIC_ID if uid in self.data_uids else _OFFSETS_ID
+
+    def coordinator_uid(self, group: str) -> PartitionUid:
+        """Return the partition of the offsets topic that holds a group."""
+        return self.offsets_uids[coordinator_partition(GroupId(group), _OFFSETS_PARTITIONS)]
+
+    def committed_end(self, partition: TopicIdPartition) -> Offset:
+        """Return the end of what is committed of a data partition."""
+        batches = self.oracle.committed_batches(self.data_uids[partition.partition])
+        return batches[-1].next_offset if batches else FIRST_OFFSET
+
+    # Messages that are not streams
+
+    def call(
+        self,
+        caller: Process,
+        callee: Process,
+        call: Callable[[Callable[[Reply | BrokerError | None, int], None]], None],
+        answered: Callable[[Any, int], None],
+    ) -> None:
+        """Ask once; the question or the answer may be lost."""
+        network = self.network
+
+        def answer(reply: Any, version: int) -> None:
+            if not network.is_cut(callee, caller) and callee.is_up:
+                delay_s = network.delay_s(callee, caller)
+                caller.after(delay_s, lambda: answered(reply, version))
+
+        if network.is_cut(caller, callee) or not callee.is_up:
+            return
+        life = caller.life
+
+        def arrive() -> None:
+            if callee.is_up:
+                call(lambda reply, version: answer(reply, version) if caller.life == life else None)
+
+        callee.after(network.delay_s(caller, callee), arrive)
+        if network.is_hostile and self.chance.random() < 0.05:
+            callee.after(self.chance.random(), arrive)
+
+    # What is watched
+
+    def on_coordinating(self, uid: PartitionUid, node_id: NodeId) -> None:
+        """A node begins to coordinate."""
+        if self._coordinators.get(uid, node_id) != node_id:
+            self.oracle.met["coordinator moves"] += 1
+        self._coordinators[uid] = node_id
+
+    def on_offset_committed(
+        self, group: GroupId, partition: TopicIdPartition, offset: Offset
+    ) -> None:
+        """A member was told that its position is committed."""
+        key = (group, partition)
+        self.commits[key] = max(offset, self.commits.get(key, FIRST_OFFSET))
+
+    def _on_image(self, image: ClusterImage) -> None:
+        self.oracle.on_image(image)
+        for partition in image.partitions.values():
+            leader, isr = self._leaders.get(partition.uid, (partition.leader, partition.isr))
+            if partition.is_led and partition.leader != leader:
+                self.oracle.met["elections"] += 1
+                if partition.leader not in isr:
+                    self.oracle.met["elr elections"] += 1
+            if partition.is_led:
+                leader = partition.leader
+            self._leaders[partition.uid] = leader, partition.isr
+
+    # The run
+
+    def run(self) -> None:
+        """Run the seed.
+
+        Raises:
+            InvariantBrokenError: It found a bug.
+        """
+        self._begin()
+        end_s = START_S + FAULTY_S
+        while self.scheduler.now_s < end_s:
+            self.nemesis.strike()
+            self.scheduler.run_until(self.scheduler.now_s + self.nemesis.pause_s())
+        self.nemesis.heal()
+        for producer in self.producers:
+            producer.is_producing = False
+        end_s = self.scheduler.now_s + HEALING_S
+        while self.scheduler.now_s < end_s and (
+            self.scheduler.now_s < END_S or self._missing() is not None
+        ):
+            self.scheduler.run_until(self.scheduler.now_s + 0.5)
+        missing = self._missing()
+        check(missing is None, "a healed cluster recovers", str(missing))
+        self._check_end()
+
+    def _begin(self) -> None:
+        for controller in self.controllers:
+            controller.start()
+        for node in self.nodes.values():
+            node.start()
+        while self.scheduler.now_s < START_S:
+            self.quorum.check_leader()
+            self.scheduler.run_until(self.scheduler.now_s + 0.1)
+        self._create_topics()
+        self.scheduler.after(0.1, self._check_leader)
+        for client in (*self.producers, *self.readers, *self.members):
+            client.start()
+
+    def _check_leader(self) -> None:
+        self.quorum.check_leader()
+        self.scheduler.after(0.1, self._check_leader)
+
+    def _create_topics(self) -> None:
+        active = self.quorum.leader
+        assert active is not None
+        assert active.epoch is not None
+        assert all(not node.fenced for node in active.image.nodes.values())
+        config = [("min.insync.replicas", str(self.min_insync))]
+        flush = [] if self.is_flushed else [("flush", "os")]
+        draft = Draft(active.image)
+        for topic_id, name, uids, settings in (
+            (_TOPIC_ID, self.topic_name, self.data_uids, (*flush, *config)),
+            (_OFFSETS_ID, TopicName(CONSUMER_OFFSETS), self.offsets_uids, ()),
+        ):
+            nodes = list(self.nodes)
+            partitions = []
+            for index, uid in enumerate(uids):
+                replicas = tuple(nodes[(index + shift) % len(nodes)] for shift in range(3))
+                partitions.append(Partition(uid, replicas[0], replicas, replicas))
+            topic = Topic(
+                topic_id=topic_id, name=name, config=tuple(settings), partitions=tuple(uids)
+            )
+            draft.record(TopicCreated(topic, tuple(partitions)))
+        command = Command(active.epoch, active.image.command_sequence + 1, draft.take_records())
+        self.quorum.propose(active, active.epoch, command, lambda _: active._publish())
+        self.scheduler.run_until(self.scheduler.now_s + 1.0)
+
+    def _missing(self) -> str | None:
+        """Tell what has not recovered yet."""
+        active = self.quorum.leader
+        if active is None or active.epoch is None:
+            return "nobody is the active controller"
+        for partition in active.image.partitions.values():
+            if not partition.is_led or set(partition.isr) != set(partition.replicas):
+                return f"not everybody is in sync: {partition}"
+        waiting = [producer for producer in self.producers if producer.unacknowledged_count]
+        if waiting:
+            return f"{waiting} still wait"
+        for reader in self.readers:
+            for uid, position in reader.positions.items():
+                batches = self.oracle.committed_batches(uid)
+                if batches and position < batches[-1].next_offset:
+                    return f"{reader} is at {position} of {uid}, not {batches[-1].next_offset}"
+        return self._missing_member(active.image)
+
+    def _missing_member(self, image: ClusterImage) -> str | None:
+        owned: dict[tuple[GroupId, TopicIdPartition], Process] = {}
+        for member in self.members:
+            for partition in member.owned:
+                other = owned.setdefault((member.group, partition), member)
+                if other is not member:
+                    return f"{partition} is owned by {other} and {member}"
+        for group in {member.group for member in self.members}:
+            for index in range(len(self.data_uids)):
+                if (group, TopicIdPartition(_TOPIC_ID, PartitionIndex(index))) not in owned:
+                    return f"nobody of {group} owns {index}: {image.groups.get(group)}"
+        return None
+
+    def _check_end(self) -> None:
+        """Everything is the same everywhere."""
+        for uid in (*self.data_uids, *self.offsets_uids):
+            committed = [batch.crc for batch in self.oracle.committed_batches(uid)]
+            for node in self.nodes.values():
+                theirs = [batch.crc for batch in node.disk.log(uid).batches]
+                check(
+                    theirs[: len(committed)] == committed,
+                    "every replica has everything committed",
+                    "{} has {} of {} batches of {}",
+                    node,
+                    len(theirs),
+                    len(committed),
+                    uid,
+                )
+
+
+def run_seed(seed: int) -> Report:
+    """Run one seed.
+
+    Raises:
+        InvariantBrokenError: It found a bug; the message names the invariant.
+    """
+    world = World(seed)
+    world.run()
+    oracle = world.oracle
+    met = ", ".join(f"{count} {event}" for event, count in sorted(oracle.met.items()))
+    line = f"{oracle.acknowledged} acknowledged, {world.scheduler.now_s:.0f} s, {met}"
+    return Report(line, oracle.met)
