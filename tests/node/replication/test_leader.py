@@ -258,16 +258,25 @@ def test_one_proposal_at_a_time() -> None:
     assert proposed(world.image(N1, N2)) == (N1, N2, N3)
 
 
-def test_a_refused_or_lost_proposal_leaves_its_members_waited_for() -> None:
+def test_after_a_refusal_the_isr_as_it_is_ends_the_doubt() -> None:
     world = World(isr=(N1,))
-    (proposal,) = (e for e in world.announce(N2, 0) if isinstance(e, ProposeIsr))
-    world.core.on_proposal_answered(proposal, world.now_s)
-    world.live.pop(N2)
     world.append(5)
-    assert world.core.on_durable(Offset(5)) == [], "a repeat of the proposal may still be accepted"
+    (proposal,) = (e for e in world.announce(N2, 0) if isinstance(e, ProposeIsr))
+    assert world.core.on_durable(Offset(5)) == []
+    effects = world.core.on_proposal_answered(proposal, world.now_s)
+    assert proposed(effects) == (N1,), "at once, and without whoever was refused"
+    assert world.core.high_watermark == 0, "a repeat of the first may still be accepted"
+    assert committed(5) in world.image(N1)
+
+
+def test_refused_again_it_asks_a_moment_later() -> None:
+    world = World(isr=(N1,))
+    (first,) = (e for e in world.announce(N2, 0) if isinstance(e, ProposeIsr))
+    (second,) = world.core.on_proposal_answered(first, world.now_s)
+    assert isinstance(second, ProposeIsr)
+    assert world.core.on_proposal_answered(second, world.now_s) == []
     assert world.tick(PROPOSAL_RETRY_S / 2) == []
-    assert proposed(world.tick(PROPOSAL_RETRY_S)) == (N1,), "asks for what is, to end the doubt"
-    assert world.image(N1) == [committed(5)]
+    assert proposed(world.tick(PROPOSAL_RETRY_S)) == (N1, N2)
 
 
 def test_an_old_proposals_answer_does_not_end_a_newer_one() -> None:
@@ -275,8 +284,14 @@ def test_an_old_proposals_answer_does_not_end_a_newer_one() -> None:
     (first,) = (e for e in world.announce(N2, 0) if isinstance(e, ProposeIsr))
     world.announce(N3, 0)
     assert proposed(world.image(N1, N2)) == (N1, N2, N3)
-    world.core.on_proposal_answered(first, world.now_s)
+    assert world.core.on_proposal_answered(first, world.now_s) == []
     assert world.tick(PROPOSAL_RETRY_S * 2) == []
+
+
+def test_whom_the_controller_takes_out_is_left_to_it() -> None:
+    world = World()
+    world.live.pop(N3)
+    assert world.core.on_image(state(ALL), world.live, 1, world.now_s) == []
 
 
 def test_a_member_that_lags_is_proposed_to_leave_and_waited_for_until_it_has() -> None:

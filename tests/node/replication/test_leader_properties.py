@@ -45,7 +45,7 @@ class _Run:
             case "ack" if cursor is not None:
                 return world.ack(node_id, min(amount * 5, cursor.offset))
             case "answer" if self.outstanding:
-                core.on_proposal_answered(self.outstanding[-1], world.now_s)
+                return core.on_proposal_answered(self.outstanding[-1], world.now_s)
             case "image":
                 decided = self.possible[amount % len(self.possible)]
                 self.possible, self.outstanding = [decided], []

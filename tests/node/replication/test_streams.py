@@ -4,16 +4,19 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from odradek.node.replication.partition import PartitionReplica
+from odradek.node.storage import StorageOptions
+from odradek.protocol.errors import InvalidUpdateVersionError, NotLeaderOrFollowerError
 from odradek.protocol.hot import Acks
-from odradek.protocol.types import FIRST_OFFSET, PartitionIndex, TopicId
+from odradek.protocol.types import FIRST_OFFSET, Offset, PartitionIndex, TopicId
 from odradek.v1 import metadata_pb2
 from tests.node.fake_controller import FakeController, fake_controller
-from tests.node.running import WAIT_S, ProduceClient, RunningNode, batch, running_node
+from tests.node.running import SMALL, WAIT_S, ProduceClient, RunningNode, batch, running_node
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -45,14 +48,14 @@ class _Cluster:
 
 
 @asynccontextmanager
-async def three_nodes(path: Path) -> AsyncIterator[_Cluster]:
+async def three_nodes(path: Path, options: StorageOptions = SMALL) -> AsyncIterator[_Cluster]:
     async with AsyncExitStack() as stack:
         controller = await stack.enter_async_context(fake_controller())
         nodes = {}
         for node_id in (1, 2, 3):
             data = path / f"node-{node_id}"
             nodes[node_id] = await stack.enter_async_context(
-                running_node(data, controller, id=node_id)
+                running_node(data, controller, options=options, id=node_id)
             )
         yield _Cluster(controller, nodes)
 
@@ -182,3 +185,48 @@ async def test_a_member_that_dies_is_waited_for_until_it_is_fenced(tmp_path: Pat
         await cluster.nodes[3].task
         assert (await produce.produce(topic, batch())).base_offset == 1
         assert list(topic.partitions[0].isr) == [1, 2]
+
+
+async def test_who_is_far_behind_is_served_from_disk_while_others_go_on(tmp_path: Path) -> None:
+    options = replace(SMALL, tail_cache_bytes=1 << 20)
+    async with three_nodes(tmp_path, options) as cluster:
+        topic = cluster.controller.add_topic("t", replicas=(1, 2), isr=(1, 2))
+        await cluster.known()
+        produce = ProduceClient(cluster.nodes[1].channel)
+        for number in range(100):
+            await produce.produce(topic, batch(value=bytes((number,)) * 100_000))
+        topic.partitions[0].replicas.append(3)
+        cluster.controller.changed(topic, 0)
+        await cluster.known()
+        for number in range(100):
+            assert (await produce.produce(topic, batch())).base_offset == 100 + number
+        await until(lambda: list(topic.partitions[0].isr) == [1, 2, 3])
+        assert (await produce.produce(topic, batch())).base_offset == 200
+        theirs = cluster.replica(3, topic).log
+        ours = cluster.replica(1, topic).log
+        for offset in range(0, 201, 20):
+            at = Offset(offset)
+            assert await theirs.read(at, 1) == await ours.read(at, 1)
+
+
+async def test_a_refused_isr_is_asked_for_again(cluster: _Cluster) -> None:
+    cluster.controller.isr_refusal = InvalidUpdateVersionError()
+    topic = cluster.controller.add_topic(
+        "t", replicas=(1, 2), isr=(1,), config={"min.insync.replicas": "1"}
+    )
+    await cluster.controller.until(lambda: len(cluster.controller.submitted) == 2)
+    cluster.controller.isr_refusal = None
+    await until(lambda: list(topic.partitions[0].isr) == [1, 2])
+
+
+async def test_leadership_is_confirmed_by_the_isr(cluster: _Cluster) -> None:
+    topic = cluster.controller.add_topic("t", replicas=(1, 2, 3))
+    await cluster.known()
+    await asyncio.gather(*(cluster.replica(1, topic).confirm_leadership() for _ in range(5)))
+    # Node 1 does not hear of its successor: its stream of metadata hangs.
+    deaf = cluster.nodes[1].node
+    deaf._membership._events = replace(deaf._membership._events, cluster_changed=lambda _: None)
+    cluster.controller.elect(topic, 0, 2)
+    await cluster.nodes[2].knows(cluster.controller)
+    with pytest.raises(NotLeaderOrFollowerError):
+        await cluster.replica(1, topic).confirm_leadership()

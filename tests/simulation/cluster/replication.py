@@ -305,7 +305,7 @@ class Replication:
                     if isinstance(outcome.error, InvalidUpdateVersionError):
                         self.node.world.oracle.met["stale isr proposals"] += 1
             if leader is not None and replica.leader is leader:
-                leader.on_proposal_answered(proposal, self.node.now_s)
+                replica.perform(leader.on_proposal_answered(proposal, self.node.now_s))
 
         self.node.submit(request, decided)
 

@@ -40,6 +40,7 @@ class InSync:
     """The ISR of one partition during one leader epoch."""
 
     __slots__ = (
+        "_barred",
         "_pending",
         "_retry_at_s",
         "committed",
@@ -57,6 +58,7 @@ class InSync:
         self.committed = partition.isr
         self.maximal = frozenset(partition.isr)
         self._pending: ProposeIsr | None = None
+        self._barred: frozenset[NodeId] = frozenset()
         self._retry_at_s = float("-inf")
 
     def on_image(self, partition: PartitionState) -> bool:
@@ -68,30 +70,40 @@ class InSync:
         self._take(partition)
         return True
 
-    def propose(self, wanted: tuple[IsrMember, ...], now_s: float) -> ProposeIsr | None:
+    def propose(
+        self, wanted: tuple[IsrMember, ...], staying: frozenset[NodeId], now_s: float
+    ) -> ProposeIsr | None:
         """Return what to ask the controller for, if it is time to ask and anything would change.
 
         Args:
             wanted: Who should be in, the leader included.
+            staying: The present members, but for those that the controller itself is taking out.
             now_s: The clock.
         """
-        if self._pending is not None or now_s < self._retry_at_s:
+        if self._pending is not None:
             return None
+        if now_s < self._retry_at_s:
+            if not self._barred:
+                return None
+            wanted = tuple(each for each in wanted if each.node_id not in self._barred)
         members = {member.node_id for member in wanted}
         is_certain = len(self.maximal) == len(self.committed)
-        if is_certain and members == set(self.committed):
+        if is_certain and members == staying:
             return None
         self._pending = ProposeIsr(self.leader_epoch, self.partition_epoch, wanted)
         self.maximal |= members
         return self._pending
 
     def on_answered(self, proposal: ProposeIsr, now_s: float) -> None:
-        """The controller answered, or nobody knows; a moment later another one may be made.
+        """The controller answered, or nobody knows.
 
         However it was answered, `maximal` stays until an image with a newer partition epoch: a
-        repeat may still be on its way. The next proposal, for the ISR as it is if need be, raises
-        the epoch and ends the doubt.
+        repeat may still be on its way. The next proposal, at once and without whoever was to join,
+        raises the epoch and ends the doubt; when that fails too, another one is made a moment
+        later.
         """
         if proposal is self._pending:
             self._pending = None
             self._retry_at_s = now_s + PROPOSAL_RETRY_S
+            joining = {member.node_id for member in proposal.isr}.difference(self.committed)
+            self._barred = frozenset(joining)

@@ -54,15 +54,13 @@ from odradek.protocol.types import (
     Offset,
 )
 
-__all__ = [
-    "Cursor", "Diverging", "Effect", "Incarnations", "IsrMember", "LeaderReplica", "ProposeIsr",
-    "PushDue", "Refused",
-]  # fmt: skip
+__all__ = ["Cursor", "Diverging", "Effect", "Incarnations", "IsrMember", "LeaderReplica"]
+__all__ += ["ProposeIsr", "PushDue", "Refused"]
 
 REPLICA_LAG_TIME_MAX_S: Final = 30.0
 
 Incarnations: TypeAlias = Mapping[NodeId, Incarnation]
-"""The nodes that are not fenced, each with its registration in force."""
+"""The nodes that may be in sync, neither fenced nor stopping, with the registration in force."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +112,12 @@ class LeaderReplica:
         now_s: float,
         lag_time_max_s: float = REPLICA_LAG_TIME_MAX_S,
     ) -> None:
-        """Begin a leader epoch; call `start` for what follows from it at once.
+        """Begin a leader epoch; then call `start`.
 
         Args:
             node_id: This node.
             partition: As the image has it; this node leads it.
-            incarnations: The nodes that are not fenced.
+            incarnations: Who may be in sync.
             min_insync: How many members the ISR needs for the high watermark to move.
             log_end: The end of this node's log; the epoch starts here.
             durable_end: The end of what this node has on disk.
@@ -304,9 +302,10 @@ class LeaderReplica:
                 self.followers[member].caught_up_at_s = now_s
         return [*self._advance_high_watermark(), *self._propose(now_s)]
 
-    def on_proposal_answered(self, proposal: ProposeIsr, now_s: float) -> None:
+    def on_proposal_answered(self, proposal: ProposeIsr, now_s: float) -> list[Effect]:
         """The controller answered, or nobody knows what became of it; only an image will tell."""
         self._in_sync.on_answered(proposal, now_s)
+        return self._propose(now_s)
 
     def on_tick(self, now_s: float) -> list[Effect]:
         """Time has passed."""
@@ -366,7 +365,8 @@ class LeaderReplica:
         wanted = self._wanted_isr(now_s)
         if not wanted:
             return []  # this node is fenced: nothing it asks for would be granted
-        proposal = self._in_sync.propose(wanted, now_s)
+        staying = frozenset(self.isr) & self._incarnations.keys()
+        proposal = self._in_sync.propose(wanted, staying, now_s)
         return [] if proposal is None else [proposal]
 
     def _wanted_isr(self, now_s: float) -> tuple[IsrMember, ...]:

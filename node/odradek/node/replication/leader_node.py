@@ -22,7 +22,7 @@ from odradek.node.replication.partition import PartitionReplica
 from odradek.node.replication.replicas import Replicas
 from odradek.node.replication.session import Announcement
 from odradek.node.storage.epochs import EpochEnd
-from odradek.protocol.errors import StorageFullError
+from odradek.protocol.errors import BrokerError, StorageFullError
 from odradek.protocol.replication import ReplicateFrame, decode_replicate_response
 from odradek.protocol.types import LeaderEpoch, NodeId, Offset, PartitionUid
 from odradek.rpc.backoff import delays
@@ -136,14 +136,20 @@ class LeaderNode:
             self._on_connected()
             await self._until_broken(live, catch_up)
         except grpc.aio.AioRpcError as error:
-            reason = error_from_rpc(error).message
-            _log.info("replication broke", leader=self.leader_id, address=address, reason=reason)
+            self._on_broken(address, error_from_rpc(error).message)
+        except asyncio.InvalidStateError:
+            self._on_broken(address, "the stream had ended")
         except TimeoutError:
-            _log.info("replication cannot begin", leader=self.leader_id, address=address)
+            self._on_broken(address, f"it did not begin within {_OPEN_TIMEOUT_S:g} s")
+        except BrokerError as error:
+            self._on_broken(address, error.message)
         finally:
             self._on_disconnected()
             await channel.close()
         return stood
+
+    def _on_broken(self, address: str, reason: str) -> None:
+        _log.info("replication broke", leader=self.leader_id, address=address, reason=reason)
 
     async def _until_broken(self, live: Any, catch_up: Any) -> None:
         tasks = [
@@ -160,7 +166,8 @@ class LeaderNode:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         for task in done:
-            task.result()
+            if not task.cancelled():
+                task.result()
 
     def _on_connected(self) -> None:
         _log.debug("replication begins", leader=self.leader_id, partitions=len(self.followed))

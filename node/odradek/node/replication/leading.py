@@ -98,7 +98,7 @@ class Leading:
 
     def on_proposal_answered(self, proposal: ProposeIsr) -> None:
         """The controller answered, or nobody knows."""
-        self.core.on_proposal_answered(proposal, time.monotonic())
+        self.perform(self.core.on_proposal_answered(proposal, time.monotonic()))
 
     def on_tick(self, now_s: float) -> None:
         """Time has passed: about once a second."""

@@ -171,8 +171,7 @@ class Replicas:
         """Take the roles of the image in force, which `update` made out of `before`."""
         after = self._view.image
         changes = RoleChanges()
-        if update.snapshot or update.nodes or update.removed_node_ids:
-            self._take_nodes(after)
+        nodes_before, self._incarnations = self._incarnations, self._may_be_in_sync()
         if update.snapshot:
             whole: Iterable[TopicId] = before.topics.keys() | after.topics.keys()
         else:
@@ -181,21 +180,19 @@ class Replicas:
             self._reconcile_topic(before.topics.get(topic_id), after.topics.get(topic_id), changes)
         for topic_id, partition in update.partitions:
             self._reconcile_partition(after.topics[topic_id], partition, changes)
+        if nodes_before != self._incarnations:
+            for replica in self._replicas.values():
+                replica.update(replica.topic, replica.partition)
         metrics.PARTITIONS_LED.inc(len(changes.leading) - len(changes.resigned))
         self._retry_parked()
         return changes
 
-    def _take_nodes(self, image: ClusterImage) -> None:
-        """Tell leaders who may be in sync."""
-        before, self._incarnations = (
-            self._incarnations,
-            {node.node_id: node.incarnation for node in image.nodes.values() if not node.fenced},
-        )
-        if before == self._incarnations:
-            return
-        for replica in self._replicas.values():
-            if replica.is_leader and len(replica.partition.replicas) > 1:
-                replica.update(replica.topic, replica.partition)
+    def _may_be_in_sync(self) -> Incarnations:
+        return {
+            node.node_id: node.incarnation
+            for node in self._view.image.nodes.values()
+            if not node.fenced and (not node.stopping or node.node_id == self.node_id)
+        }
 
     def _reconcile_topic(
         self, before: TopicState | None, after: TopicState | None, changes: RoleChanges
@@ -304,7 +301,7 @@ class Replicas:
 
     @property
     def awaited_position(self) -> int:
-        """How far it must come for everything replicas here have appended to be on disk."""
+        """How far it must come for everything appended here to be on disk."""
         commit = self._storage.group_commit
         return commit.appended if self._unsynced else commit.durable
 
