@@ -81,7 +81,12 @@ async def run(options: RunOptions, directory: Path) -> Outcome:
         except (StuckError, AssertionError, OdradekError) as error:
             failures.append(f"{type(error).__name__}: {error}")
         failures += stage.crashes()
-    paths = sorted(stage.history_directory.glob("*.jsonl"))
+    return judge(directory, failures)
+
+
+def judge(directory: Path, failures: Sequence[str] = ()) -> Outcome:
+    """Judge the history in a run's directory."""
+    paths = sorted(directory.glob("history/*.jsonl"))
     report = check(read_history(paths))
     found = windows(read_history(paths))
     attribute(found, report.anomalies)
@@ -173,13 +178,15 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=100.0, help="send operations a second")
     parser.add_argument("--only", choices=[kind.name for kind in FaultKind], action="append")
     parser.add_argument("--directory", type=Path, help="a new one, kept; else a temporary one")
+    parser.add_argument("--judge", type=Path, help="judge the history of a kept directory again")
     arguments = parser.parse_args()
+    if arguments.judge is not None:
+        return _report(judge(arguments.judge), arguments.judge, is_kept=True)
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().getrandbits(32)
-    kinds = tuple(FaultKind[name] for name in arguments.only or FaultKind.__members__)
     options = RunOptions(
         seed=seed,
         duration_s=arguments.minutes * 60,
-        kinds=kinds,
+        kinds=tuple(FaultKind[name] for name in arguments.only or FaultKind.__members__),
         stage=StageOptions(
             nodes=arguments.nodes,
             controllers=arguments.controllers,
@@ -190,10 +197,15 @@ def main() -> int:
     directory = arguments.directory or Path(tempfile.mkdtemp(prefix="odradek-chaos-"))
     print(f"seed {seed}, {arguments.minutes:g} minutes, replication {arguments.replication}")
     outcome = asyncio.run(run(options, directory))
+    return _report(outcome, directory, is_kept=arguments.directory is not None)
+
+
+def _report(outcome: Outcome, directory: Path, *, is_kept: bool) -> int:
+    """Print what came of a run; keep its directory if it is of use."""
     print_table(outcome.windows, outcome.report)
     for failure in outcome.failures:
         print(f"FAILED: {failure}")
-    if outcome.held and arguments.directory is None:
+    if outcome.held and not is_kept:
         shutil.rmtree(directory)
     else:
         print(f"history, logs and data are kept in {directory}")
