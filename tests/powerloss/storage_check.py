@@ -25,6 +25,7 @@ class Expected:
         start: The log starts here or later, and at most at `start_max`.
         start_max: The largest log start asked for.
         note: The small value is at least this.
+        dropped: These partitions are gone.
     """
 
     batches: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -33,6 +34,7 @@ class Expected:
     start: int = 0
     start_max: int = 0
     note: int = 0
+    dropped: list[int] = field(default_factory=list)
 
     def on_promise(self, kind: str, *numbers: int) -> None:
         """Take one promise into account."""
@@ -50,6 +52,8 @@ class Expected:
                 self.start_max = max(self.start_max, numbers[0])
             case "advanced":
                 self.start = max(self.start, numbers[0])
+            case "dropped":
+                self.dropped.append(numbers[0])
             case "noted":
                 self.note = numbers[0]
             case _:
@@ -80,6 +84,9 @@ async def _check(promises: list[list[str]], directory: Path) -> None:
         for uid, expected in expected_of(promises).items():
             note = storage.table(Table.REPLICA).get(PartitionUid(uid), b"note")
             assert int(note or b"0") >= expected.note
+            for gone in map(PartitionUid, expected.dropped):
+                assert storage.log(gone).log_end_offset == 0, f"{gone} was dropped"
+                assert storage.log(gone).log_start_offset == 0
             await _check_log(storage, PartitionUid(uid), expected)
 
 

@@ -9,9 +9,11 @@ makes every sync of the store do nothing.
 import asyncio
 import random
 import sys
+from functools import partial
 from pathlib import Path
 
 from odradek.node.storage import PartitionLog, Storage, StorageOptions, StoreOptions
+from odradek.node.storage import storage as storage_module
 from odradek.node.storage.keys import Table
 from odradek.node.storage.store import Store
 from odradek.protocol.types import LeaderEpoch, Offset, PartitionUid
@@ -19,7 +21,12 @@ from tests.node.storage.batches import NOW_MS, append, batch, opened
 from tests.powerloss.promises import Promises
 
 PARTITIONS = 4
-OPTIONS = StorageOptions(reserve_bytes=1 << 20, store=StoreOptions(memtable_bytes=512 << 10))
+FIRST_DROPPED_UID = 100
+# Small enough for every kind of file to be written, sealed, rewritten and removed within a second.
+OPTIONS = StorageOptions(
+    reserve_bytes=1 << 20,
+    store=StoreOptions(memtable_bytes=256 << 10, value_bytes_min=1 << 10, segment_bytes=128 << 10),
+)
 
 
 def value_at(uid: int, epoch: int, base_offset: int, size_bytes: int) -> bytes:
@@ -42,13 +49,14 @@ class Worker:
         self._log: PartitionLog = storage.log(uid)
         self._epoch = LeaderEpoch(self._log.leader_epochs.latest + 1)
         self._notes = storage.table(Table.REPLICA)
+        self._next_dropped_uid = FIRST_DROPPED_UID + int(uid) + PARTITIONS * seed * 1000
         self._noted = int(self._notes.get(uid, b"note") or b"0")
 
     async def run(self) -> None:
         """Go on until the process is killed."""
-        steps = (self._append, self._truncate, self._advance, self._note)
+        steps = (self._append, self._truncate, self._advance, self._note, self._drop)
         while True:
-            [step] = self._chance.choices(steps, weights=(85, 3, 3, 9))
+            [step] = self._chance.choices(steps, weights=(79, 3, 6, 9, 3))
             await step()
 
     async def _durable(self, position: int) -> None:
@@ -85,6 +93,19 @@ class Worker:
         await self._durable(position)
         self._promises.make("advanced", self._uid, to)
 
+    async def _drop(self) -> None:
+        """Make a partition, write to it, and remove it."""
+        uid = PartitionUid(self._next_dropped_uid)
+        self._next_dropped_uid += PARTITIONS
+        log = self._storage.log(uid)
+        for _ in range(3):
+            data = batch(1, value=value_at(uid, 0, log.log_end_offset, 30_000))
+            appended = await self._storage.patiently(partial(append, log, data, LeaderEpoch(0)))
+            await self._durable(appended.position)
+        position = await self._storage.patiently(lambda: self._storage.drop(uid))
+        await self._durable(position)
+        self._promises.make("dropped", self._uid, uid)
+
     async def _note(self) -> None:
         number = self._noted = self._noted + 1
         put = {b"note": str(number).encode()}
@@ -99,6 +120,8 @@ async def main() -> None:
     mistake = sys.argv[4] if len(sys.argv) > 4 else ""
     if mistake == "unsynced":
         Store.sync = lambda store: None  # type: ignore[method-assign, assignment]
+    storage_module._TICK_S = 0.01  # what happens in a minute happens in a second
+    storage_module._MARK_INTERVAL_S = 0.03
     async with opened(root / "data", OPTIONS) as storage, asyncio.TaskGroup() as tasks:
         promises = Promises(root, count)
         for uid in range(PARTITIONS):
