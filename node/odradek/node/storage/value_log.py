@@ -115,9 +115,10 @@ class ValueLog:
         self._next_number = 1 + max(self.sizes_on_disk(), default=0)
         self._current: SegmentFile | None = None
         self._sealed_unsynced: list[SegmentFile] = []
-        self._has_new_files = False
+        self._files_made = self._files_named = 0  # named: on disk, by a sync of the directory
         self._readers: OrderedDict[int, SegmentFile] = OrderedDict()
         self._lock = threading.Lock()
+        self._syncing = threading.Lock()  # the group commit must wait for what another has begun
 
     @property
     def end(self) -> LogPoint:
@@ -140,7 +141,8 @@ class ValueLog:
         with self._lock:
             number, self._next_number = self._next_number, self._next_number + 1
         file = SegmentFile(self._path(number), number, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-        self._has_new_files = True
+        with self._lock:
+            self._files_made += 1
         return file
 
     def append(self, value: bytes) -> Place:
@@ -175,14 +177,15 @@ class ValueLog:
         Raises:
             StorageError: The state of what was appended is unknown.
         """
-        with self._lock:
-            files, self._sealed_unsynced = self._sealed_unsynced, []
-            if self._current is not None:
-                files.append(self._current)
-        for file in files:
-            file.sync()
-        if self._has_new_files:
-            self.sync_directory()
+        with self._syncing:
+            with self._lock:
+                files, self._sealed_unsynced = self._sealed_unsynced, []
+                if self._current is not None:
+                    files.append(self._current)
+            for file in files:
+                file.sync()
+            if self._files_named < self._files_made:
+                self.sync_directory()
 
     def sync_files(self, numbers: Iterable[int]) -> None:
         """Wait until segments of an earlier process are on disk: it may not have synced them."""
@@ -196,8 +199,11 @@ class ValueLog:
 
     def sync_directory(self) -> None:
         """Wait until the new segments' names are on disk."""
-        self._has_new_files = False
+        with self._lock:
+            made = self._files_made
         sync_directory(self._directory)
+        with self._lock:  # only now: another thread's sync must not take it for done
+            self._files_named = max(self._files_named, made)
 
     def read(self, place: Place) -> bytes:
         """Return the value at a place.
