@@ -226,6 +226,7 @@ class FakeController(controller_pb2_grpc.ControllerServiceServicer):
         snapshot = metadata_pb2.MetadataUpdate(
             version=self.version,
             snapshot=True,
+            next_partition_uid=self._uid + 1,
             nodes=self.nodes.values(),
             topics=self.topics.values(),
         )

@@ -32,6 +32,7 @@ from odradek.node.coordination.model import GroupTimes
 from odradek.node.replication.led import LedPartition
 from odradek.node.replication.node_links import NodeLinks
 from odradek.node.replication.replicas import Replicas, RoleChanges
+from odradek.node.replication.sweep import sweep
 from odradek.node.storage.identity import bind_cluster, open_identity
 from odradek.node.storage.storage import Storage
 from odradek.program.logs import bind_process_fields
@@ -61,7 +62,7 @@ class Node:
         self.started = asyncio.Event()
         self.ready = asyncio.Event()
         """Set once the node is unfenced for the first time."""
-        self._stopping = False
+        self._stopping = self._swept = False
         self._storage = storage
         self._node_id = NodeId(config.id)
         self._identity = open_identity(config.data, self._node_id)
@@ -181,6 +182,10 @@ class Node:
             if update.nodes or update.snapshot:
                 self._links.on_nodes_changed()
             self._tell_coordination(changes)
+            if not self._swept:
+                self._swept = True
+                sweeping = sweep(self._storage, self._view, self._replicas)
+                self._tasks.create_task(sweeping, name="sweep")
             metrics.METADATA_VERSION.set(update.version)
         if response.groups or response.removed_groups or update.snapshot:
             self._coordination.on_groups(

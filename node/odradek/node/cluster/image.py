@@ -35,6 +35,7 @@ from odradek.protocol.types import (
 )
 
 NO_TOPIC_ID = TopicId(b"")
+NOT_TOLD = PartitionUid(0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +92,7 @@ class ImageUpdate:
     topics: tuple[TopicState, ...] = ()
     removed_topic_ids: tuple[TopicId, ...] = ()
     partitions: tuple[tuple[TopicId, PartitionState], ...] = ()
+    next_partition_uid: PartitionUid = NOT_TOLD
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,8 @@ class ClusterImage:
     nodes: Mapping[NodeId, NodeState] = field(default_factory=lambda: MappingProxyType({}))
     topics: Mapping[TopicId, TopicState] = field(default_factory=lambda: MappingProxyType({}))
     _id_by_name: Mapping[TopicName, TopicId] = field(default_factory=lambda: MappingProxyType({}))
+    next_partition_uid: PartitionUid = NOT_TOLD
+    """Every partition that ever was has a lower one."""
 
     def apply(self, update: ImageUpdate) -> "ClusterImage":
         """Return the image after one update."""
@@ -126,7 +130,8 @@ class ClusterImage:
             for topic_id, partitions in _by_topic(update.partitions).items():
                 changed[topic_id] = _with_partitions(changed[topic_id], partitions)
             topics = changed
-        return ClusterImage(update.version, nodes, topics, names)
+        next_uid = max(self.next_partition_uid, update.next_partition_uid)
+        return ClusterImage(update.version, nodes, topics, names, next_uid)
 
     def snapshot(self) -> ImageUpdate:
         """Return the update that makes this image out of nothing."""

@@ -30,6 +30,7 @@ def update_from_proto(update: metadata_pb2.MetadataUpdate) -> ImageUpdate:
             (TopicId(each.topic_id), _partition_from_proto(each.partition))
             for each in update.partitions
         ),
+        next_partition_uid=PartitionUid(update.next_partition_uid),
     )
 
 

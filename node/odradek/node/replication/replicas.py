@@ -13,6 +13,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -255,17 +256,20 @@ class Replicas:
         replica.resign(error)
         del self._by_uid[replica.uid]
         self._unsynced.pop(replica, None)
-        self._to_drop[replica.log.uid] = None
+        self.drop_data(replica.uid)
+
+    def drop_data(self, uid: PartitionUid) -> None:
+        """Remove what is stored of a partition that is not here any more."""
+        assert uid not in self._by_uid
+        self._to_drop[uid] = None
         self._drop_logs()
 
     def _drop_logs(self) -> None:
         """Remove the data of partitions that are gone; what a write stall refuses waits a tick."""
-        for uid in list(self._to_drop):
-            try:
+        with suppress(ThrottledError, StorageFullError):
+            for uid in list(self._to_drop):
                 self._storage.drop(uid)
-            except (ThrottledError, StorageFullError):
-                return
-            del self._to_drop[uid]
+                del self._to_drop[uid]
 
     def park(
         self,
@@ -374,12 +378,10 @@ class Replicas:
         """Note high watermarks that moved, so that a restart knows a lower bound of them."""
         if self._storage.is_full:
             return
-        for replica in self._replicas.values():
-            if replica.high_watermark > replica.log.high_watermark_checkpoint:
-                try:
+        with suppress(ThrottledError, StorageFullError):
+            for replica in self._replicas.values():
+                if replica.high_watermark > replica.log.high_watermark_checkpoint:
                     replica.log.checkpoint_high_watermark(replica.high_watermark)
-                except (ThrottledError, StorageFullError):
-                    return
 
     def resign_all(self, error: BrokerError) -> None:
         """Lead and follow nothing any more: the node is stopping."""

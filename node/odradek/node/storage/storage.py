@@ -25,7 +25,7 @@ from odradek.node.storage.blocking import Blocking
 from odradek.node.storage.directories import make_directory, sync_directory
 from odradek.node.storage.durable_mark import Mark, MarkFile, read_boot_id
 from odradek.node.storage.group_commit import GroupCommit
-from odradek.node.storage.keys import Kind, Table, partition_range
+from odradek.node.storage.keys import Kind, Table, kind_range, number_of, partition_range
 from odradek.node.storage.log import PartitionLog
 from odradek.node.storage.segments import LOG_BEGIN, LogPoint
 from odradek.node.storage.space import Space
@@ -205,6 +205,10 @@ class Storage:
             )
         return log
 
+    async def stored_uids(self) -> list[PartitionUid]:
+        """Return the partitions of which anything is stored here; a seek each."""
+        return await self._blocking.run(_stored_uids, self._store)
+
     def table(self, table: Table) -> StateTable:
         """Return the small values somebody keeps beside the logs."""
         return StateTable(self._store, self._writer, table)
@@ -342,3 +346,14 @@ class Storage:
         finally:
             self.is_reopening = self._store.is_closed
             self.group_commit.resume()
+
+
+def _stored_uids(store: Store) -> list[PartitionUid]:
+    found: set[PartitionUid] = set()
+    for kind in (Kind.INDEX, Kind.STATE):
+        end = kind_range(kind)[1]
+        while (last := store.last_before(end, kind.value)) is not None:
+            uid = PartitionUid(number_of(last[0]))
+            found.add(uid)
+            end = partition_range(kind, uid)[0]
+    return sorted(found)
