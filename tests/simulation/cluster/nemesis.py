@@ -1,8 +1,9 @@
 """What goes wrong, and when.
 
 Any fault may come at any time, several at once, with one rule: data that was promised to be on disk
-may be lost on one node only, and on another not before every replica is in sync again. That is what
-replication promises to survive; everything else (kills, pauses, power cuts of all nodes at once
+may be lost on one node only, and on another not before every replica is in sync again; and not at
+all with `min.insync.replicas=1`, since the others may be down, and out of the ISR, when that one
+disk goes. That is what replication promises to survive; everything else (kills, pauses, power cuts of all nodes at once
 with `flush=commit`, cuts, a deposed controller) may come in any combination.
 """
 
@@ -162,7 +163,7 @@ class Nemesis:
 
     def _may_lose_data(self) -> bool:
         active = self.world.quorum.leader
-        if active is None:
+        if active is None or self.world.min_insync == 1:
             return False
         for node in self.world.nodes.values():
             known = active.image.nodes.get(node.node_id)
