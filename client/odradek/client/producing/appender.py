@@ -189,12 +189,14 @@ class Appender:
         try:
             self._check_still(topic, target)
             with self._lock:
-                delivery = self.intake.append(target, record) or self.intake.append_new(
-                    target, record, self._now_s()
-                )
+                delivery = self.intake.append(target, record)
+                breathes = not self.ledger.is_quick
+                if delivery is None:
+                    breathes |= (record.queue or target.topic.current).open is not None
+                    delivery = self.intake.append_new(target, record, self._now_s())
         finally:
             self.room.look()
-        if not self.ledger.is_quick:  # whoever appends in a loop lets the loop breathe
+        if breathes:  # whoever fills batches in a loop lets the loop have its turn
             await asyncio.sleep(0)
             self.room.on_turn()
         return delivery

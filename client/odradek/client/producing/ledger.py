@@ -12,7 +12,8 @@ from odradek.client.errors import DeliveryFailedError
 from odradek.protocol.errors import OdradekError
 
 _FAILURES_MAX = 1000
-_BREATH_BYTES = 256 * 1024
+# A request's worth: with many partitions smaller breaths would send batches of a few records each.
+_BREATH_BYTES = 1024 * 1024
 
 
 class Finished(Protocol):
