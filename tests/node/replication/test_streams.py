@@ -11,7 +11,12 @@ import pytest
 
 from odradek.node.replication.partition import PartitionReplica
 from odradek.node.storage import StorageOptions
-from odradek.protocol.errors import InvalidUpdateVersionError, NotLeaderOrFollowerError
+from odradek.protocol.errors import (
+    InvalidUpdateVersionError,
+    NotEnoughReplicasAfterAppendError,
+    NotEnoughReplicasError,
+    NotLeaderOrFollowerError,
+)
 from odradek.protocol.hot import Acks
 from odradek.protocol.types import FIRST_OFFSET, Offset, PartitionIndex, TopicId
 from odradek.v1 import metadata_pb2
@@ -207,6 +212,25 @@ async def test_who_is_far_behind_is_served_from_disk_while_others_go_on(tmp_path
         for offset in range(0, 201, 20):
             at = Offset(offset)
             assert await theirs.read(at, 1) == await ours.read(at, 1)
+
+
+async def test_too_few_replicas_before_and_after_the_append(cluster: _Cluster) -> None:
+    topic = cluster.controller.add_topic(
+        "t", replicas=(1, 2, 9), isr=(1, 2, 9), config={"min.insync.replicas": "3"}
+    )
+    await cluster.known()
+    produce = ProduceClient(cluster.nodes[1].channel)
+    await produce.send(topic, batch(), timeout_ms=1000)
+    await until(lambda: cluster.replica(2, topic).log_end_offset == 1)
+    topic.partitions[0].isr[:] = [1, 2]
+    cluster.controller.changed(topic, 0)
+    late = (await produce.answer()).partitions[0]
+    assert late.error.code == NotEnoughReplicasAfterAppendError.code
+    early = await produce.produce(topic, batch())
+    assert early.error.code == NotEnoughReplicasError.code
+    assert cluster.replica(1, topic).log_end_offset == 1
+    topic.partitions[0].isr[:] = [1, 2, 9]
+    cluster.controller.changed(topic, 0)
 
 
 async def test_a_refused_isr_is_asked_for_again(cluster: _Cluster) -> None:

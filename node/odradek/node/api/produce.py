@@ -32,7 +32,12 @@ from odradek.protocol.errors import (
     UnknownTopicIdError,
     error_to_proto,
 )
-from odradek.protocol.hot import ProduceFrame, ProducePartitionFrame, decode_produce_request
+from odradek.protocol.hot import (
+    Acks,
+    ProduceFrame,
+    ProducePartitionFrame,
+    decode_produce_request,
+)
 from odradek.protocol.types import Offset
 from odradek.v1 import broker_pb2 as pb
 
@@ -284,15 +289,24 @@ class ProduceStream:
         self._timer = None
         now_s = time.monotonic()
         for call in [call for call in self._calls if call.deadline_s <= now_s]:
-            call.fail_missing(
-                RequestTimedOutError(
-                    f"not acknowledged within {call.frame.timeout_ms} ms; the outcome is unknown",
-                    field="timeout_ms",
-                    value=call.frame.timeout_ms,
-                )
-            )
+            for index, result in enumerate(call.results):
+                if result is None:
+                    call.failed(index, self._too_late(call.frame, index))
         if self._calls:
             self._timer = self._loop.call_later(_TICK_S, self._tick)
+
+    def _too_late(self, frame: ProduceFrame, index: int) -> BrokerError:
+        """Say why the time did not suffice; it is known when the ISR shrank after the append."""
+        target = frame.partitions[index]
+        replica = self._replicas.get(target.topic_id, target.partition)
+        starved = None
+        if replica is not None and frame.acks is Acks.ALL:
+            starved = replica.why_not_committed()
+        return starved or RequestTimedOutError(
+            f"not acknowledged within {frame.timeout_ms} ms; the outcome is unknown",
+            field="timeout_ms",
+            value=frame.timeout_ms,
+        )
 
     async def _write_answers(self) -> None:
         answers, write = self._answers, self._context.write
