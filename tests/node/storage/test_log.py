@@ -223,7 +223,7 @@ async def test_damage_on_disk_is_found_and_named(tmp_path: Path) -> None:
     async with opened(tmp_path, COLD) as storage:
         log = storage.log(UID)
         append(log, batch(2))
-        append(log, batch(2, value=bytes(range(256)) * 16))
+        append(log, batch(2, value=bytes(range(256)) * 160))
         append(log, batch(2))
     (segment,) = (tmp_path / "store" / "values").iterdir()
     content = bytearray(segment.read_bytes())
@@ -275,8 +275,9 @@ async def play(storage: Storage, log: PartitionLog, actions: list[tuple[str, int
             model.append((end, end + argument))
         elif action == "truncate" and argument >= start:
             log.truncate_to(Offset(argument), NOW_MS)
+            cut = [base for base, reached in model if reached > argument]
             model = [b for b in model if b[1] <= argument]
-            start = min(start, model[-1][1]) if model else min(start, argument)
+            start = min(start, *cut) if cut else start  # the batch cut may hold the log start
         elif action == "advance" and argument <= end:
             log.advance_log_start(Offset(argument))
             start = max(start, argument)

@@ -64,6 +64,7 @@ class BatchPlaces:
         rows: The store's small values.
         directory: For the value log; made when missing.
         value_bytes_min: Smaller batches lie among the rows.
+        inline_bytes_max: So do larger ones, until a commit has this many bytes of batches.
         segment_bytes: Of one file of the value log.
         synced: Up to where the value log is known to have been synced; None when nobody knows.
     """
@@ -74,12 +75,15 @@ class BatchPlaces:
         directory: Path,
         *,
         value_bytes_min: int,
+        inline_bytes_max: int,
         segment_bytes: int,
         synced: LogPoint | None,
     ) -> None:
         self._rows = rows
         self._value_bytes_min = value_bytes_min
+        self._inline_bytes_max = inline_bytes_max
         self._segment_bytes = segment_bytes
+        self._unsynced_bytes = 0
         self._values = ValueLog(directory, segment_bytes)
         self._lock = threading.Lock()
         self.take_stock(synced)
@@ -93,7 +97,7 @@ class BatchPlaces:
         self.is_missing = found.is_missing
         """Whether bytes that were synced are gone."""
         self._values.skip_to(found.next_number)
-        self._segments = Segments(found.segments)
+        self._segments = Segments(found.segments, found.unsaved)
         self._released = {
             PartitionUid(number_of(key)): unpack_offset(value)
             for key, value in self._rows.scan(*kind_range(Kind.RELEASED))
@@ -101,6 +105,14 @@ class BatchPlaces:
         self._reclaimer = Reclaimer(
             self._rows, self._values, self._segments, self._released, self._lock
         )
+
+    def save_accounts(self) -> None:
+        """Write the accounts that an opening had to count, so that no other has to."""
+        with self._lock:
+            rows = self._segments.rows()
+            if rows:
+                self._rows.change({segment_key(n): row.pack() for n, row in rows.items()})
+                self._segments.changed()
 
     @property
     def end(self) -> LogPoint:
@@ -130,6 +142,7 @@ class BatchPlaces:
 
     def sync(self) -> None:
         """Wait until all values appended before this call are on disk. Releases the GIL."""
+        self._unsynced_bytes = 0
         self._values.sync()
 
     @contextmanager
@@ -143,8 +156,9 @@ class BatchPlaces:
         for uid, offset, _ in mutation.batches:
             if offset < self._released.get(uid, offset):
                 self._finish_release(uid)
+        self._unsynced_bytes += sum(len(batch) for _, _, batch in mutation.batches)
         if not (mutation.removed or mutation.released) and all(
-            len(batch) < self._value_bytes_min for _, _, batch in mutation.batches
+            self._is_inline(batch) for _, _, batch in mutation.batches
         ):
             for uid, offset, batch in mutation.batches:
                 mutation.put(batch_key(uid, offset), batch)
@@ -237,7 +251,7 @@ class BatchPlaces:
 
     def _append(self, mutation: BatchChanges, written: list[Place]) -> None:
         for uid, offset, batch in mutation.batches:
-            if len(batch) < self._value_bytes_min:
+            if self._is_inline(batch):
                 mutation.put(batch_key(uid, offset), batch)
                 continue
             place = self._values.append(batch)
@@ -246,6 +260,10 @@ class BatchPlaces:
                 self._segments.activate(place.segment)
             mutation.put(batch_key(uid, offset), place.pack())
             mutation.put(place_key(*place.point), pack_batch_id(uid, offset))
+
+    def _is_inline(self, batch: bytes) -> bool:
+        """Tell whether a batch's second copy costs less than the value log's own fsync."""
+        return len(batch) < self._value_bytes_min or self._unsynced_bytes <= self._inline_bytes_max
 
     def _remove(self, mutation: BatchChanges) -> Counter[int]:
         """Count what the mutation removes at once."""

@@ -103,11 +103,14 @@ class Segments:
 
     Args:
         segments: What an opening found; none of them is appended to again.
+        unsaved: Those of them that have no row yet.
     """
 
-    def __init__(self, segments: Mapping[int, Segment]) -> None:
+    def __init__(
+        self, segments: Mapping[int, Segment], unsaved: Collection[int] = frozenset()
+    ) -> None:
         self._segments = dict(segments)
-        self._unsaved: set[int] = set()  # sealed, and their row not yet written
+        self._unsaved = set(unsaved)  # sealed, and their row not yet written
         self.active: int | None = None
         """The segment that is appended to; it has no row."""
         self._holed = {
@@ -120,9 +123,6 @@ class Segments:
 
     def __getitem__(self, number: int) -> Segment:
         return self._segments[number]
-
-    def __contains__(self, number: int) -> bool:
-        return number in self._segments
 
     @property
     def size_bytes(self) -> int:
@@ -171,7 +171,7 @@ class Segments:
         self._segments |= self._after(written, released or {})
         self._unsaved.clear()
         if released:
-            self._holed |= released.keys() & self._segments.keys()
+            self._holed |= released.keys()
             self.has_garbage = True
 
     def removed(self, number: int) -> None:
@@ -220,8 +220,6 @@ class Segments:
                 old.is_durable,
             )
         for number, freed_bytes in released.items():
-            if number not in self._segments:
-                continue  # its file was missing when the store was opened
             old = after.get(number) or self._segments[number]
             assert old.live_bytes >= freed_bytes, "released twice"
             after[number] = Segment(old.size_bytes, old.live_bytes - freed_bytes, old.is_durable)

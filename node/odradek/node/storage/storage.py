@@ -257,6 +257,7 @@ class Storage:
             self._untold = RecoveryReport(mark.data_lost or is_missing, mark.pages_lost or crashed)
             if self._store.batches.torn:  # to be found again, until the logs are cut
                 synced = replace(synced, values_end=mark.values_end)
+        self._store.batches.save_accounts()
         self._store.sync()
         self._write_mark(synced)
         return self._untold
@@ -325,9 +326,10 @@ class Storage:
         while True:
             await asyncio.sleep(pause_s)
             pause_s = _TICK_S
-            if self._store.is_broken or not self._store.batches.has_garbage:
+            is_short = self._space.is_short
+            if self._store.is_broken or not (self._store.batches.has_garbage or is_short):
                 continue
-            garbage_min = _GARBAGE_MIN_WHEN_SHORT if self._space.is_short else _GARBAGE_MIN
+            garbage_min = _GARBAGE_MIN_WHEN_SHORT if is_short else _GARBAGE_MIN
             with contextlib.suppress(StorageFullError, ThrottledError):
                 copied_bytes = await self._blocking.run(self._store.reclaim, garbage_min)
                 pause_s = max(_TICK_S, copied_bytes / _RECLAIM_BYTES_PER_S)

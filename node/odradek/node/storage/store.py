@@ -138,6 +138,7 @@ class Store:
                 self,
                 directory / "values",
                 value_bytes_min=options.value_bytes_min,
+                inline_bytes_max=options.inline_bytes_max,
                 segment_bytes=options.segment_bytes,
                 synced=synced,
             )

@@ -171,7 +171,7 @@ class Reclaimer:
         for live in live_places(self._rows, number):
             try:
                 value = self._values.read(live[2])
-            except CorruptMessageError:
+            except (CorruptMessageError, FileNotFoundError):
                 self._damaged.add(number)  # stays where it is: a reader will say so
                 continue
             moved.append((live, self._room_for(value, target_bytes).append(value)))

@@ -10,7 +10,7 @@ nothing is ever cut: what does not hold there has rotted or was lost, which a re
 Invariant: what this reports as torn was never reported as durable.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -47,13 +47,15 @@ class Recovered:
     """What was found.
 
     Attributes:
-        segments: The account of each segment that has a file.
+        segments: The account of each segment, also of one whose file is missing.
+        unsaved: Those that have no row yet.
         torn: The first batch of each log whose bytes did not reach the disk.
         is_missing: Segments that were once synced are gone, or their ends are.
         next_number: No segment was ever called this, or higher.
     """
 
     segments: Mapping[int, Segment]
+    unsaved: Collection[int]
     torn: Mapping[PartitionUid, Offset]
     is_missing: bool
     next_number: int
@@ -74,7 +76,10 @@ def recover(rows: Rows, values: ValueLog, synced: LogPoint | None) -> Recovered:
     }
     unsaved = (sizes.keys() | _numbers_with_places(rows, begin)) - saved.keys()
     values.sync_files(number for number in sizes if number >= begin)
-    is_missing = any(saved[number].live_bytes for number in saved.keys() - sizes.keys())
+    is_missing = any(
+        saved[number].live_bytes and (number < begin or saved[number].is_durable)
+        for number in saved.keys() - sizes.keys()
+    )
     torn: dict[PartitionUid, Offset] = {}
     if synced is not None:
         for number in sorted(saved.keys() | unsaved):
@@ -82,12 +87,12 @@ def recover(rows: Rows, values: ValueLog, synced: LogPoint | None) -> Recovered:
                 places = live_places(rows, number)
                 is_missing |= _is_short(places, sizes.get(number, 0), synced)
                 _find_torn(values, places, synced, torn)
-    segments = {number: segment for number, segment in saved.items() if number in sizes}
-    for number in unsaved & sizes.keys():
+    segments = dict(saved)
+    for number in unsaved:
         live_bytes = sum(place.size_bytes for _, _, place in live_places(rows, number))
-        segments[number] = Segment(sizes[number], live_bytes)
+        segments[number] = Segment(sizes.get(number, 0), live_bytes)
     next_number = 1 + max({begin, *sizes, *saved, *unsaved})
-    return Recovered(segments, torn, is_missing, next_number)
+    return Recovered(segments, unsaved, torn, is_missing, next_number)
 
 
 def live_places(rows: Rows, number: int) -> list[LivePlace]:
