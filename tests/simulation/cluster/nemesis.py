@@ -3,8 +3,9 @@
 Any fault may come at any time, several at once, with one rule: data that was promised to be on disk
 may be lost on one node only, and on another not before every replica is in sync again; and not at
 all with `min.insync.replicas=1`, since the others may be down, and out of the ISR, when that one
-disk goes. That is what replication promises to survive; everything else (kills, pauses, power cuts of all nodes at once
-with `flush=commit`, cuts, a deposed controller) may come in any combination.
+disk goes. That is what replication promises to survive; everything else may come in any
+combination: kills, pauses, power cuts of all nodes at once with `flush=commit`, cut links, a
+deposed controller.
 """
 
 from collections.abc import Callable
