@@ -12,20 +12,22 @@ from odradek.protocol.types import Offset
 class DurableEnd:
     """One log's appends and cuts on their way to the disk."""
 
-    __slots__ = ("_unsynced", "end")
+    __slots__ = ("_is_lost", "_unsynced", "end")
 
     def __init__(self, end: Offset) -> None:
         self.end = end
+        self._is_lost = False
         self._unsynced: deque[tuple[int, Offset]] = deque()
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing awaits a sync."""
-        return not self._unsynced
+        """Whether all of the log is on disk."""
+        return not self._unsynced and not self._is_lost
 
     def on_appended(self, position: int, end: Offset) -> None:
         """The log ends further; that is on disk once a sync reaches the position."""
-        self._unsynced.append((position, end))
+        if not self._is_lost:
+            self._unsynced.append((position, end))
 
     def on_truncated(self, position: int, end: Offset) -> None:
         """The log ends here now; what was appended beyond never was."""
@@ -42,9 +44,22 @@ class DurableEnd:
             reached = True
         return reached
 
-    def forget(self) -> None:
-        """What awaits a sync may never be on disk: the store failed."""
+    def on_storage_failed(self) -> None:
+        """What awaits a sync may never be on disk; nobody knows before the store is back."""
         self._unsynced.clear()
+        self._is_lost = True
+
+    def on_storage_recovered(self, position: int, end: Offset) -> bool:
+        """The log ends here; that is on disk once a sync reaches the position.
+
+        Returns:
+            Whether the store had failed.
+        """
+        if not self._is_lost:
+            return False
+        self._is_lost = False
+        self.on_truncated(position, end)
+        return True
 
     def take(self, end: Offset) -> None:
         """Count everything below as safe, for `flush=os` or a log just opened."""

@@ -37,7 +37,7 @@ from odradek.protocol.errors import (
 from odradek.protocol.hot import Acks, Buffer
 from odradek.protocol.record_batch import BatchHeader
 from odradek.protocol.topic_config import Flush, TimestampType, TopicConfig, parse_topic_config
-from odradek.protocol.types import FIRST_OFFSET, NO_NODE, LeaderEpoch, NodeId, Offset, PartitionUid
+from odradek.protocol.types import FIRST_OFFSET, NO_NODE, LeaderEpoch, NodeId, Offset
 
 UNCOMMITTED_BYTES_MAX: Final = 16 << 20
 
@@ -56,6 +56,7 @@ class PartitionReplica:
         surroundings: ReplicaSurroundings,
     ) -> None:
         self.log = log
+        self.uid = partition.uid
         self.topic = topic
         self.partition = partition
         self.config: TopicConfig = parse_topic_config(topic.config)
@@ -79,11 +80,6 @@ class PartitionReplica:
         return f"{self.topic.name}-{self.partition.index}"
 
     # What others ask
-
-    @property
-    def uid(self) -> PartitionUid:
-        """Names its data."""
-        return self.partition.uid
 
     @property
     def is_leader(self) -> bool:
@@ -323,16 +319,17 @@ class PartitionReplica:
 
     def on_storage_failed(self, error: BrokerError) -> None:
         """What was appended may be gone: refuse writes until a new epoch begins; reads go on."""
-        self._durable.forget()
+        self._durable.on_storage_failed()
         if self.leading is not None:
             self._failure = error
             self._fail_waiters(error)
         elif self.following is not None:
             self.following.on_append_failed()
 
-    def on_unreadable(self, error: BrokerError) -> None:
-        """A batch on this disk is damaged."""
-        self._failure = error
+    def on_storage_recovered(self, position: int) -> None:
+        """The store is back; what the log has now is on disk once a sync reaches the position."""
+        if self._durable.on_storage_recovered(position, self.log.log_end_offset):
+            self._surroundings.unsynced(self)
 
     @property
     def lost_track(self) -> bool:

@@ -228,7 +228,6 @@ class CatchUpPusher:
             return
         except BrokerError as error:
             _log.error("a follower cannot be served", replica=str(replica), reason=error.message)
-            replica.on_unreadable(error)
             return
         now = leading.cursor(self._follower) if replica.leading is leading else None
         if now is None:

@@ -103,7 +103,7 @@ class Replicas:
         self._sync: asyncio.Future[None] | None = None
         self._parked = ParkedRequests()
         self.synced: Callable[[int], None] = lambda _: None
-        """Called with the durable position after every group commit."""
+        """Told the durable position after every group commit."""
         self._to_drop: dict[PartitionUid, None] = {}
         self._storage_failed = False
         self._checkpointed_at_s = self._ticked_at_s = 0.0
@@ -305,7 +305,7 @@ class Replicas:
 
     @property
     def awaited_position(self) -> int:
-        """How far it must come for everything appended here to be on disk."""
+        """How far it must come for everything to be on disk."""
         commit = self._storage.group_commit
         return commit.appended if self._unsynced else commit.durable
 
@@ -324,11 +324,10 @@ class Replicas:
         if sync.cancelled():
             return
         error = sync.exception()
-        if isinstance(error, BrokerError):
-            self._on_storage_failed(error)
+        if error is not None:  # if no BrokerError, the process is ending
+            if isinstance(error, BrokerError):
+                self._on_storage_failed(error)
             return
-        if error is not None:
-            return  # the process is ending: nothing is acknowledged any more
         durable = self._storage.group_commit.durable
         synced = [replica for replica in self._unsynced if replica.on_synced(durable)]
         for replica in synced:
@@ -370,6 +369,8 @@ class Replicas:
         if not self._storage_failed or self._storage.is_full:
             return
         self._storage_failed = False
+        for replica in self._replicas.values():
+            replica.on_storage_recovered(self._storage.group_commit.appended)
         if any(replica.lost_track for replica in self._replicas.values()):
             _log.warning("logs lost their unsynced ends to a full disk; asking for new epochs")
             self._new_epochs_needed()
