@@ -23,7 +23,6 @@ from typing import Any, Final, Self
 HOST: Final = "127.0.0.1"
 _KEPT_BACK_BYTES_MAX: Final = 256 * 1024
 _HEADER_BYTES_MAX: Final = 8192
-_OUTSIDE: Final = "outside"
 
 
 class Gate:
@@ -198,7 +197,11 @@ class _Dialler(_End):
         super().connection_lost(exc)
 
     async def _dial(self, target: str) -> None:
-        there, back = self._fabric.gates(self._source, target)
+        gates = self._fabric.gates(self._source, target)
+        if gates is None:
+            self.close()
+            return
+        there, back = gates
         while not (there.is_open and back.is_open):
             await there.until_open()
             await back.until_open()
@@ -254,12 +257,14 @@ class Fabric:
         return {"grpc_proxy": f"http://{HOST}:{server.sockets[0].getsockname()[1]}"}
 
     def locate(self, name: str, address: str) -> None:
-        """Say which process serves an address."""
+        """Say which process serves an address, before anybody dials it."""
         self._names[address] = name
 
-    def gates(self, source: str, target: str) -> tuple[Gate, Gate]:
-        """Return the gates there and back between a process and an address."""
-        destination = self._names.get(target, _OUTSIDE)
+    def gates(self, source: str, target: str) -> tuple[Gate, Gate] | None:
+        """Return the gates there and back between a process and an address; None: nobody's."""
+        destination = self._names.get(target)
+        if destination is None:
+            return None
         return self._gate(source, destination), self._gate(destination, source)
 
     def cut(self, source: str, destination: str) -> None:

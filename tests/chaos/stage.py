@@ -56,7 +56,11 @@ class ChaosCluster(LocalCluster):
     """A local cluster whose processes each have a network interface and a clock of their own."""
 
     def __init__(
-        self, options: StageOptions, directory: Path, environments: Mapping[str, Mapping[str, str]]
+        self,
+        options: StageOptions,
+        directory: Path,
+        fabric: Fabric,
+        environments: Mapping[str, Mapping[str, str]],
     ) -> None:
         super().__init__(
             nodes=options.nodes,
@@ -65,12 +69,14 @@ class ChaosCluster(LocalCluster):
             node_arguments=["--group-session-timeout-s", str(GROUP_SESSION_TIMEOUT_S)],
             ready_timeout_s=60.0,
         )
+        self._fabric = fabric
         self._environments = environments
 
     def _process(
         self, program: str, process_id: int, port: int, *, module: str, arguments: Sequence[str]
     ) -> LocalProcess:
         made = super()._process(program, process_id, port, module=module, arguments=arguments)
+        self._fabric.locate(made.name, made.address)  # before anybody dials it
         return with_environment(made, self._environments[made.name])
 
 
@@ -143,10 +149,8 @@ class Stage:
                 )
                 for name in (f"{program} {index}" for index in range(1, count + 1))
             }
-            self.cluster = ChaosCluster(self.options, self.directory, environments)
+            self.cluster = ChaosCluster(self.options, self.directory, self.fabric, environments)
             await undo.enter_async_context(self.cluster)
-            for process in self.servers:
-                self.fabric.locate(process.name, process.address)
             self.admin = await undo.enter_async_context(Client(self.cluster.bootstrap))
             await self.admin.admin.create_topic(
                 TOPIC,

@@ -146,10 +146,23 @@ async def test_nobody_connects_over_a_cut_link(
     await wire.accepted()
 
 
-async def test_who_serves_nowhere_is_refused(wire: Wire, stack: AsyncExitStack) -> None:
+async def test_who_does_not_listen_is_refused(
+    fabric: Fabric, wire: Wire, stack: AsyncExitStack
+) -> None:
     wire.far_address = f"{HOST}:1"
+    fabric.locate("far", wire.far_address)
     reader, _ = await wire.dial(stack)
     assert await asyncio.wait_for(reader.read(), DEADLINE_S) == b""
+
+
+async def test_an_address_of_nobody_is_refused_or_its_links_could_not_be_cut(
+    wire: Wire, stack: AsyncExitStack
+) -> None:
+    known, wire.far_address = wire.far_address, "localhost:" + wire.far_address.split(":")[1]
+    assert known != wire.far_address
+    reader, _ = await wire.dial(stack)
+    assert await asyncio.wait_for(reader.read(), DEADLINE_S) == b""
+    assert wire.dialled_count == 0
 
 
 async def test_a_cut_holds_a_flood_without_taking_it_into_memory(
