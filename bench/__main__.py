@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 
 from rich.console import Console
 
-from bench import latency, lifecycle, report, throughput
+from bench import failover, latency, lifecycle, report, throughput
 from bench.stage import Stage, stage
 
 Workload = Callable[[Stage], AsyncIterator[report.Figure]]
@@ -21,7 +21,13 @@ WORKLOADS: dict[str, Workload] = {
     "consume": throughput.consume_kib,
     "produce-sustained": throughput.produce_sustained,
     "restart": lifecycle.restart,
+    "produce-kib-r3": throughput.produce_kib_replicated,
+    "latency-r3": latency.end_to_end,
+    "failover-r3": failover.node_killed,
+    "failover-r3-controller": failover.node_and_controller_killed,
 }
+NODES = dict.fromkeys(("produce-kib-r3", "latency-r3", "failover-r3", "failover-r3-controller"), 3)
+CONTROLLERS = {"failover-r3-controller": 3}
 
 
 async def measure(names: list[str], scale: float) -> list[report.Figure]:
@@ -29,7 +35,8 @@ async def measure(names: list[str], scale: float) -> list[report.Figure]:
     console = Console(stderr=True, highlight=False)
     figures = []
     for name in names:
-        async with stage(scale) as fresh:
+        nodes, controllers = NODES.get(name, 1), CONTROLLERS.get(name, 1)
+        async with stage(scale, nodes=nodes, controllers=controllers) as fresh:
             async for figure in WORKLOADS[name](fresh):
                 console.print(f"{figure.workload}: {figure.value:,.2f} {figure.unit}")
                 figures.append(figure)

@@ -1,4 +1,4 @@
-"""Where workloads run: one controller and one node as processes, the SDK in this one."""
+"""Where workloads run: controllers and nodes as processes, the SDK in this one."""
 
 import uuid
 from collections.abc import AsyncIterator
@@ -14,7 +14,7 @@ MEGABYTE = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A running cluster of one node.
+    """A running cluster; topics have a replica on each of its nodes.
 
     Attributes:
         cluster: Its processes.
@@ -25,8 +25,13 @@ class Stage:
     scale: float
 
     @property
+    def replication(self) -> int:
+        """How many replicas partitions have."""
+        return len(self.cluster.nodes)
+
+    @property
     def node(self) -> LocalProcess:
-        """The only node."""
+        """The first node."""
         return self.cluster.nodes[1]
 
     @asynccontextmanager
@@ -36,10 +41,14 @@ class Stage:
             yield client
 
     @asynccontextmanager
-    async def topic(self, client: Client, *, flush: str = "commit") -> AsyncIterator[str]:
+    async def topic(
+        self, client: Client, *, flush: str = "commit", partitions: int = PARTITIONS
+    ) -> AsyncIterator[str]:
         """A topic of its own for a workload; its data is deleted afterwards."""
         name = f"bench-{uuid.uuid4().hex[:8]}"
-        await client.admin.create_topic(name, partitions=PARTITIONS, config={"flush": flush})
+        await client.admin.create_topic(
+            name, partitions=partitions, replication=self.replication, config={"flush": flush}
+        )
         try:
             yield name
         finally:
@@ -47,7 +56,7 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(scale: float) -> AsyncIterator[Stage]:
+async def stage(scale: float, *, nodes: int = 1, controllers: int = 1) -> AsyncIterator[Stage]:
     """Start a fresh cluster."""
-    async with LocalCluster(nodes=1, controllers=1) as cluster:
+    async with LocalCluster(nodes=nodes, controllers=controllers) as cluster:
         yield Stage(cluster, scale)

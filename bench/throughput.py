@@ -28,6 +28,11 @@ async def produce_sustained(stage: Stage) -> AsyncIterator[Figure]:
     yield await _produce_bytes(stage, total_bytes=4_000 * MEGABYTE, flush="commit", goal=180)
 
 
+async def produce_kib_replicated(stage: Stage) -> AsyncIterator[Figure]:
+    """1 GB of 1 KiB records, acknowledged when fsynced on each of three nodes."""
+    yield await _produce_bytes(stage, total_bytes=1_000 * MEGABYTE, flush="commit", goal=80)
+
+
 async def produce_100_send_many(stage: Stage) -> AsyncIterator[Figure]:
     """100 B records, half a million a call."""
     for flush in ("os", "commit"):
@@ -73,7 +78,8 @@ async def _produce_bytes(stage: Stage, *, total_bytes: int, flush: str, goal: fl
         elapsed_s = await _send_many(producer, topic, values, rounds)
     produced = rounds * len(values) * KIB / MEGABYTE
     return Figure(
-        workload=f"produce 1 KiB send_many flush={flush}, {produced / 1000:.1f} GB",
+        workload=f"produce 1 KiB send_many flush={flush}, {produced / 1000:.1f} GB"
+        f"{f', replication {stage.replication}' if stage.replication > 1 else ''}",
         value=produced / elapsed_s,
         unit="MB/s",
         goal=goal,
