@@ -246,3 +246,28 @@ async def test_torn_batches_take_their_idempotence_with_them(tmp_path: Path) -> 
         assert log.log_end_offset == 1
         again = append(log, numbered(1))
         assert (again.base_offset, again.is_duplicate) == (1, False)
+
+
+async def test_an_opening_that_did_not_come_to_the_cut_is_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path / "live", OPTIONS) as storage:
+        log = storage.log(UID)
+        await storage.group_commit.when_durable(append(log, batch(value=bytes(20_000))).position)
+        await storage.group_commit.pause()
+        append(log, batch(value=bytes(20_000)))
+        copy_as_after_power_loss(tmp_path / "live", tmp_path / "cut")
+        storage.group_commit.resume()
+    (segment,) = segment_files(tmp_path / "cut")
+    segment.write_bytes(segment.read_bytes()[:-1])
+
+    async def fail(_: Storage) -> None:
+        raise KeyError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "_cut_torn_logs", fail)
+        with pytest.raises(KeyError):
+            await opened(tmp_path / "cut", OPTIONS).__aenter__()
+    async with opened(tmp_path / "cut", OPTIONS) as storage:
+        assert storage.recovered == NOTHING_LOST
+        assert storage.log(UID).log_end_offset == 1

@@ -123,6 +123,7 @@ class Storage:
         self._untold = RecoveryReport(lost_data=False, lost_pages=False)
         self._mark_lock = threading.Lock()  # the group commit's thread and `recovery_told`
         self._synced = _Synced()
+        self._uncut_from: LogPoint | None = None  # torn batches behind it are still in their logs
         self._marked_at_s = 0.0
         self.is_reopening = False
         """The disk was full and the store is being started afresh: no log can be opened."""
@@ -247,7 +248,7 @@ class Storage:
         except BaseException:
             self._mark_file.close()
             raise
-        synced = _Synced(self._store.sequence, self._store.batches.end)
+        synced = self._to_sync()
         if mark is None:
             # Data without a mark: somebody lost the file, and with it the proof.
             self._untold = RecoveryReport(synced.sequence > 0, synced.sequence > 0)
@@ -256,6 +257,7 @@ class Storage:
             is_missing = synced.sequence < mark.sequence or self._store.batches.is_missing
             self._untold = RecoveryReport(mark.data_lost or is_missing, mark.pages_lost or crashed)
             if self._store.batches.torn:  # to be found again, until the logs are cut
+                self._uncut_from = mark.values_end
                 synced = replace(synced, values_end=mark.values_end)
         self._store.batches.save_accounts()
         self._store.sync()
@@ -269,12 +271,17 @@ class Storage:
             await self.patiently(partial(self.log(uid).truncate_to, offset, self._now_ms()))
         if torn:
             await self.group_commit.when_durable(self.group_commit.appended)
+            self._uncut_from = None
+
+    def _to_sync(self) -> _Synced:
+        """Return what a sync that begins now will cover."""
+        return _Synced(self._store.sequence, self._uncut_from or self._store.batches.end)
 
     def _close(self) -> None:
         """Sync and leave a clean mark, unless the store is in no state for it."""
         try:
             if not self._store.is_broken:
-                synced = _Synced(self._store.sequence, self._store.batches.end)
+                synced = self._to_sync()
                 self._store.sync()
                 self._write_mark(synced, clean_stop=True)
         finally:
@@ -283,7 +290,7 @@ class Storage:
 
     def _sync(self) -> None:
         """Run by the group commit's thread."""
-        synced = _Synced(self._store.sequence, self._store.batches.end)
+        synced = self._to_sync()
         self._store.sync()
         self._synced = synced
         if time.monotonic() - self._marked_at_s >= _MARK_INTERVAL_S:
