@@ -1,19 +1,146 @@
-"""What streams must survive: a node registering again, acknowledgements that overtake the image."""
+"""What streams survive: a node that registers again, acknowledgements that overtake an image."""
 
-import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from odradek.node.cluster.image import ImageUpdate, NodeState, PartitionState, TopicState
+from odradek.node.cluster.view import ClusterView
+from odradek.node.replication.follower import Ack
 from odradek.node.replication.follower_node import FollowerNode
+from odradek.node.replication.leader_node import LeaderNode
 from odradek.node.replication.node_links import NodeLinks
-from odradek.protocol.errors import NotLeaderOrFollowerError, StaleBrokerEpochError
-from odradek.protocol.types import Incarnation
+from odradek.node.replication.replicas import Replicas
+from odradek.node.replication.session import Announcement
+from odradek.node.replication.waiting import FutureWaiter
+from odradek.node.storage import Storage
+from odradek.protocol.errors import BrokerError, StaleBrokerEpochError
+from odradek.protocol.hot import Acks
+from odradek.protocol.types import (
+    Incarnation,
+    LeaderEpoch,
+    NodeId,
+    Offset,
+    PartitionEpoch,
+    PartitionIndex,
+    PartitionUid,
+    TopicId,
+    TopicName,
+)
+from odradek.v1 import controller_pb2
 from odradek.v1 import replica_pb2 as pb
-from tests.node.fake_controller import CLUSTER_ID
 from tests.node.replication.test_streams import three_nodes, until
-from tests.node.running import ProduceClient, batch
+from tests.node.running import SMALL, ProduceClient, batch
+
+ME, OTHER = NodeId(1), NodeId(2)
+UID = PartitionUid(7)
+
+
+class _Controller:
+    async def alter_partitions(
+        self, partitions: list[controller_pb2.AlterPartition]
+    ) -> list[BrokerError | None]:
+        return [None for _ in partitions]
+
+
+class _Host:
+    """One node's replicas and links, without streams; the test is the other end."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self.view = ClusterView()
+        self.view.cluster_id = "c"
+        self.links = NodeLinks(ME, lambda: Incarnation(1), self.view, _Controller())
+        self.replicas = Replicas(
+            ME,
+            storage,
+            self.view,
+            lapsed=lambda: None,
+            new_epochs_needed=lambda: None,
+            links=self.links,
+        )
+        self.links.serve(self.replicas)
+
+    def image(self, leader: NodeId, leader_epoch: int, incarnation: int = 5) -> None:
+        before = self.view.image
+        partition = PartitionState(
+            index=PartitionIndex(0),
+            uid=UID,
+            leader_id=leader,
+            leader_epoch=LeaderEpoch(leader_epoch),
+            partition_epoch=PartitionEpoch(leader_epoch),
+            replicas=(ME, OTHER),
+            isr=(ME, OTHER),
+        )
+        topic = TopicState(
+            name=TopicName("t"), topic_id=TopicId(b"t" * 16), partitions=(partition,)
+        )
+        nodes = tuple(
+            NodeState(node_id=node_id, host="h", port=1, incarnation=Incarnation(number))
+            for node_id, number in ((ME, 1), (OTHER, incarnation))
+        )
+        update = ImageUpdate(version=before.version + 1, topics=(topic,), nodes=nodes)
+        self.view.publish(update)
+        self.replicas.reconcile(before, update)
+        self.links.on_nodes_changed()
+
+    def follower(self, incarnation: int = 5, link: int = 1) -> FollowerNode:
+        return self.links.admit(
+            pb.ReplicateOpen(node_id=OTHER, incarnation=incarnation, link=link, cluster_id="c")
+        )
+
+
+@pytest.fixture
+async def host(tmp_path: Path) -> AsyncIterator[_Host]:
+    def fatal(error: BaseException) -> None:
+        raise AssertionError(f"fatal: {error}") from error
+
+    async with Storage(tmp_path, SMALL, fatal=fatal, now_ms=lambda: 0) as storage:
+        yield _Host(storage)
+
+
+async def test_an_ack_that_overtakes_the_leaders_image_counts(host: _Host) -> None:
+    """Else the leader waits for an acknowledgement that never comes again."""
+    host.image(ME, 0)
+    replica = host.replicas.with_uid(UID)
+    assert replica is not None
+    replica.produce(batch(3), Acks.ALL, FutureWaiter(), 0)
+    follower = host.follower()
+    announcement = pb.ReplicaAnnouncement(
+        uid=UID, leader_epoch=1, session=4, last_epoch=0, log_end=3, durable_end=0
+    )
+    follower._on_request(pb.ReplicateRequest(announcements=[announcement]))
+    ack = pb.ReplicaAck(uid=UID, leader_epoch=1, session=4, durable_end=3)
+    follower._on_request(pb.ReplicateRequest(acks=[ack]))
+    host.image(ME, 1)
+    host.replicas.commit_soon()
+    await until(lambda: replica.high_watermark == 3)
+
+
+async def test_an_ack_never_overtakes_its_announcement(host: _Host) -> None:
+    host.image(OTHER, 0)
+    replica = host.replicas.with_uid(UID)
+    assert replica is not None
+    leader = LeaderNode(OTHER, host.replicas, lambda: None, lambda _: pb.ReplicateRequest())
+    announcement = Announcement(LeaderEpoch(0), 4, LeaderEpoch(0), Offset(3), Offset(0))
+    leader.announce(replica, announcement)
+    leader.ack(replica, Ack(4, Offset(3)))
+    request = leader._next_request()
+    assert request is not None
+    assert [each.durable_end for each in request.announcements] == [3]
+    assert not request.acks
+
+
+async def test_streams_of_an_earlier_registration_end(host: _Host) -> None:
+    """Else the follower copies for ever and is never in sync: it speaks as who it was."""
+    host.image(ME, 0, incarnation=5)
+    follower = host.follower(incarnation=5)
+    host.image(ME, 0, incarnation=6)
+    assert follower.ended.is_set()
+    with pytest.raises(StaleBrokerEpochError):
+        host.follower(incarnation=5, link=2)
+    assert host.follower(incarnation=6, link=3) is not follower
 
 
 async def test_a_follower_that_registers_again_joins_again(tmp_path: Path) -> None:
@@ -28,27 +155,3 @@ async def test_a_follower_that_registers_again_joins_again(tmp_path: Path) -> No
         await until(lambda: list(topic.partitions[0].isr) == [1, 2, 3])
         assert (await produce.produce(topic, batch())).error.code == 0
         assert cluster.replica(3, topic).log_end_offset == 2
-
-
-async def test_streams_of_an_earlier_registration_are_refused(tmp_path: Path) -> None:
-    async with three_nodes(tmp_path) as cluster:
-        await cluster.known()
-        links = cluster.nodes[1].node._links
-        stale = pb.ReplicateOpen(node_id=3, incarnation=0, cluster_id=CLUSTER_ID, link=99)
-        with pytest.raises(StaleBrokerEpochError):
-            links.admit(stale)
-
-
-async def test_an_ack_before_the_leaders_image_counts(tmp_path: Path) -> None:
-    """The follower's sync ends after its announcement left, but before the leader knows it leads."""
-    async with three_nodes(tmp_path) as cluster:
-        topic = cluster.controller.add_topic("t", replicas=(1, 9))
-        await cluster.known()
-        replica = cluster.replica(1, topic)
-        produce = ProduceClient(cluster.nodes[1].channel)
-        await produce.send(topic, batch(3))
-        await until(lambda: replica.leading and replica.leading.core.durable_end == 3)
-        follower = FollowerNode(
-            cluster.nodes[1].node._replicas, replica.surroundings_peer(9), Incarnation(1), 1
-        ) if False else None
-        assert follower is None

@@ -1,13 +1,15 @@
 """One node that follows partitions of this one, as long as a pair of streams to it stands.
 
 Problem: the follower's image may be ahead of this node's; it announces before this node knows that
-it leads. Idea: keep the announcement until the image comes, rather than have it sent again and
-again while nobody can write.
+it leads. Idea: keep the announcement, with what is acknowledged meanwhile, until the image comes,
+rather than have it sent again and again while nobody can write.
 
-Invariants: both streams end together; what a pair of streams announced is forgotten with it.
+Invariants: both streams end together; what a pair of streams announced is forgotten with it; no
+acknowledgement is lost, since the follower never repeats one.
 """
 
 import asyncio
+from dataclasses import replace
 from typing import Any, Final
 
 import grpc
@@ -100,7 +102,12 @@ class FollowerNode:
             self._on_announced(PartitionUid(each.uid), announced)
 
     def _on_acked(self, ack: pb.ReplicaAck) -> None:
-        replica = self._attached.get(PartitionUid(ack.uid))
+        uid = PartitionUid(ack.uid)
+        early = self._early.get(uid)
+        if early is not None and early.session == ack.session:
+            self._early[uid] = replace(early, durable_end=Offset(ack.durable_end))
+            return
+        replica = self._attached.get(uid)
         leading = None if replica is None else replica.leading
         if replica is None or leading is None or leading.core.leader_epoch != ack.leader_epoch:
             return

@@ -11,6 +11,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final
 
 import grpc
@@ -91,8 +92,12 @@ class LeaderNode:
         self._wake.set()
 
     def ack(self, replica: PartitionReplica, ack: Ack) -> None:
-        """Say how much is on disk."""
-        self._acks[replica.uid] = (replica.leader_epoch, ack)
+        """Say how much is on disk; it must not overtake the announcement it belongs to."""
+        waiting = self._announcements.get(replica.uid)
+        if waiting is not None:
+            self._announcements[replica.uid] = replace(waiting, durable_end=ack.durable_end)
+        else:
+            self._acks[replica.uid] = (replica.leader_epoch, ack)
         self._wake.set()
 
     def on_synced(self, durable_position: int) -> None:

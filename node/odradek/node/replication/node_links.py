@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+from odradek.node.cluster.session import NO_INCARNATION
 from odradek.node.cluster.view import ClusterView
 from odradek.node.replication.confirmations import Confirmations
 from odradek.node.replication.follower import Ack
@@ -18,10 +19,12 @@ from odradek.node.replication.isr_proposals import IsrDecider, IsrProposals
 from odradek.node.replication.leader import Diverging, Refused
 from odradek.node.replication.leader_node import LeaderNode
 from odradek.node.replication.partition import PartitionReplica
+from odradek.node.replication.peers import Peers
+from odradek.node.replication.repairs import Repairs
 from odradek.node.replication.replicas import Replicas
 from odradek.node.replication.session import Announcement
 from odradek.protocol.errors import InvalidRequestError, StaleBrokerEpochError
-from odradek.protocol.types import Incarnation, NodeId
+from odradek.protocol.types import Incarnation, NodeId, Offset
 from odradek.v1 import replica_pb2 as pb
 
 _TICK_S: Final = 1.0
@@ -48,7 +51,9 @@ class NodeLinks:
         self._incarnation = incarnation
         self._view = view
         self._proposals = IsrProposals(controller)
-        self._confirmations = Confirmations(self._address)
+        self._peers = Peers(self._address)
+        self._confirmations = Confirmations(self._peers)
+        self._repairs = Repairs(node_id, self._peers)
         self._leaders: dict[NodeId, LeaderNode] = {}
         self._followers: dict[NodeId, FollowerNode] = {}
         self._link = 0
@@ -73,7 +78,7 @@ class NodeLinks:
                             await self._changed.wait()
         finally:
             self.stop()
-            await self._confirmations.close()
+            await self._peers.close()
 
     def _begin_and_end(self, tasks: asyncio.TaskGroup) -> None:
         for leader_id, leader in list(self._leaders.items()):
@@ -91,9 +96,17 @@ class NodeLinks:
             follower.end()
 
     def on_nodes_changed(self) -> None:
-        """The image has other nodes, or other addresses."""
+        """The image has other nodes, other registrations, or other addresses."""
         for leader in self._leaders.values():
             leader.dial_now()
+        for follower in self._followers.values():
+            # It dials again as who it is now: as who it was, it is never in sync.
+            if follower.incarnation < self._registered(follower.node_id):
+                follower.end()
+
+    def _registered(self, node_id: NodeId) -> Incarnation:
+        node = self._view.image.nodes.get(node_id)
+        return NO_INCARNATION if node is None else node.incarnation
 
     def _address(self, node_id: NodeId) -> str | None:
         node = self._view.image.nodes.get(node_id)
@@ -151,7 +164,7 @@ class NodeLinks:
 
         Raises:
             InvalidRequestError: It belongs to another cluster, or names this very node.
-            StaleBrokerEpochError: A newer pair of streams of that node has been opened.
+            StaleBrokerEpochError: That node has registered again since, or has opened a newer pair.
         """
         if opened.cluster_id != self._view.cluster_id or self._stopping:
             raise InvalidRequestError(
@@ -162,6 +175,11 @@ class NodeLinks:
                 limit=self._view.cluster_id,
             )
         node_id, link = NodeId(opened.node_id), (opened.incarnation, opened.link)
+        registered = self._registered(node_id)
+        if opened.incarnation < registered:
+            raise StaleBrokerEpochError(
+                field="open.incarnation", value=opened.incarnation, limit=registered
+            )
         present = self._followers.get(node_id)
         if present is not None:
             held = (present.incarnation, present.link)
@@ -194,5 +212,7 @@ class NodeLinks:
         self._proposals.add(replica, proposal)
 
     async def confirm_leadership(self, replica: PartitionReplica) -> None:  # noqa: D102
-        if replica.others_in_sync:
-            await self._confirmations.confirm(replica)
+        await self._confirmations.confirm(replica)
+
+    async def repair(self, replica: PartitionReplica, begin: Offset, bytes_max: int) -> bool:  # noqa: D102
+        return await self._repairs.repair(replica, begin, bytes_max)
