@@ -45,6 +45,11 @@ class ReplicaServiceStub(object):
                 request_serializer=odradek_dot_v1_dot_replica__pb2.ConfirmLeadershipRequest.SerializeToString,
                 response_deserializer=odradek_dot_v1_dot_replica__pb2.ConfirmLeadershipResponse.FromString,
                 _registered_method=True)
+        self.FetchBatch = channel.unary_unary(
+                '/odradek.v1.ReplicaService/FetchBatch',
+                request_serializer=odradek_dot_v1_dot_replica__pb2.FetchBatchRequest.SerializeToString,
+                response_deserializer=odradek_dot_v1_dot_replica__pb2.FetchBatchResponse.FromString,
+                _registered_method=True)
 
 
 class ReplicaServiceServicer(object):
@@ -66,6 +71,13 @@ class ReplicaServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FetchBatch(self, request, context):
+        """Asks another replica for one batch, to put it in the place of a damaged one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ReplicaServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -78,6 +90,11 @@ def add_ReplicaServiceServicer_to_server(servicer, server):
                     servicer.ConfirmLeadership,
                     request_deserializer=odradek_dot_v1_dot_replica__pb2.ConfirmLeadershipRequest.FromString,
                     response_serializer=odradek_dot_v1_dot_replica__pb2.ConfirmLeadershipResponse.SerializeToString,
+            ),
+            'FetchBatch': grpc.unary_unary_rpc_method_handler(
+                    servicer.FetchBatch,
+                    request_deserializer=odradek_dot_v1_dot_replica__pb2.FetchBatchRequest.FromString,
+                    response_serializer=odradek_dot_v1_dot_replica__pb2.FetchBatchResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -135,6 +152,33 @@ class ReplicaService(object):
             '/odradek.v1.ReplicaService/ConfirmLeadership',
             odradek_dot_v1_dot_replica__pb2.ConfirmLeadershipRequest.SerializeToString,
             odradek_dot_v1_dot_replica__pb2.ConfirmLeadershipResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/odradek.v1.ReplicaService/FetchBatch',
+            odradek_dot_v1_dot_replica__pb2.FetchBatchRequest.SerializeToString,
+            odradek_dot_v1_dot_replica__pb2.FetchBatchResponse.FromString,
             options,
             channel_credentials,
             insecure,

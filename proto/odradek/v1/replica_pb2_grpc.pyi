@@ -39,6 +39,8 @@ class ReplicaServiceStub:
     """
     ConfirmLeadership: _grpc.UnaryUnaryMultiCallable[_replica_pb2.ConfirmLeadershipRequest, _replica_pb2.ConfirmLeadershipResponse]
     """Asks an in-sync replica whether a leader is still the leader as far as it knows."""
+    FetchBatch: _grpc.UnaryUnaryMultiCallable[_replica_pb2.FetchBatchRequest, _replica_pb2.FetchBatchResponse]
+    """Asks another replica for one batch, to put it in the place of a damaged one."""
 
 @_typing.type_check_only
 class ReplicaServiceAsyncStub(ReplicaServiceStub):
@@ -51,6 +53,8 @@ class ReplicaServiceAsyncStub(ReplicaServiceStub):
     """
     ConfirmLeadership: _aio.UnaryUnaryMultiCallable[_replica_pb2.ConfirmLeadershipRequest, _replica_pb2.ConfirmLeadershipResponse]  # type: ignore[assignment]
     """Asks an in-sync replica whether a leader is still the leader as far as it knows."""
+    FetchBatch: _aio.UnaryUnaryMultiCallable[_replica_pb2.FetchBatchRequest, _replica_pb2.FetchBatchResponse]  # type: ignore[assignment]
+    """Asks another replica for one batch, to put it in the place of a damaged one."""
 
 class ReplicaServiceServicer(metaclass=_abc_1.ABCMeta):
     """Serves followers on other nodes."""
@@ -72,5 +76,13 @@ class ReplicaServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_replica_pb2.ConfirmLeadershipResponse, _abc.Awaitable[_replica_pb2.ConfirmLeadershipResponse]]:
         """Asks an in-sync replica whether a leader is still the leader as far as it knows."""
+
+    @_abc_1.abstractmethod
+    def FetchBatch(
+        self,
+        request: _replica_pb2.FetchBatchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_replica_pb2.FetchBatchResponse, _abc.Awaitable[_replica_pb2.FetchBatchResponse]]:
+        """Asks another replica for one batch, to put it in the place of a damaged one."""
 
 def add_ReplicaServiceServicer_to_server(servicer: ReplicaServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

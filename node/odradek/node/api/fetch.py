@@ -316,7 +316,7 @@ class FetchStream:
 
     async def _finish_cold_read(self, subscription: Subscription, limit: Offset) -> None:
         try:
-            fetched = await subscription.replica.log.read(subscription.offset, PUSH_BYTES, limit)
+            fetched = await subscription.replica.read(subscription.offset, PUSH_BYTES, limit)
         except BrokerError as error:
             subscription.error = subscription.error or error
         else:

@@ -7,8 +7,8 @@ import grpc
 
 from odradek.node.replication.node_links import NodeLinks
 from odradek.node.replication.replicas import Replicas
-from odradek.protocol.errors import InvalidRequestError
-from odradek.protocol.types import PartitionUid
+from odradek.protocol.errors import InvalidRequestError, UnknownTopicOrPartitionError
+from odradek.protocol.types import Offset, PartitionUid
 from odradek.v1 import replica_pb2 as pb
 
 SERVICE_NAME: Final = pb.DESCRIPTOR.services_by_name["ReplicaService"].full_name
@@ -33,6 +33,11 @@ class ReplicaServicer:
                 self.confirm_leadership,
                 request_deserializer=pb.ConfirmLeadershipRequest.FromString,
                 response_serializer=pb.ConfirmLeadershipResponse.SerializeToString,
+            ),
+            "FetchBatch": grpc.unary_unary_rpc_method_handler(
+                self.fetch_batch,
+                request_deserializer=pb.FetchBatchRequest.FromString,
+                response_serializer=pb.FetchBatchResponse.SerializeToString,
             ),
         }
         return grpc.method_handlers_generic_handler(SERVICE_NAME, methods)
@@ -77,3 +82,20 @@ class ReplicaServicer:
             if replica is None or replica.leader_epoch > led.leader_epoch:
                 superseded.append(led.uid)
         return pb.ConfirmLeadershipResponse(superseded=superseded)
+
+    async def fetch_batch(
+        self, request: pb.FetchBatchRequest, context: Any
+    ) -> pb.FetchBatchResponse:
+        """Return one batch as this replica has it, for a replica whose copy is damaged.
+
+        Raises:
+            UnknownTopicOrPartitionError: This node holds no such replica.
+            OffsetOutOfRangeError: It holds no such offset.
+            CorruptMessageError: It is damaged here too.
+        """
+        del context
+        replica = self._replicas.with_uid(PartitionUid(request.uid))
+        if replica is None:
+            raise UnknownTopicOrPartitionError(field="uid", value=request.uid)
+        batches = await replica.log.read(Offset(request.offset), 1)
+        return pb.FetchBatchResponse(batch=batches[0] if batches else b"")

@@ -13,6 +13,7 @@ from odradek.node.replication.progress import Cursor
 from odradek.node.replication.session import Announcement, HighWatermarkAdvanced
 from odradek.node.replication.surroundings import Links
 from odradek.node.storage.log import PartitionLog
+from odradek.protocol.errors import BrokerError
 from odradek.protocol.types import Incarnation, NodeId, Offset
 
 if TYPE_CHECKING:
@@ -61,6 +62,22 @@ class Leading:
     def has_lost_track(self) -> bool:
         """Whether the log is not where this leader left it, after its disk was full."""
         return self.core.log_end_offset != self._log.log_end_offset
+
+    @property
+    def others_in_sync(self) -> list[NodeId]:
+        """The members of the maximal ISR but for this node."""
+        return sorted(self.core.maximal_isr - {self.core.node_id})
+
+    def not_enough(self, kind: type[BrokerError]) -> BrokerError:
+        """Make the error for appends that need more in-sync replicas than there are."""
+        core = self.core
+        return kind(
+            f"partition {self._replica} has {len(core.isr)} in-sync replicas,"
+            f" {core.min_insync} are needed",
+            field="min.insync.replicas",
+            value=len(core.isr),
+            limit=core.min_insync,
+        )
 
     def cursor(self, follower: NodeId) -> Cursor | None:
         """Return from where a follower is to be sent; None when this replica cannot send."""

@@ -53,8 +53,7 @@ class LedPartition:
             OffsetOutOfRangeError: Below the log start or beyond the log end.
         """
         self._check()
-        log, limit = self._replica.log, self._replica.high_watermark
-        return list(await log.read(offset, max_bytes, limit))
+        return list(await self._replica.read(offset, max_bytes, self._replica.high_watermark))
 
     async def confirm_leadership(self) -> None:
         """Return once the ISR agrees that this node leads.

@@ -28,6 +28,7 @@ from odradek.node.replication.waiting import AckQueue, FutureWaiter, Pending, Re
 from odradek.node.storage.log import Appended, PartitionLog
 from odradek.protocol.errors import (
     BrokerError,
+    CorruptMessageError,
     NotEnoughReplicasAfterAppendError,
     NotEnoughReplicasError,
     StorageError,
@@ -37,7 +38,7 @@ from odradek.protocol.errors import (
 from odradek.protocol.hot import Acks, Buffer
 from odradek.protocol.record_batch import BatchHeader
 from odradek.protocol.topic_config import Flush, TimestampType, TopicConfig, parse_topic_config
-from odradek.protocol.types import FIRST_OFFSET, NO_NODE, LeaderEpoch, NodeId, Offset
+from odradek.protocol.types import FIRST_OFFSET, NO_NODE, LeaderEpoch, Offset
 
 UNCOMMITTED_BYTES_MAX: Final = 16 << 20
 
@@ -117,13 +118,6 @@ class PartitionReplica:
     def reached_epoch_start(self) -> bool:
         """Whether everything earlier leaders committed is known to be committed."""
         return self.leading is not None and self.leading.core.reached_epoch_start
-
-    @property
-    def others_in_sync(self) -> list[NodeId]:
-        """The members of the maximal ISR but for this node."""
-        if self.leading is None:
-            return []
-        return sorted(self.leading.core.maximal_isr - {self._surroundings.node_id})
 
     def not_leader(self) -> BrokerError:
         """Make the error for a request that needs the leader."""
@@ -226,7 +220,7 @@ class PartitionReplica:
             raise self.not_leader()
         if self.lost_track:
             raise self._failure or StorageFullError("the node is recovering from a full disk")
-        self._admit(leading.core, acks)
+        self._admit(leading, acks)
         now_ms = time.time_ns() // 1_000_000
         batches = checked_batches(records, self.config, self.topic.name, now_ms)
         by_broker = self.config.timestamp_type is TimestampType.LOG_APPEND_TIME
@@ -265,9 +259,9 @@ class PartitionReplica:
         assert base_offset is not None, "there is at least one batch"
         return base_offset, end
 
-    def _admit(self, core: LeaderReplica, acks: Acks) -> None:
-        if acks is Acks.ALL and not core.has_enough_replicas:
-            raise self._not_enough(core, NotEnoughReplicasError)
+    def _admit(self, leading: Leading, acks: Acks) -> None:
+        if acks is Acks.ALL and not leading.core.has_enough_replicas:
+            raise leading.not_enough(NotEnoughReplicasError)
         if self._uncommitted.size_bytes >= UNCOMMITTED_BYTES_MAX:
             raise ThrottledError(
                 f"partition {self} has {self._uncommitted.size_bytes} bytes not committed yet",
@@ -280,15 +274,7 @@ class PartitionReplica:
         """Return why appends wait, when that is for want of in-sync replicas."""
         if self.leading is None or self.leading.core.has_enough_replicas:
             return None
-        return self._not_enough(self.leading.core, NotEnoughReplicasAfterAppendError)
-
-    def _not_enough(self, core: LeaderReplica, kind: type[BrokerError]) -> BrokerError:
-        return kind(
-            f"partition {self} has {len(core.isr)} in-sync replicas, {core.min_insync} are needed",
-            field="min.insync.replicas",
-            value=len(core.isr),
-            limit=core.min_insync,
-        )
+        return self.leading.not_enough(NotEnoughReplicasAfterAppendError)
 
     def _appended(self, leading: Leading, appended: Appended, header: BatchHeader) -> None:
         end = self.log.log_end_offset
@@ -362,6 +348,22 @@ class PartitionReplica:
                 each.waiter.committed(
                     each.index, each.base_offset, each.log_append_time_ms, self.log_start_offset
                 )
+
+    # Reading
+
+    async def read(self, offset: Offset, bytes_max: int, end: Offset) -> list[bytes]:
+        """Return whole batches from the log, as `PartitionLog.read`; damaged ones are repaired.
+
+        Raises:
+            OffsetOutOfRangeError: Below the log start or beyond the log end.
+            CorruptMessageError: A batch is damaged on disk, and no other replica could help.
+        """
+        try:
+            return await self.log.read(offset, bytes_max, end)
+        except CorruptMessageError:
+            if not await self._links.repair(self, offset, bytes_max):
+                raise
+        return await self.log.read(offset, bytes_max, end)
 
     # For the coordinators on this node
 

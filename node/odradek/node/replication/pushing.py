@@ -222,7 +222,7 @@ class CatchUpPusher:
                 else:
                     self._unsettled[replica] = None
                 return
-            batches = await replica.log.read(cursor.offset, FRAME_BYTES)
+            batches = await replica.read(cursor.offset, FRAME_BYTES, replica.log_end_offset)
         except OffsetOutOfRangeError:
             leading.on_cursor_lost(self._follower, cursor.session)
             return

@@ -9,7 +9,7 @@ from odradek.node.replication.isr import ProposeIsr
 from odradek.node.replication.leader import Diverging, Incarnations, Refused
 from odradek.node.replication.session import Announcement
 from odradek.protocol.errors import BrokerError
-from odradek.protocol.types import NodeId
+from odradek.protocol.types import NodeId, Offset
 
 if TYPE_CHECKING:
     from odradek.node.replication.partition import PartitionReplica
@@ -52,6 +52,9 @@ class Links(Protocol):
             NotLeaderOrFollowerError: One does, or cannot be asked.
         """
 
+    async def repair(self, replica: "PartitionReplica", begin: Offset, bytes_max: int) -> bool:
+        """Put right damaged batches with what another replica has; return whether it did."""
+
 
 class Alone:
     """The links of a node that has no other to speak to."""
@@ -78,6 +81,11 @@ class Alone:
 
     async def confirm_leadership(self, replica: "PartitionReplica") -> None:
         """Nobody objects."""
+
+    async def repair(self, replica: "PartitionReplica", begin: Offset, bytes_max: int) -> bool:
+        """Nobody has another copy."""
+        del replica, begin, bytes_max
+        return False
 
 
 @dataclass(frozen=True, slots=True)
