@@ -9,9 +9,10 @@ PROTO_VENV := .venv-proto
 PROTOS := $(wildcard proto/odradek/v1/*.proto)
 SEEDS ?= 2000
 MINUTES ?= 10
+ROUNDS ?= 10
 REPLICATION ?= 3
 
-.PHONY: help setup demo test unit sim lint format proto proto-check bench chaos lock clean check
+.PHONY: help setup demo test unit sim lint format proto proto-check bench chaos powerloss lock clean check
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}'
@@ -45,6 +46,9 @@ sim: setup ## Run the simulator over many seeds: make sim SEEDS=10000, or one: m
 
 chaos: setup ## Kill, pause, cut off and restart a real cluster under load: make chaos MINUTES=10 SEED=7
 	@$(BIN)/python -m tests.chaos.run --minutes $(MINUTES) --replication $(REPLICATION) $(if $(SEED),--seed $(SEED))
+
+powerloss: setup ## Cut the power of a cluster at random moments: make powerloss ROUNDS=20 SEED=7
+	@$(BIN)/python -m tests.powerloss.run --rounds $(ROUNDS) --replication $(REPLICATION) $(if $(SEED),--seed $(SEED))
 
 lint: setup proto-check ## Check format, style, types, import contracts and the contract's schema
 	@$(BIN)/ruff format --check .
