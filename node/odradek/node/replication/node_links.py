@@ -10,7 +10,6 @@ from contextlib import suppress
 from typing import Final
 
 from odradek.node.cluster.session import NO_INCARNATION
-from odradek.node.cluster.session import NO_INCARNATION
 from odradek.node.cluster.view import ClusterView
 from odradek.node.replication.confirmations import Confirmations
 from odradek.node.replication.follower import Ack
@@ -176,11 +175,6 @@ class NodeLinks:
                 limit=self._view.cluster_id,
             )
         node_id, link = NodeId(opened.node_id), (opened.incarnation, opened.link)
-        registered = self._registered(node_id)
-        if opened.incarnation < registered:
-            raise StaleBrokerEpochError(
-                field="open.incarnation", value=opened.incarnation, limit=registered
-            )
         registered = self._registered(node_id)
         if opened.incarnation < registered:
             raise StaleBrokerEpochError(
