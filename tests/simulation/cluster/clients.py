@@ -162,7 +162,7 @@ class SimulatedProducer(Client):
 
     def start(self) -> None:
         super().start()
-        self.every(0.02, self._tick)
+        self.every(0.1, self._tick)
         self._produce_later()
 
     def _produce_later(self) -> None:

@@ -194,10 +194,10 @@ class SimulatedController(Process):
     # Nodes
 
     def _tick(self) -> None:
-        if self.quorum.reaches_majority(self):
-            self._contact_s = self.now_s
         if self.epoch is None:
             return
+        if self.quorum.reaches_majority(self):
+            self._contact_s = self.now_s
         if self.epoch != self.quorum.term or self.now_s - self._contact_s > _CONTACT_S:
             self.resign()
             return
