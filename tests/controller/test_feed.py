@@ -10,6 +10,7 @@ from odradek.controller.state.decide import (
     CreateInternalTopic,
     CreatePartitions,
     DeleteTopics,
+    PreferLeaders,
 )
 from odradek.controller.state.groups import GroupChanges, GroupDeleted, MemberJoined, MemberProfile
 from odradek.controller.state.groups.commands import MemberLeft
@@ -178,13 +179,17 @@ def test_groups_go_to_their_coordinator_and_arrive_with_its_leadership() -> None
     assert not other.groups
 
     cluster.fence(leader)
-    lost = coordinator.hear()
+    lost, taken = coordinator.hear(), other.hear()
     assert lost.removed_groups == ["g"]
+    assert [group.group for group in taken.groups] == ["g"]
+    assert any(update.partition.leader_id == 3 - leader for update in taken.metadata.partitions)
     cluster.start(leader, process=2)
-    gained = coordinator.hear()
+    cluster.propose(cluster.partitions("__consumer_offsets")[index], 1, 2)
+    assert not coordinator.hear().groups
+    cluster.decide(PreferLeaders((NodeId(leader),), 99))
+    gained, lost = coordinator.hear(), other.hear()
     assert [group.group for group in gained.groups] == ["g"]
-    assert any(update.partition.leader_id == leader for update in gained.metadata.partitions)
-    assert not other.hear().groups
+    assert lost.removed_groups == ["g"]
 
     change(cluster, "g", MemberLeft(group=GroupId("g"), member_id=MemberId("m")))
     change(cluster, "g", GroupDeleted(GroupId("g")))

@@ -2,11 +2,9 @@
 
 from collections import Counter
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from odradek.controller.state import rebalance, topics
 from odradek.controller.state.decide import CreateInternalTopic, DrainNode
 from odradek.controller.state.reassignment import is_moving, target_of
 from odradek.controller.state.rebalance import Rebalance, plan
@@ -141,9 +139,7 @@ def test_a_dead_node_is_drained_from_what_the_others_have() -> None:
     assert {frozenset(each.replicas) for each in cluster.partitions("t")} == {frozenset({1, 2})}
 
 
-def test_internal_topics_grow_when_nodes_appear(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(topics, "REPLICATION_DEFAULT", 3)
-    monkeypatch.setattr(rebalance, "REPLICATION_DEFAULT", 3)
+def test_internal_topics_grow_when_nodes_appear() -> None:
     cluster = Cluster(nodes=1)
     cluster.submit(CreateInternalTopic("__consumer_offsets"))
     for nodes in (2, 3, 4):

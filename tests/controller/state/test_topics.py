@@ -55,7 +55,7 @@ def error(reply: object) -> BrokerError:
 def test_a_topic_exists_with_all_its_partitions_and_leaders() -> None:
     cluster = Cluster(nodes=3)
     (result,) = results(cluster.submit(CreateTopics((NewTopic("positions", 6),))))
-    assert (result.name, result.partitions, result.replication_factor) == ("positions", 6, 1)
+    assert (result.name, result.partitions, result.replication_factor) == ("positions", 6, 3)
     assert len(result.topic_id) == 16
     partitions = cluster.partitions("positions")
     assert len({partition.uid for partition in partitions}) == 6
@@ -118,6 +118,16 @@ def test_replication_goes_as_far_as_there_are_live_nodes() -> None:
     refused = error(cluster.submit(CreateTopics((NewTopic("u", 1, 4),))))
     assert isinstance(refused, InvalidReplicationFactorError)
     assert (refused.field, refused.value, refused.limit) == ("replication_factor", "4", "3")
+
+
+def test_by_default_there_are_three_replicas_where_there_are_three_nodes() -> None:
+    cluster = Cluster()
+    for nodes in (1, 2, 3, 4):
+        cluster.start(nodes)
+        (made,) = results(cluster.submit(CreateTopics((NewTopic(f"t{nodes}", 1),))))
+        assert made.replication_factor == min(nodes, 3)
+    cluster.submit(CreateInternalTopic("__consumer_offsets"))
+    assert {len(each.replicas) for each in cluster.partitions("__consumer_offsets")} == {3}
 
 
 def test_more_partitions_have_as_many_replicas_as_the_first() -> None:

@@ -17,19 +17,21 @@ import shutil
 import socket
 import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
 
+from odradek.client.client import Client
 from odradek.client.local.process import LocalProcess, LocalProcessError
 
 __all__ = ["LocalCluster", "LocalProcess", "LocalProcessError", "ServerNotInstalledError"]
 _HOST = "127.0.0.1"
 _CONTROLLER_MODULE = "odradek.controller"
 _NODE_MODULE = "odradek.node"
+_POLL_INTERVAL_S = 0.05
 
 
 class ServerNotInstalledError(LocalProcessError):
@@ -117,6 +119,26 @@ class LocalCluster:
         """End every process, then free ports and a temporary directory."""
         await self._resources.aclose()
 
+    async def active_controller(self) -> int:
+        """Return the id of the controller that decides at the moment, as the nodes know it.
+
+        Waits while there is none: an election is under way.
+
+        Raises:
+            LocalProcessError: There was none in time.
+        """
+        try:
+            async with asyncio.timeout(self._ready_timeout_s), Client(self.bootstrap) as client:
+                while True:
+                    active = await self._known_active(client)
+                    if active is not None:
+                        return active
+                    await asyncio.sleep(_POLL_INTERVAL_S)
+        except TimeoutError:
+            raise LocalProcessError(
+                f"no controller was active within {self._ready_timeout_s:g} s"
+            ) from None
+
     async def start_node(self, node_id: int, *extra_arguments: str) -> None:
         """Start a node that was stopped or killed; return once it serves.
 
@@ -124,6 +146,17 @@ class LocalCluster:
             LocalProcessError: It runs already, or did not start.
         """
         await self._start_and_wait(self._nodes[node_id], extra_arguments)
+
+    async def add_node(self, *extra_arguments: str) -> int:
+        """Start one more node, with an empty data directory; return its id once it serves.
+
+        Raises:
+            LocalProcessError: It did not start.
+        """
+        node_id = max(self._nodes) + 1
+        self._describe_node(node_id, self._reserve(self._resources))
+        await self.start_node(node_id, *extra_arguments)
+        return node_id
 
     async def start_controller(self, controller_id: int, *extra_arguments: str) -> None:
         """Start a controller that was stopped or killed; return once it serves.
@@ -142,14 +175,28 @@ class LocalCluster:
         node_ports = [self._reserve(undo, self._first_port)]
         node_ports += [self._reserve(undo) for _ in range(1, self._node_count)]
         self._describe_controllers(controller_ports)
-        self._describe_nodes(node_ports, controller_ports)
+        for node_id, port in enumerate(node_ports, start=1):
+            self._describe_node(node_id, port)
         # Data that is removed anyway needs no clean stop.
         end = _kill if self._given_directory is None else _stop
-        undo.push_async_callback(end, list(self._controllers.values()))
-        undo.push_async_callback(end, list(self._nodes.values()))
+        undo.push_async_callback(end, self._controllers.values())
+        undo.push_async_callback(end, self._nodes.values())  # a view: of nodes added later, too
         for process in (*self._controllers.values(), *self._nodes.values()):
             await process.start()
         await self._all_ready()
+
+    async def _known_active(self, client: Client) -> int | None:
+        """Return who a node believes is active; one that was killed here a moment ago is not."""
+        return next(
+            (
+                controller.controller_id
+                for controller in (await client.admin.describe_cluster()).controllers
+                if controller.active
+                and controller.controller_id is not None
+                and self._controllers[controller.controller_id].is_running
+            ),
+            None,
+        )
 
     def _describe_controllers(self, ports: Sequence[int]) -> None:
         peers = [
@@ -167,16 +214,15 @@ class LocalCluster:
                 arguments=[*peers, *identity, *self._controller_arguments],
             )
 
-    def _describe_nodes(self, ports: Sequence[int], controller_ports: Sequence[int]) -> None:
-        controllers = ",".join(f"{_HOST}:{port}" for port in controller_ports)
-        for node_id, port in enumerate(ports, start=1):
-            self._nodes[node_id] = self._process(
-                "node",
-                node_id,
-                port,
-                module=_NODE_MODULE,
-                arguments=["--controllers", controllers, *self._node_arguments],
-            )
+    def _describe_node(self, node_id: int, port: int) -> None:
+        controllers = ",".join(each.address for each in self._controllers.values())
+        self._nodes[node_id] = self._process(
+            "node",
+            node_id,
+            port,
+            module=_NODE_MODULE,
+            arguments=["--controllers", controllers, *self._node_arguments],
+        )
 
     def _process(
         self, program: str, process_id: int, port: int, *, module: str, arguments: Sequence[str]
@@ -226,11 +272,11 @@ class LocalCluster:
             raise failures.exceptions[0] from None
 
 
-async def _stop(processes: Sequence[LocalProcess]) -> None:
+async def _stop(processes: Iterable[LocalProcess]) -> None:
     """Stop those of the processes that still run, all at once."""
     await asyncio.gather(*(process.stop() for process in processes if process.is_running))
 
 
-async def _kill(processes: Sequence[LocalProcess]) -> None:
+async def _kill(processes: Iterable[LocalProcess]) -> None:
     """Kill those of the processes that still run, all at once."""
     await asyncio.gather(*(process.kill() for process in processes if process.is_running))

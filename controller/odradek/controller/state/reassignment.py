@@ -22,6 +22,8 @@ NodeIds = tuple[NodeId, ...]
 
 def target_of(partition: Partition) -> NodeIds:
     """Return the replicas a partition is to have."""
+    if not partition.removing:
+        return partition.replicas
     return _without(partition.replicas, partition.removing)
 
 

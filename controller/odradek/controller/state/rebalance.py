@@ -15,7 +15,7 @@ reduced.
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, islice, product
 from typing import NamedTuple
 
 from odradek.controller.state.elections import change
@@ -30,6 +30,8 @@ from odradek.protocol.types import NodeId, TopicId
 NodeIds = tuple[NodeId, ...]
 
 _REORDERED_MAX = 100
+# The best of so many is good enough; planning holds up the controller's loop.
+_COMPARED_MAX = 500
 
 
 class Move(NamedTuple):
@@ -91,40 +93,50 @@ class _Planner:
             ),
             request.moving_max,
         )
-        self._held: Counter[NodeId] = Counter()
-        self._held_of_topic: Counter[tuple[NodeId, TopicId]] = Counter()
-        self._led: Counter[NodeId] = Counter()
+        # Counted in one go, and of a topic only when asked: there may be tens of thousands.
+        partitions = image.partitions.values()
+        self._held = Counter(chain.from_iterable(map(target_of, partitions)))
+        self._led = Counter(partition.replicas[0] for partition in partitions)
+        self._held_of_topic: dict[TopicId, Counter[NodeId]] = {}
         self._moves: dict[int, Move] = {}
-        self.anything_moves = False
-        for partition in image.partitions.values():
-            self._count(partition, target_of(partition), 1)
-            self.anything_moves |= is_moving(partition)
-            for node_id in partition.adding:
-                if node_id in self._room:
-                    self._room[node_id] -= 1
+        self.anything_moves = any(map(is_moving, partitions))
+        for node_id in chain.from_iterable(partition.adding for partition in partitions):
+            if node_id in self._room:
+                self._room[node_id] -= 1
 
     def repair(self) -> list[Move]:
         """Empty drained nodes, replicate internal topics, and use racks that hold no replica."""
         wanted = internal_replication(self._image)
-        for partition in self._movable():
-            internal = self._image.topics[self._topic(partition)].name in INTERNAL_TOPICS
-            target = partition.replicas
-            for node_id in partition.replicas:
-                if node_id in self._draining:
-                    can_shrink = internal and len(target) > wanted
-                    target = self._replaced(partition, target, node_id, can_shrink=can_shrink)
-            if internal and len(target) < wanted:
-                target += self._best(partition, target)[:1]
-            if target == partition.replicas:
-                target = self._spread(partition)
-            self._move(partition, target)
+        rack_aware = len(set(self._racks.values())) > 1
+        for topic in self._image.topics.values():
+            internal = topic.name in INTERNAL_TOPICS
+            if not (internal or rack_aware or self._draining):
+                continue
+            for partition in self._image.partitions_of(topic):
+                if _is_movable(partition):
+                    self._repair_one(partition, wanted if internal else None)
         return list(self._moves.values())
+
+    def _repair_one(self, partition: Partition, wanted: int | None) -> None:
+        """Do what is due for one partition; `wanted` is how many replicas an internal one has."""
+        target = partition.replicas
+        for node_id in partition.replicas:
+            if node_id in self._draining:
+                can_shrink = wanted is not None and len(target) > wanted
+                target = self._replaced(partition, target, node_id, can_shrink=can_shrink)
+        if wanted is not None and len(target) < wanted:
+            target += self._best(partition, target)[:1]
+        if target == partition.replicas:
+            target = self._spread(partition)
+        self._move(partition, target)
 
     def level(self) -> list[Move]:
         """Move replicas from nodes that hold more to nodes that hold less."""
+        if not self._uneven():
+            return []
         by_holder: dict[NodeId, list[Partition]] = defaultdict(list)
-        for partition in self._movable():
-            if len(partition.isr) == len(partition.replicas):
+        for partition in self._image.partitions.values():
+            if _is_movable(partition) and len(partition.isr) == len(partition.replicas):
                 for node_id in partition.replicas:
                     by_holder[node_id].append(partition)
         while any(
@@ -135,8 +147,10 @@ class _Planner:
 
     def level_leaders(self) -> list[Move]:
         """Let another replica be the preferred leader where one node has more of them."""
+        if not self._pairs(self._led, self._holders):
+            return []
         by_leader: dict[NodeId, list[Partition]] = defaultdict(list)
-        for partition in self._movable():
+        for partition in filter(_is_movable, self._image.partitions.values()):
             by_leader[partition.replicas[0]].append(partition)
         while len(self._moves) < _REORDERED_MAX:
             found = next(self._reorderings(by_leader), None)
@@ -169,13 +183,18 @@ class _Planner:
         return uneven
 
     def _level_pair(self, giver: NodeId, taker: NodeId, held: list[Partition]) -> bool:
-        fitting = [
-            partition
-            for partition in held
-            if partition.uid not in self._moves
-            and taker not in partition.replicas
-            and self._keeps_racks(partition, giver, taker)
-        ]
+        fitting = list(
+            islice(
+                (
+                    partition
+                    for partition in held
+                    if partition.uid not in self._moves
+                    and taker not in partition.replicas
+                    and self._keeps_racks(partition, giver, taker)
+                ),
+                _COMPARED_MAX,
+            )
+        )
         if not fitting:
             return False
         leads_more = self._led[giver] > self._led[taker]
@@ -183,8 +202,7 @@ class _Planner:
             fitting,
             key=lambda partition: (
                 (partition.replicas[0] == giver) is not leads_more,
-                self._held_of_topic[taker, self._topic(partition)]
-                - self._held_of_topic[giver, self._topic(partition)],
+                self._of_topic(partition)[taker] - self._of_topic(partition)[giver],
                 partition.uid,
             ),
         )
@@ -203,6 +221,8 @@ class _Planner:
     def _spread(self, partition: Partition) -> NodeIds:
         """Return the target with a replica moved to a rack that has none, if two share one."""
         racks = Counter(self._racks.get(node_id, "") for node_id in partition.replicas)
+        if len(racks) == len(partition.replicas):
+            return partition.replicas
         for node_id in reversed(partition.replicas):
             if racks[self._racks.get(node_id, "")] == 1:
                 continue
@@ -216,14 +236,14 @@ class _Planner:
     ) -> NodeIds:
         """Return the nodes with room that are not in the target, the best first."""
         racks = {self._racks.get(each, "") for each in target if each != instead_of}
-        topic = self._topic(partition)
+        of_topic = self._of_topic(partition)
         free = [
             node_id for node_id, room in self._room.items() if room > 0 and node_id not in target
         ]
         free.sort(
             key=lambda node_id: (
                 self._racks[node_id] in racks,
-                self._held_of_topic[node_id, topic],
+                of_topic[node_id],
                 self._held[node_id],
                 node_id,
             )
@@ -234,32 +254,32 @@ class _Planner:
         others = {self._racks.get(each, "") for each in partition.replicas if each != giver}
         return self._racks[taker] not in others or self._racks.get(giver, "") in others
 
-    def _movable(self) -> list[Partition]:
-        return [
-            partition
-            for partition in self._image.partitions.values()
-            if partition.is_led and not is_moving(partition)
-        ]
-
     def _move(self, partition: Partition, target: NodeIds) -> None:
         if target == partition.replicas:
             return
         self._moves[partition.uid] = Move(partition, target)
-        self._count(partition, partition.replicas, -1)
-        self._count(partition, target, 1)
+        for held in (self._held, self._of_topic(partition)):
+            held.subtract(partition.replicas)
+            held.update(target)
+        self._led[partition.replicas[0]] -= 1
+        self._led[target[0]] += 1
         for node_id in target:
             if node_id not in partition.replicas:
                 self._room[node_id] -= 1
 
-    def _count(self, partition: Partition, target: NodeIds, by: int) -> None:
-        topic = self._topic(partition)
-        for node_id in target:
-            self._held[node_id] += by
-            self._held_of_topic[node_id, topic] += by
-        self._led[target[0]] += by
+    def _of_topic(self, partition: Partition) -> Counter[NodeId]:
+        """Return how many replicas each node holds of the partition's topic."""
+        topic_id = self._image.places[partition.uid].topic_id
+        held = self._held_of_topic.get(topic_id)
+        if held is None:
+            partitions = self._image.partitions_of(self._image.topics[topic_id])
+            held = Counter(chain.from_iterable(map(target_of, partitions)))
+            self._held_of_topic[topic_id] = held
+        return held
 
-    def _topic(self, partition: Partition) -> TopicId:
-        return self._image.places[partition.uid].topic_id
+
+def _is_movable(partition: Partition) -> bool:
+    return partition.is_led and not is_moving(partition)
 
 
 def _with(replicas: NodeIds, gone: NodeId, instead: NodeId) -> NodeIds:

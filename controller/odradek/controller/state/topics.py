@@ -51,7 +51,7 @@ from odradek.protocol.types import NodeId, PartitionUid, TopicId, TopicName
 PARTITIONS_MAX = 10_000
 """Of one topic, and of all topics in one request."""
 PARTITIONS_DEFAULT = 6
-REPLICATION_DEFAULT = 1
+REPLICATION_DEFAULT = 3
 """As far as there are as many nodes."""
 INTERNAL_PARTITIONS = 16
 INTERNAL_CONFIG: TopicSettings = (("cleanup.policy", "compact"),)
