@@ -15,7 +15,12 @@ from odradek.node.replication.replicas import Replicas
 from odradek.node.replication.session import Announcement
 from odradek.node.replication.waiting import FutureWaiter
 from odradek.node.storage import Storage
-from odradek.protocol.errors import BrokerError, StaleBrokerEpochError
+from odradek.protocol.errors import (
+    BrokerError,
+    IneligibleReplicaError,
+    NotLeaderOrFollowerError,
+    StaleBrokerEpochError,
+)
 from odradek.protocol.hot import Acks
 from odradek.protocol.types import (
     Incarnation,
@@ -155,3 +160,17 @@ async def test_a_follower_that_registers_again_joins_again(tmp_path: Path) -> No
         await until(lambda: list(topic.partitions[0].isr) == [1, 2, 3])
         assert (await produce.produce(topic, batch())).error.code == 0
         assert cluster.replica(3, topic).log_end_offset == 2
+
+
+async def test_a_leader_alone_below_the_minimum_confirms_nothing(tmp_path: Path) -> None:
+    """Another may have been elected from the ELR while its own session has yet to lapse."""
+    async with three_nodes(tmp_path) as cluster:
+        cluster.controller.isr_refusal = IneligibleReplicaError()
+        topic = cluster.controller.add_topic("t", replicas=(1, 2, 3), isr=(1,))
+        enough = cluster.controller.add_topic(
+            "u", replicas=(1, 9), isr=(1,), config={"min.insync.replicas": "1"}
+        )
+        await cluster.known()
+        with pytest.raises(NotLeaderOrFollowerError):
+            await cluster.replica(1, topic).confirm_leadership()
+        await cluster.replica(1, enough).confirm_leadership()

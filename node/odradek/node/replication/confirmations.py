@@ -2,9 +2,12 @@
 
 Problem: a coordinator that was replaced without noticing must not answer from the past. Idea:
 whoever replaced it was elected from the ISR it knows; when no member of that knew of a later epoch
-after the question was asked, nobody had replaced it when it was.
+after the question was asked, nobody had replaced it when it was. That holds only while the ISR is
+as large as it must be: below, whoever left it last is eligible too, and may have been elected while
+the session here has yet to lapse.
 
-Invariant: an answer counts only for questions asked before its request left.
+Invariants: an answer counts only for questions asked before its request left; below
+`min.insync.replicas` nothing is confirmed.
 """
 
 import asyncio
@@ -52,13 +55,16 @@ class Confirmations:
         """Return once no other member of the ISR knows of a later leader.
 
         Raises:
-            NotLeaderOrFollowerError: One does, or one cannot be asked.
+            NotLeaderOrFollowerError: One does, or one cannot be asked; or the ISR is too small to
+                tell.
         """
         led = replica.uid, replica.leader_epoch
         confirmed: set[NodeId] = set()
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 while (leading := replica.leading) is not None and replica.leader_epoch == led[1]:
+                    if not leading.core.has_enough_replicas:
+                        break
                     missing = [node for node in leading.others_in_sync if node not in confirmed]
                     if not missing:
                         return

@@ -40,7 +40,7 @@ class InSync:
     """The ISR of one partition during one leader epoch."""
 
     __slots__ = (
-        "_barred",
+        "_ends_doubt",
         "_pending",
         "_retry_at_s",
         "committed",
@@ -58,7 +58,7 @@ class InSync:
         self.committed = partition.isr
         self.maximal = frozenset(partition.isr)
         self._pending: ProposeIsr | None = None
-        self._barred: frozenset[NodeId] = frozenset()
+        self._ends_doubt = False
         self._retry_at_s = float("-inf")
 
     def on_image(self, partition: PartitionState) -> bool:
@@ -83,9 +83,9 @@ class InSync:
         if self._pending is not None:
             return None
         if now_s < self._retry_at_s:
-            if not self._barred:
+            if not self._ends_doubt:
                 return None
-            wanted = tuple(each for each in wanted if each.node_id not in self._barred)
+            wanted = tuple(each for each in wanted if each.node_id in self.committed)
         members = {member.node_id for member in wanted}
         is_certain = len(self.maximal) == len(self.committed)
         if is_certain and members == staying:
@@ -98,12 +98,10 @@ class InSync:
         """The controller answered, or nobody knows.
 
         However it was answered, `maximal` stays until an image with a newer partition epoch: a
-        repeat may still be on its way. The next proposal, at once and without whoever was to join,
-        raises the epoch and ends the doubt; when that fails too, another one is made a moment
-        later.
+        repeat may still be on its way. The next proposal, at once and with nobody new, raises the
+        epoch and ends the doubt; when that fails too, another one is made a moment later.
         """
         if proposal is self._pending:
             self._pending = None
             self._retry_at_s = now_s + PROPOSAL_RETRY_S
-            joining = {member.node_id for member in proposal.isr}.difference(self.committed)
-            self._barred = frozenset(joining)
+            self._ends_doubt = any(each.node_id not in self.committed for each in proposal.isr)

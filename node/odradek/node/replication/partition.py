@@ -392,7 +392,7 @@ class PartitionReplica:
             self._uncommitted.add(Pending(start, 0, waiter, 0, start, _NO_TIME))
             await waiter.future
         await self._links.confirm_leadership(self)
-        # Alone in the ISR the session is proof: whoever replaces this node waits for its end.
+        # What it says from now on it may say only while others may believe it.
         lapsed = self._surroundings.lapsed()
         if lapsed is not None:
             raise lapsed
