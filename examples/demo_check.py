@@ -1,4 +1,7 @@
-"""The demo's judge: did a group see every point of every vehicle, in order?
+"""The demo's judge: are all points in the log, and did each group see them, in order?
+
+The log must hold each point exactly once, where its acknowledgement said: a producer that retries
+over a failover neither loses nor repeats.
 
 Consumers report each point with the machine's monotonic clock, which all processes share. A point
 is *seen* at its first report. A group is in order when each vehicle's points were first seen in the
@@ -9,19 +12,22 @@ consumers read a partition at once, and counts as out of order.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import msgspec
 from demo_fleet import Point
 
+Place = tuple[int, int]
+"""Partition and offset."""
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of a group."""
+    """What became of the points, as a group saw them or as they lie in the log."""
 
-    group: str
+    seen_by: str
     consumers: int
     vehicles: int
     seen: int
@@ -107,12 +113,16 @@ class Checker:
         seen = self._seen[group]
         repeated, wrongly_repeated = self._repetitions(seen)
         return Verdict(
-            group=group,
+            seen_by=group,
             consumers=len(seen.consumers),
             vehicles=len({point.vehicle_id for point in seen.points}),
             seen=len(seen.points),
             lost=self.points_count - len(seen.points & set(self._points)),
-            out_of_order=self._jumps(seen) + wrongly_repeated,
+            out_of_order=_jumps(
+                self._points,
+                (each.point for each in sorted(seen.sightings, key=lambda each: each.at_ns)),
+            )
+            + wrongly_repeated,
             duplicates=repeated,
         )
 
@@ -128,17 +138,38 @@ class Checker:
     def _explains(self, names: list[str]) -> bool:
         return len(names) == 2 and len(set(names) & self._killed) == 1 and len(set(names)) == 2
 
-    def _jumps(self, seen: _Seen) -> int:
-        """Return how often a vehicle's next new point was not the next of its trace."""
-        traces: defaultdict[str, list[Point]] = defaultdict(list)
-        for point in self._points:
-            traces[point.vehicle_id].append(point)
-        first_seen: defaultdict[str, dict[Point, None]] = defaultdict(dict)
-        for sighting in sorted(seen.sightings, key=lambda sighting: sighting.at_ns):
-            first_seen[sighting.point.vehicle_id].setdefault(sighting.point)
-        rank = {point: number for trace in traces.values() for number, point in enumerate(trace)}
-        jumps = 0
-        for order in first_seen.values():
-            ranks = [rank[point] for point in order if point in rank]
-            jumps += sum(later < earlier for earlier, later in pairwise(ranks))
-        return jumps
+
+def judge_log(
+    points: list[Point], acknowledged: Mapping[Place, Point], log: Mapping[Place, Point]
+) -> Verdict:
+    """Judge what lies in the topic.
+
+    Args:
+        points: Every point, each vehicle's in order.
+        acknowledged: Where the producer was told that its points lie.
+        log: The whole topic.
+    """
+    held = set(log.values())
+    return Verdict(
+        seen_by="the log",
+        consumers=0,
+        vehicles=len({point.vehicle_id for point in held}),
+        seen=len(held),
+        lost=sum(log.get(place) != point for place, point in acknowledged.items()),
+        out_of_order=_jumps(points, (log[place] for place in sorted(log))),
+        duplicates=len(log) - len(held),
+    )
+
+
+def _jumps(points: Iterable[Point], seen: Iterable[Point]) -> int:
+    """Return how often a vehicle's next new point was not a later one of its trace."""
+    rank = {point: number for number, point in enumerate(points)}
+    first_seen: defaultdict[str, dict[Point, None]] = defaultdict(dict)
+    for point in seen:
+        if point in rank:
+            first_seen[point.vehicle_id].setdefault(point)
+    return sum(
+        rank[later] < rank[earlier]
+        for order in first_seen.values()
+        for earlier, later in pairwise(order)
+    )

@@ -9,6 +9,8 @@ import pytest
 
 pytestmark = pytest.mark.cluster
 
+# The active controller dies with the node.
+FAILOVER_MS_MAX = 3000
 DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
 
 
@@ -20,8 +22,9 @@ async def test_the_demo_loses_nothing_and_says_so() -> None:
     assert demo.returncode == 0, printed.decode()
     last = re.fullmatch(
         r"demo: produced=57960 live-map=57960 daily-report=57960 lost=0 out_of_order=0"
-        r" duplicates=(\d+) seconds=(\d+)",
+        r" duplicates=(\d+) seconds=(\d+) failover_ms=(\d+)",
         printed.decode().splitlines()[-1],
     )
     assert last is not None, printed.decode()
     assert int(last[2]) < 60
+    assert int(last[3]) < FAILOVER_MS_MAX

@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from demo_check import Checker, Verdict
+from demo_check import Checker, Place, Verdict, judge_log
 from demo_fleet import Point, points_by_time
 
 POINTS = [
@@ -23,7 +23,7 @@ def report(checker: Checker, consumer: str, points: list[Point], *, from_ns: int
         checker.saw("g", consumer, line)
 
 
-def verdict(**changes: int) -> Verdict:
+def verdict(seen_by: str = "g", **changes: int) -> Verdict:
     fields = {
         "consumers": 1,
         "vehicles": 2,
@@ -32,7 +32,21 @@ def verdict(**changes: int) -> Verdict:
         "out_of_order": 0,
         "duplicates": 0,
     }
-    return Verdict(group="g", **{**fields, **changes})
+    return Verdict(seen_by=seen_by, **{**fields, **changes})
+
+
+def placed(points: list[Point]) -> dict[Place, Point]:
+    """Each vehicle's points in a partition of its own."""
+    places: dict[Place, Point] = {}
+    for point in points:
+        partition = int(point.vehicle_id[-1])
+        offset = sum(each == partition for each, _ in places)
+        places[partition, offset] = point
+    return places
+
+
+def log_verdict(**changes: int) -> Verdict:
+    return verdict(seen_by="the log", consumers=0, **changes)
 
 
 def test_every_point_once_in_order(checker: Checker) -> None:
@@ -75,6 +89,30 @@ def test_two_living_consumers_on_one_point_are_out_of_order(checker: Checker) ->
     report(checker, "a", POINTS, from_ns=0)
     report(checker, "b", POINTS[3:5], from_ns=100)
     assert checker.verdict("g") == verdict(consumers=2, out_of_order=2)
+
+
+def test_a_log_with_every_point_once_where_it_was_acknowledged() -> None:
+    assert judge_log(POINTS, placed(POINTS), placed(POINTS)) == log_verdict()
+
+
+def test_a_log_without_an_acknowledged_point_has_lost_it() -> None:
+    assert judge_log(POINTS, placed(POINTS), placed(POINTS[:-1])) == log_verdict(seen=7, lost=1)
+
+
+def test_a_point_elsewhere_than_acknowledged_is_lost() -> None:
+    log = placed([*POINTS[:6], POINTS[7]])
+    log[1, 7] = POINTS[6]
+    assert judge_log(POINTS, placed(POINTS), log) == log_verdict(lost=1)
+
+
+def test_a_point_twice_in_the_log_is_a_duplicate_of_the_producer_s() -> None:
+    log = placed([*POINTS, POINTS[-1]])
+    assert judge_log(POINTS, placed(POINTS), log) == log_verdict(duplicates=1)
+
+
+def test_a_log_in_another_order_is_out_of_order() -> None:
+    log = placed([POINTS[2], POINTS[0], POINTS[1], *POINTS[3:]])
+    assert judge_log(POINTS, {}, log) == log_verdict(out_of_order=1)
 
 
 def test_the_data_is_whole() -> None:
