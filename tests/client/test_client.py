@@ -188,8 +188,8 @@ def test_the_public_names_are_exactly_these() -> None:
         " GroupDescription GroupMemberDescription GroupMemberState GroupState GroupSummary Header"
         " Headers InvalidOptionsError Isolation Lag LogTruncatedError NewTopic"
         " NoCommittedOffsetError NodeDescription NodesUnreachableError NotAssignedError"
-        " OdradekError OrderedBy PartitionDescription Producer ProducerOptions Record"
-        " RecordMetadata Serde SerializationError TlsOptions Topic TopicDescription"
+        " OdradekError OrderedBy PartitionDescription Producer ProducerOptions Reassignment"
+        " Record RecordMetadata Serde SerializationError TlsOptions Topic TopicDescription"
         " TopicPartition TopicSummary WrongEventLoopError serdes"
     )
 

@@ -22,6 +22,7 @@ from odradek.client.administration.descriptions import (
     NewTopic,
     NodeDescription,
     PartitionDescription,
+    Reassignment,
     TopicDescription,
     TopicSummary,
 )
@@ -111,6 +112,7 @@ __all__ = [
     "PartitionDescription",
     "Producer",
     "ProducerOptions",
+    "Reassignment",
     "Record",
     "RecordMetadata",
     "Serde",
