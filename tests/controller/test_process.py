@@ -17,7 +17,7 @@ import pytest
 from odradek.protocol.errors import NotControllerError
 from odradek.rpc.channels import ConnectionLostError, error_from_rpc, open_channel
 from odradek.v1 import admin_pb2, controller_pb2, controller_pb2_grpc
-from tests.controller.test_api import Node
+from tests.controller.served import Node
 
 pytestmark = pytest.mark.cluster
 
