@@ -1,5 +1,6 @@
 """What streams survive: a node that registers again, acknowledgements that overtake an image."""
 
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from odradek.node.replication.follower import Ack
 from odradek.node.replication.follower_node import FollowerNode
 from odradek.node.replication.leader_node import LeaderNode
 from odradek.node.replication.node_links import NodeLinks
+from odradek.node.replication.partition import PartitionReplica
 from odradek.node.replication.replicas import Replicas
 from odradek.node.replication.session import Announcement
 from odradek.node.replication.waiting import FutureWaiter
@@ -20,9 +22,13 @@ from odradek.protocol.errors import (
     IneligibleReplicaError,
     NotLeaderOrFollowerError,
     StaleBrokerEpochError,
+    ThrottledError,
 )
 from odradek.protocol.hot import Acks
+from odradek.protocol.record_batch import stamped
+from odradek.protocol.replication import PushFrame
 from odradek.protocol.types import (
+    FIRST_OFFSET,
     Incarnation,
     LeaderEpoch,
     NodeId,
@@ -67,7 +73,13 @@ class _Host:
         )
         self.links.serve(self.replicas)
 
-    def image(self, leader: NodeId, leader_epoch: int, incarnation: int = 5) -> None:
+    def image(
+        self,
+        leader: NodeId,
+        leader_epoch: int,
+        incarnation: int = 5,
+        replicas: tuple[NodeId, ...] = (ME, OTHER),
+    ) -> None:
         before = self.view.image
         partition = PartitionState(
             index=PartitionIndex(0),
@@ -75,8 +87,8 @@ class _Host:
             leader_id=leader,
             leader_epoch=LeaderEpoch(leader_epoch),
             partition_epoch=PartitionEpoch(leader_epoch),
-            replicas=(ME, OTHER),
-            isr=(ME, OTHER),
+            replicas=replicas,
+            isr=replicas,
         )
         topic = TopicState(
             name=TopicName("t"), topic_id=TopicId(b"t" * 16), partitions=(partition,)
@@ -174,3 +186,71 @@ async def test_a_leader_alone_below_the_minimum_confirms_nothing(tmp_path: Path)
         with pytest.raises(NotLeaderOrFollowerError):
             await cluster.replica(1, topic).confirm_leadership()
         await cluster.replica(1, enough).confirm_leadership()
+
+
+def _push(session: int, start: int, records: bytes) -> PushFrame[memoryview]:
+    zero = Offset(0)
+    return PushFrame(UID, LeaderEpoch(0), session, Offset(start), zero, zero, memoryview(records))
+
+
+def _stamped(data: bytes, base_offset: int) -> bytes:
+    return bytes(stamped(data, Offset(base_offset), LeaderEpoch(0)))
+
+
+async def _following(host: _Host, count: int) -> PartitionReplica:
+    """Return a replica that follows, is connected, and has so many records."""
+    host.image(OTHER, 0)
+    replica = host.replicas.with_uid(UID)
+    assert replica is not None
+    assert replica.following is not None
+    replica.following.on_connected()
+    session = replica.following.core.session
+    replica.following.on_pushed(_push(session, 0, _stamped(batch(count), 0)))
+    assert replica.log_end_offset == count
+    return replica
+
+
+async def test_a_log_that_came_back_shorter_gets_no_hole(host: _Host) -> None:
+    """A full disk: the store was reopened, and lost what it had not on disk."""
+    replica = await _following(host, 3)
+    following = replica.following
+    assert following is not None
+    replica.log.truncate_to(FIRST_OFFSET, 0)
+    following.on_pushed(_push(following.core.session, 3, _stamped(batch(), 3)))
+    assert replica.log_end_offset == 0
+    assert following.core.log_end_offset == 0
+
+
+async def test_a_log_that_came_back_shorter_is_announced(host: _Host) -> None:
+    replica = await _following(host, 3)
+    following = replica.following
+    assert following is not None
+    before = following.core.session
+    replica.log.truncate_to(FIRST_OFFSET, 0)
+    now_s = time.monotonic()
+    replica.on_tick(now_s)
+    replica.on_tick(now_s + 1)
+    assert following.core.session > before
+    assert following.core.log_end_offset == 0
+
+
+async def test_a_partition_that_returns_before_its_data_went_keeps_it(
+    host: _Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it is dropped later, below the replica that believes to have it."""
+    replica = await _following(host, 3)
+    with monkeypatch.context() as stalled:
+
+        def throttled(uid: PartitionUid) -> int:
+            raise ThrottledError(value=uid)
+
+        stalled.setattr(host.storage, "drop", throttled)
+        host.image(OTHER, 1, replicas=(OTHER,))
+        assert host.replicas.with_uid(UID) is None
+        host.image(OTHER, 2)
+    host.replicas._drop_logs()
+    again = host.replicas.with_uid(UID)
+    assert again is not None
+    assert again.log_end_offset == 3
+    assert host.storage.log(UID) is again.log
+    assert replica is not again

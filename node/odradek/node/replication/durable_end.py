@@ -24,6 +24,11 @@ class DurableEnd:
         """Whether all of the log is on disk."""
         return not self._unsynced and not self._is_lost
 
+    @property
+    def awaits_sync(self) -> bool:
+        """Whether a sync would bring `end` forward."""
+        return bool(self._unsynced)
+
     def on_appended(self, position: int, end: Offset) -> None:
         """The log ends further; that is on disk once a sync reaches the position."""
         if not self._is_lost:

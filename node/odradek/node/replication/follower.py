@@ -211,14 +211,12 @@ class FollowerReplica:
 
     def on_append_failed(self, log_end: Offset, last_epoch: LeaderEpoch, now_s: float) -> None:
         """The log ends where it says now; what else was pushed is lost."""
-        self.log_end_offset, self.last_epoch = log_end, last_epoch
+        self._take_end(log_end, last_epoch)
         self._pause(now_s)
 
     def on_truncated(self, log_end: Offset, last_epoch: LeaderEpoch) -> None:
         """The log was cut; the next `on_durable` speaks of the cut or of what came later."""
-        self.log_end_offset, self.last_epoch = log_end, last_epoch
-        self.durable_end = min(self.durable_end, log_end)
-        self.high_watermark = min(self.high_watermark, log_end)
+        self._take_end(log_end, last_epoch)
         self.state = FollowerState.TRUNCATING
 
     def on_durable(self, end: Offset) -> list[Effect]:
@@ -232,6 +230,11 @@ class FollowerReplica:
         return []
 
     # Decisions
+
+    def _take_end(self, log_end: Offset, last_epoch: LeaderEpoch) -> None:
+        self.log_end_offset, self.last_epoch = log_end, last_epoch
+        self.durable_end = min(self.durable_end, log_end)
+        self.high_watermark = min(self.high_watermark, log_end)
 
     def _is_present(self, session: int) -> bool:
         return self.state is FollowerState.FOLLOWING and session == self.session

@@ -18,7 +18,6 @@ from odradek.node.replication.follower import (
     Append,
     Effect,
     FollowerReplica,
-    FollowerState,
     StartAfresh,
     Truncate,
 )
@@ -87,6 +86,7 @@ class Following:
 
     def on_connected(self) -> None:
         """The streams to the leader's node stand."""
+        self.find_track()
         self._perform(self.core.on_connected())
 
     def on_disconnected(self) -> None:
@@ -95,15 +95,14 @@ class Following:
 
     def on_tick(self, now_s: float) -> None:
         """Time has passed."""
-        if self.core.state is FollowerState.PAUSED:
-            if self.core.log_end_offset != self._log.log_end_offset:
-                self.on_append_failed()  # the store was reopened meanwhile
-            self._perform(self.core.on_tick(now_s))
+        self.find_track()
+        self._perform(self.core.on_tick(now_s))
 
     def on_pushed(self, push: PushFrame[memoryview]) -> None:
         """The leader pushed."""
         if push.leader_epoch != self.core.leader_epoch:
             return
+        self.find_track()
         start = push.start_offset if len(push.records) else None
         effects = self.core.on_pushed(
             push.session, start, push.high_watermark, push.log_start_offset
@@ -129,6 +128,14 @@ class Following:
         self.core.on_append_failed(
             self._log.log_end_offset, self._log.leader_epochs.latest, time.monotonic()
         )
+
+    def find_track(self) -> None:
+        """Go on from where the log is, should the store have been reopened, and lost its end."""
+        end = self._log.log_end_offset
+        if end != self.core.log_end_offset:
+            self._durable.on_truncated(self._log.last_position, end)
+            self._unsynced()
+            self.on_append_failed()
 
     def _perform(self, effects: list[Effect], pushed: Buffer = b"") -> None:
         for effect in effects:

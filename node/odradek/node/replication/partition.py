@@ -130,7 +130,7 @@ class PartitionReplica:
         assert self.leading is None, "resign first"
         assert self.following is None, "resign first"
         if self._durable.is_settled:
-            self._durable.take(self.log.log_end_offset)
+            self._durable.end = self.log.log_end_offset
         self._failure = None
         if self.partition.leader_id == self._surroundings.node_id:
             self._become_leader()
@@ -299,9 +299,11 @@ class PartitionReplica:
 
     def on_synced(self, durable_position: int) -> bool:
         """The group commit reached a position; return whether nothing of this replica is left."""
+        if self.following is not None:
+            self.following.find_track()
         if self._durable.on_synced(durable_position):
             self._on_durable()
-        return self._durable.is_settled
+        return not self._durable.awaits_sync
 
     def on_storage_failed(self, error: BrokerError) -> None:
         """What was appended may be gone: refuse writes until a new epoch begins; reads go on."""
@@ -326,7 +328,7 @@ class PartitionReplica:
     def _on_durable(self) -> None:
         if self.following is not None:
             self.following.on_durable()
-        elif self.leading is not None:
+        elif self.leading is not None and not self.leading.has_lost_track:
             self._answer(self._waiting_for_disk.take_through(self._durable.end))
             self.leading.perform(self.leading.core.on_durable(self._durable.end))
 

@@ -267,7 +267,7 @@ class Replicas:
     def _drop_logs(self) -> None:
         """Remove the data of partitions that are gone; what a write stall refuses waits a tick."""
         with suppress(ThrottledError, StorageFullError):
-            for uid in list(self._to_drop):
+            for uid in self._to_drop.keys() - self._by_uid.keys():  # some may be back by now
                 self._storage.drop(uid)
                 del self._to_drop[uid]
 
