@@ -113,8 +113,9 @@ class _ErrorsToStatus(grpc.aio.ServerInterceptor):
         if handler is None:  # an unknown method: gRPC answers UNIMPLEMENTED
             return None
         make, inner = _form_of(handler)
+        conversation = handler.request_streaming and handler.response_streaming
         return make(
-            _guard(inner),
+            _guard(_begun(inner) if conversation else inner),
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
@@ -131,6 +132,23 @@ def _form_of(handler: Any) -> tuple[Callable[..., Any], Handler]:
             return grpc.stream_unary_rpc_method_handler, handler.stream_unary
         case _:
             return grpc.stream_stream_rpc_method_handler, handler.stream_stream
+
+
+def _begun(inner: Handler) -> Handler:
+    """Send a conversation's initial metadata before anything else.
+
+    gRPC would send it with the first message, and note so only when who wrote that is told; if that
+    task was cancelled meanwhile, it sends the metadata once more with the status, which its core
+    refuses: the caller would never hear that the stream has ended.
+    """
+    if inspect.isasyncgenfunction(inner):
+        return inner  # each message is waited for
+
+    async def begun(request: Any, context: Any) -> Any:
+        await context.send_initial_metadata(())
+        return await inner(request, context)
+
+    return begun
 
 
 def _guard(inner: Handler) -> Handler:
