@@ -163,9 +163,11 @@ def change(
             after = after._replace(elr=())
     if after == before:
         return
-    epoch = before.leader_epoch if after.leader == before.leader else before.leader_epoch + 1
+    # A replica that left drops its data. Should it return before its leader heard that it had gone,
+    # what it acknowledged must no longer count.
+    stays = after.leader == before.leader and set(before.replicas) <= set(after.replicas)
     changed = after._replace(
-        leader_epoch=LeaderEpoch(epoch),
+        leader_epoch=LeaderEpoch(before.leader_epoch + (not stays)),
         partition_epoch=PartitionEpoch(before.partition_epoch + 1),
     )
     draft.record(PartitionChanged(changed))
