@@ -16,6 +16,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from rich.table import Table
 
 from odradek.client import Client, serdes
 from odradek.client.local.cluster import LocalCluster
+from odradek.protocol.errors import GroupIdNotFoundError
 
 PARTITIONS = 6
 REPLICAS = 3
@@ -42,7 +44,9 @@ KILL_AT = 0.4  # of all points seen by the group
 GROUP_SESSION_S = 10.0
 CARRIED_ON_S_MAX = 30.0
 READ_S_MAX = 20.0
-FINISH_S_MAX = 50.0
+FINISH_S_MAX = 45.0
+JOINED_S_MAX = 20.0
+POLL_INTERVAL_S = 0.1
 
 console = Console(highlight=False)
 
@@ -147,6 +151,21 @@ async def busiest_node(client: Client) -> tuple[int, list[int]]:
     return max(led.items(), key=lambda item: len(item[1]))
 
 
+async def all_read(client: Client) -> None:
+    """Return once every consumer of `live-map` has partitions: from here on none is new.
+
+    Raises:
+        TimeoutError: They do not join.
+    """
+    async with asyncio.timeout(JOINED_S_MAX):
+        while True:
+            with suppress(GroupIdNotFoundError):
+                members = (await client.admin.describe_group(LIVE_MAP)).members
+                if len(members) == LIVE_MAP_CONSUMERS and all(each.assigned for each in members):
+                    return
+            await asyncio.sleep(POLL_INTERVAL_S)
+
+
 async def carry(stage: Stage, points: list[Point]) -> None:
     """Run producer and applications together until each group has seen every point."""
     checker, bootstrap = stage.checker, stage.cluster.bootstrap
@@ -155,6 +174,7 @@ async def carry(stage: Stage, points: list[Point]) -> None:
     report = await start_application(bootstrap, DAILY_REPORT, f"{DAILY_REPORT}-1")
     applications = [*live_map, report]
     checker.expect_duplicates_from(live_map[1].name)
+    await all_read(stage.client)
     say(
         f"producing {len(points):,} points in about {PRODUCE_S:.0f} s, each to {REPLICAS} disks;\n"
         f"{LIVE_MAP} reads with {LIVE_MAP_CONSUMERS} consumers, {DAILY_REPORT} with 1"
