@@ -15,7 +15,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import grpc
@@ -192,6 +192,8 @@ class Membership:
                 f" {self.session.incarnation}: they have lost what they knew"
             )
         self.session.on_registered(incarnation, response.session_timeout_ms / 1000, sent_at_s)
+        # The controllers have acted on it; what is copied from now on is not lost.
+        self._identity = replace(self._identity, lost_data=False, unclean_boot=False)
         self._events.registered(response)
         _log.info("registered", incarnation=incarnation, version=response.version)
         self.poke()

@@ -1,6 +1,7 @@
 """The other nodes as this one dials them for single questions.
 
-Invariant: one channel to each, to the address that the image has.
+Invariants: one channel to each, to the address that the image has; the one before stays open for
+whoever still awaits an answer, since closing it would look like a cancellation to them.
 """
 
 from collections.abc import Callable
@@ -22,10 +23,12 @@ class Peers:
     def __init__(self, address: Callable[[NodeId], str | None]) -> None:
         self._address = address
         self._channels: dict[NodeId, tuple[str, grpc.aio.Channel]] = {}
+        self._former: dict[NodeId, grpc.aio.Channel] = {}
 
     async def close(self) -> None:
         """Close every channel."""
-        for _, channel in self._channels.values():
+        present = (channel for _, channel in self._channels.values())
+        for channel in (*self._former.values(), *present):
             await channel.close()
 
     async def stub(self, node_id: NodeId) -> "replica_pb2_grpc.ReplicaServiceAsyncStub | None":
@@ -34,7 +37,10 @@ class Peers:
         known = self._channels.get(node_id)
         if known is not None and known[0] != address:
             del self._channels[node_id]
-            await known[1].close()
+            former = self._former.get(node_id)
+            self._former[node_id] = known[1]
+            if former is not None:
+                await former.close()
             known = None
         if address is None:
             return None
