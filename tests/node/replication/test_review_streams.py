@@ -22,6 +22,7 @@ from odradek.protocol.errors import (
     IneligibleReplicaError,
     NotLeaderOrFollowerError,
     StaleBrokerEpochError,
+    StorageFullError,
     ThrottledError,
 )
 from odradek.protocol.hot import Acks
@@ -254,3 +255,28 @@ async def test_a_partition_that_returns_before_its_data_went_keeps_it(
     assert again.log_end_offset == 3
     assert host.storage.log(UID) is again.log
     assert replica is not again
+
+
+async def test_a_follower_that_cannot_be_served_asks_again(
+    host: _Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it is left out for good: nothing else brings it back into the line."""
+    host.image(ME, 0)
+    replica = host.replicas.with_uid(UID)
+    assert replica is not None
+    replica.produce(batch(3), Acks.ALL, FutureWaiter(), 0)
+    follower = host.follower()
+    announcement = pb.ReplicaAnnouncement(uid=UID, leader_epoch=0, session=4, last_epoch=-1)
+    follower._on_request(pb.ReplicateRequest(announcements=[announcement]))
+    host.storage._cache.discard(UID)
+
+    async def closed(offset: Offset, bytes_max: int, end: Offset | None = None) -> list[bytes]:
+        raise StorageFullError("the store is being reopened")
+
+    async def write(message: bytes) -> None:
+        raise AssertionError(message)
+
+    monkeypatch.setattr(replica, "read", closed)
+    await follower._catch_up._advance(replica, write)
+    (answer,) = follower._live._answers
+    assert [each.session for each in pb.ReplicateResponse.FromString(answer).refusals] == [4]

@@ -18,6 +18,7 @@ from typing import Final, TypeAlias
 import structlog
 
 from odradek.node.replication.lane import Lane
+from odradek.node.replication.leader import Refused
 from odradek.node.replication.leading import Leading
 from odradek.node.replication.partition import PartitionReplica
 from odradek.node.replication.progress import Cursor
@@ -228,6 +229,7 @@ class CatchUpPusher:
             return
         except BrokerError as error:
             _log.error("a follower cannot be served", replica=str(replica), reason=error.message)
+            leading.perform([Refused(self._follower, cursor.session, error)])  # it asks again
             return
         now = leading.cursor(self._follower) if replica.leading is leading else None
         if now is None:
