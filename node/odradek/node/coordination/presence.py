@@ -14,7 +14,6 @@ from odradek.protocol.errors import (
     UnknownMemberIdError,
 )
 
-
 NOT_TOLD = -1
 """In place of the epoch of a reply: only the member said so, and its next frame may unsay it."""
 
