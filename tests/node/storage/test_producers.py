@@ -12,7 +12,8 @@ from odradek.protocol.record_batch import BatchHeader, next_sequence
 from odradek.protocol.types import LeaderEpoch, Offset, ProducerEpoch, ProducerId
 
 NOW_MS = 1_700_000_000_000
-DAY_MS = 24 * 60 * 60 * 1000
+HOUR_MS = 60 * 60 * 1000
+DAY_MS = 24 * HOUR_MS
 LAST = 2**31 - 1
 
 
@@ -127,13 +128,23 @@ def test_producers_do_not_disturb_each_other() -> None:
 
 def test_a_silent_producer_expires_after_a_day() -> None:
     log = states(header(0, pid=1))
-    assert log.expire(NOW_MS + DAY_MS) == 0
-    late = header(0, pid=2, offset=1)
-    log.appended(late, NOW_MS + DAY_MS)
+    for hour in range(1, 25):
+        assert log.expire(NOW_MS + hour * HOUR_MS) == 0
+    log.appended(header(0, pid=2, offset=1), NOW_MS + DAY_MS)
     assert log.expire(NOW_MS + DAY_MS + 1) == 1
     assert log.check(header(500, pid=1)) is None
     with pytest.raises(OutOfOrderSequenceNumberError):
         log.check(header(500, pid=2))
+
+
+def test_a_clock_set_a_day_ahead_or_back_forgets_nobody() -> None:
+    log = states(header(0, pid=1))
+    for jumped_ms in (NOW_MS + 30 * HOUR_MS, NOW_MS, NOW_MS + 1000 * DAY_MS, 0, NOW_MS):
+        log.appended(header(0, pid=2), jumped_ms)
+        assert log.expire(jumped_ms) == 0
+    restarted = ProducerStates.restore(log.snapshot())
+    assert restarted.expire(NOW_MS + 30 * HOUR_MS) == 0
+    assert original_offset(restarted.check(header(0, pid=1))) == 0
 
 
 @given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 3), st.integers(1, 5)), max_size=40))

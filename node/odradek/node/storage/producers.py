@@ -23,6 +23,9 @@ from odradek.protocol.types import Offset, ProducerEpoch, ProducerId
 
 BATCHES_RETAINED = 5
 EXPIRATION_S = 24 * 60 * 60.0
+STEP_MAX_S = 60 * 60.0
+"""Time passes by no more than this from one call to the next: a clock set a day ahead must not
+forget every producer, and what a quiet log remembers longer costs nothing."""
 
 _SEQUENCE_COUNT = 1 << 31
 _VERSION = 1
@@ -69,10 +72,12 @@ class _Producer:
 class ProducerStates:
     """The idempotence windows of one log."""
 
-    __slots__ = ("_producers",)
+    __slots__ = ("_heard_ms", "_producers", "_steady_ms")
 
     def __init__(self) -> None:
         self._producers: dict[ProducerId, _Producer] = {}
+        self._heard_ms: int | None = None
+        self._steady_ms = 0
 
     def __len__(self) -> int:
         return len(self._producers)
@@ -111,22 +116,24 @@ class ProducerStates:
 
         Args:
             header: With its final base offset.
-            now_ms: Milliseconds since the epoch; the producer expires a day after its last batch.
+            now_ms: The wall clock, milliseconds since the epoch; it may jump. The producer expires
+                a day after its last batch.
         """
         if not header.has_producer_id or header.is_control:
             return
+        steady_ms = self._advance(now_ms)
         producer = self._producers.get(header.producer_id)
         if producer is None or producer.epoch != header.producer_epoch:
-            producer = _Producer(header.producer_epoch, now_ms)
+            producer = _Producer(header.producer_epoch, steady_ms)
             self._producers[header.producer_id] = producer
-        producer.last_append_ms = now_ms
+        producer.last_append_ms = steady_ms
         producer.batches.append(
             RetainedBatch(header.base_sequence, header.last_offset_delta, header.base_offset)
         )
 
     def expire(self, now_ms: int) -> int:
         """Forget producers silent for a day; returns how many."""
-        limit_ms = now_ms - int(EXPIRATION_S * 1000)
+        limit_ms = self._advance(now_ms) - int(EXPIRATION_S * 1000)
         expired = [
             producer_id
             for producer_id, producer in self._producers.items()
@@ -163,8 +170,17 @@ class ProducerStates:
                 producer.batches.append(RetainedBatch._make(_BATCH.unpack_from(snapshot, at)))
                 at += _BATCH.size
             states._producers[producer_id] = producer
+            states._steady_ms = max(states._steady_ms, last_append_ms)
         assert at == len(snapshot)
         return states
+
+    def _advance(self, now_ms: int) -> int:
+        """Return a time that never falls, nor jumps."""
+        if self._heard_ms is not None:
+            step_ms = min(now_ms - self._heard_ms, int(STEP_MAX_S * 1000))
+            self._steady_ms += max(0, step_ms)
+        self._heard_ms = now_ms
+        return self._steady_ms
 
 
 def _place_in_window(header: BatchHeader, batches: deque[RetainedBatch]) -> Duplicate | None:

@@ -200,7 +200,14 @@ class Store:
         self._write(mutation)
 
     def sync(self) -> None:
-        """Wait until everything written before this call is on disk. Releases the GIL."""
+        """Wait until everything written before this call is on disk. Releases the GIL.
+
+        Raises:
+            StorageFullError: The disk was full: what was written since may be gone.
+            StorageError: The disk failed; `fatal` was called.
+        """
+        if self._is_broken:
+            raise _full("the store awaits room to be reopened")
         try:
             self.batches.sync()
             self._handle().flush_wal(True)
