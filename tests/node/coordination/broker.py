@@ -222,13 +222,14 @@ class Member:
     silent: bool = False
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     _call: Any = None
+    _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _task: "asyncio.Task[None] | None" = None
     _beats: "asyncio.Task[None] | None" = None
 
     async def join(self) -> "Member":
         """Open a stream and send everything."""
         self._call = self.broker.stub.Heartbeat()
-        await self._call.write(self._frame(everything=True))
+        await self._write(self._frame(everything=True))
         self._task = asyncio.create_task(self._read())
         self._beats = asyncio.create_task(self._beat())
         return self
@@ -248,6 +249,10 @@ class Member:
             owned_changed=True,
         )
 
+    async def _write(self, frame: group_pb2.GroupServiceHeartbeatRequest) -> None:
+        async with self._writing:  # gRPC takes one message at a time, and two tasks write
+            await self._call.write(frame)
+
     async def _read(self) -> None:
         while True:
             reply = await self._call.read()
@@ -261,13 +266,13 @@ class Member:
                     )
                 self.changed.notify_all()
             if reply.assignment_changed and not self.silent:
-                await self._call.write(self._frame())
+                await self._write(self._frame())
 
     async def _beat(self) -> None:
         while not self._call.done():
             await asyncio.sleep(TIMES.heartbeat_interval_s)
             if not self.silent and self.epoch > 0:
-                await self._call.write(self._frame())
+                await self._write(self._frame())
 
     async def until(self, condition: Any) -> None:
         """Wait until something holds of this member."""
@@ -275,7 +280,7 @@ class Member:
             await self.changed.wait_for(lambda: condition(self))
 
     async def leave(self, epoch: int = -1) -> None:
-        await self._call.write(self._frame(epoch=epoch))
+        await self._write(self._frame(epoch=epoch))
         await self.until(lambda member: member.epoch == epoch)
         await self.die()
 

@@ -212,7 +212,6 @@ class FetchStream:
 
         Nothing: the stream has ended.
         """
-        loop = asyncio.get_running_loop()
         frames: list[Frame] = []
         held_bytes = 0
         deadline_s: float | None = None
@@ -226,7 +225,7 @@ class FetchStream:
             ):
                 return frames
             if gathered_bytes:
-                deadline_s = deadline_s or loop.time() + self._hold_s
+                deadline_s = deadline_s or asyncio.get_running_loop().time() + self._hold_s
                 continue  # perhaps there is more at once
             if deadline_s is None:
                 await self._ready.wait()
@@ -299,7 +298,7 @@ class FetchStream:
         subscription.credit_bytes -= size_bytes
         subscription.is_grant_unused = False
         self._total_credit_bytes -= size_bytes
-        metrics.FETCHED_BYTES.inc(size_bytes)
+        metrics.FETCHED_BYTES.total += size_bytes
         if subscription.offset >= limit:
             subscription.place = Place.AT_END
             replica.readers.add(subscription)

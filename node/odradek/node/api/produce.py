@@ -198,7 +198,7 @@ class ProduceStream:
     async def _read_requests(self) -> None:
         read, end = self._context.read, grpc.aio.EOF
         while (data := await read()) is not end:
-            metrics.PRODUCE_REQUESTS.inc()
+            metrics.PRODUCE_REQUESTS.total += 1
             try:
                 frame = decode_produce_request(data)
             except InvalidRequestError as error:

@@ -225,7 +225,7 @@ class PartitionReplica:
         batches = checked_batches(records, self.config, self.topic.name, now_ms)
         by_broker = self.config.timestamp_type is TimestampType.LOG_APPEND_TIME
         base_offset, end = self._append(leading, batches, now_ms, by_broker=by_broker)
-        metrics.PRODUCED_BYTES.inc(len(records))
+        metrics.PRODUCED_BYTES.total += len(records)
         if self.config.flush is Flush.OS:
             self._durable.take(self.log.log_end_offset)
             self._on_durable()
@@ -333,10 +333,10 @@ class PartitionReplica:
             self.leading.perform(self.leading.core.on_durable(self._durable.end))
 
     def _on_advanced(self, high_watermark: Offset) -> None:
-        self._answer(self._uncommitted.take_through(high_watermark))
         readers, self.readers = self.readers, set()
-        for reader in readers:
+        for reader in readers:  # first: what they push leaves before the answers
             reader.wake()
+        self._answer(self._uncommitted.take_through(high_watermark))
 
     def _answer(self, answered: list[Pending]) -> None:
         if not answered:

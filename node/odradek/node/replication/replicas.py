@@ -100,7 +100,7 @@ class Replicas:
         self._replicas: dict[Key, PartitionReplica] = {}
         self._by_uid: dict[PartitionUid, PartitionReplica] = {}
         self._unsynced: dict[PartitionReplica, None] = {}
-        self._sync: asyncio.Future[None] | None = None
+        self._is_syncing = False
         self._parked = ParkedRequests()
         self.synced: Callable[[int], None] = lambda _: None
         """Told the durable position after every group commit."""
@@ -311,19 +311,16 @@ class Replicas:
 
     def commit_soon(self) -> None:
         """Have everything appended so far synced, with whatever joins before the disk is asked."""
-        if self._unsynced and self._sync is None:
+        if self._unsynced and not self._is_syncing:
+            self._is_syncing = True
             commit = self._storage.group_commit
-            self._sync = commit.when_durable(commit.appended)
-            self._sync.add_done_callback(self._on_synced)
+            commit.call_when_durable(commit.appended, self._on_synced)
 
     def _on_unsynced(self, replica: PartitionReplica) -> None:
         self._unsynced[replica] = None
 
-    def _on_synced(self, sync: asyncio.Future[None]) -> None:
-        self._sync = None
-        if sync.cancelled():
-            return
-        error = sync.exception()
+    def _on_synced(self, error: BaseException | None) -> None:
+        self._is_syncing = False
         if error is not None:  # if no BrokerError, the process is ending
             if isinstance(error, BrokerError):
                 self._on_storage_failed(error)

@@ -3,13 +3,14 @@
 Problem: an fsync costs 150-1000 us, appends arrive far more often, each waits for its own bytes.
 Idea: appends are numbered by a counter of bytes, the *position*. One thread syncs, at most one sync
 is in flight; when it returns, every position appended before it began is durable. Whoever waits
-stands in a deque of (position, future), so that an ack costs microseconds however many wait.
+stands in a deque of (position, callback), so that an ack costs microseconds however many wait.
 
 Back-pressure: at most `unsynced_bytes_max` are appended and not yet durable. Beyond, `has_room` is
 false and the append path waits with `room()`; so the loop never stalls in a write for long.
 
-Invariants: durable <= appended; a future is done only after its position is durable, in the order
-of the calls. An fsync that fails leaves the state of the page cache unknown: the process ends.
+Invariants: durable <= appended; whoever waits is told only after its position is durable, in the
+order of the calls, and once the next sync, if one is due, has begun. An fsync that fails leaves the
+state of the page cache unknown: the process ends.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeAlias
 
 from odradek.protocol.errors import NodeShuttingDownError, StorageFullError
 
@@ -26,6 +27,9 @@ from odradek.protocol.errors import NodeShuttingDownError, StorageFullError
 _START_SYNC_BYTES: Final = 1 << 20
 # After a write stall the append path pauses this long; a memtable is on disk by then.
 _STALL_S: Final = 0.002
+
+Told: TypeAlias = Callable[[BaseException | None], None]
+"""Called with None once a position is on disk, else with why that is not known."""
 
 
 class GroupCommit:
@@ -49,7 +53,7 @@ class GroupCommit:
         self._fatal = fatal
         self._unsynced_bytes_max = unsynced_bytes_max
         self._requests: SimpleQueue[int | None] = SimpleQueue()
-        self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._waiters: deque[tuple[int, Told]] = deque()
         self._room_waiters: deque[asyncio.Future[None]] = deque()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -116,10 +120,18 @@ class GroupCommit:
         future = self._loop.create_future()
         if position <= self.durable:
             future.set_result(None)
-            return future
-        self._waiters.append((position, future))
-        self._start()
+        else:
+            self.call_when_durable(position, lambda error: _settle(future, error))
         return future
+
+    def call_when_durable(self, position: int, told: Told) -> None:
+        """Do without the future: call as soon as the position is on disk, never at once."""
+        assert position <= self.appended
+        if position <= self.durable:
+            self._loop.call_soon(told, None)
+            return
+        self._waiters.append((position, told))
+        self._start()
 
     def tick(self) -> None:
         """Begin a sync, whether or not anybody waits; bounds the loss with `flush=os`."""
@@ -159,14 +171,14 @@ class GroupCommit:
             self._fail_waiters(failure)
             return
         self.durable = position
-        waiters = self._waiters
+        waiters, reached = self._waiters, []
         while waiters and waiters[0][0] <= position:
-            _, future = waiters.popleft()
-            if not future.done():  # cancelled
-                future.set_result(None)
+            reached.append(waiters.popleft()[1])
         if waiters or self.appended - position >= _START_SYNC_BYTES:
             self._start()
         self._wake_room()
+        for told in reached:
+            told(None)
 
     def _end_stall(self) -> None:
         self._stalled = False
@@ -179,10 +191,20 @@ class GroupCommit:
                 waiter.set_result(None)
 
     def _fail_waiters(self, error: BaseException) -> None:
-        waiters = [future for _, future in self._waiters] + list(self._room_waiters)
+        waiting, room_waiters = list(self._waiters), list(self._room_waiters)
         self._waiters.clear()
         self._room_waiters.clear()
-        for future in waiters:
-            if not future.done():
-                future.set_exception(error)
-                future.exception()  # whoever waits gets it; nobody waiting is no mistake
+        for future in room_waiters:
+            _settle(future, error)
+        for _, told in waiting:
+            told(error)
+
+
+def _settle(future: asyncio.Future[None], error: BaseException | None) -> None:
+    if future.done():  # cancelled
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)
+        future.exception()  # whoever waits gets it; nobody waiting is no mistake
