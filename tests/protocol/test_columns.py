@@ -18,7 +18,7 @@ from odradek.protocol.record_batch import (
     stamp,
     stamp_log_append_time,
 )
-from odradek.protocol.record_batch.columns import _equal_records
+from odradek.protocol.record_batch.columns import COLUMN_RECORDS_MIN, _equal_records
 from odradek.protocol.record_batch.header import HEADER_BYTES, crc_of
 from odradek.protocol.record_batch.reader import open_batch
 from odradek.protocol.types import LeaderEpoch, Offset
@@ -72,10 +72,19 @@ _equal_rows: st.SearchStrategy[list[Row]] = st.builds(
 )
 
 
-@given(st.one_of(_rows, _equal_rows), st.binary(max_size=40), st.sampled_from(list(Codec)))
-def test_both_ways_give_the_same(rows: list[Row], around: bytes, codec: Codec) -> None:
+@given(
+    st.one_of(_rows, _equal_rows),
+    st.binary(max_size=40),
+    st.sampled_from(list(Codec)),
+    st.sampled_from([1, COLUMN_RECORDS_MIN]),
+)
+def test_both_ways_give_the_same(
+    rows: list[Row], around: bytes, codec: Codec, records_min: int
+) -> None:
     batch = bytes(compress(built(rows), codec))
-    columns = decode_columns(around + batch + around, len(around), len(batch))
+    columns = decode_columns(
+        around + batch + around, len(around), len(batch), column_records_min=records_min
+    )
     assert by_columns(columns) == by_codec(batch)
 
 
@@ -93,9 +102,10 @@ def test_damage_that_passes_the_crc_is_read_alike_or_refused(
         expected = by_codec(damaged)
     except CorruptMessageError:
         with pytest.raises(CorruptMessageError):
-            decode_columns(damaged, 0, len(damaged))
+            decode_columns(damaged, 0, len(damaged), column_records_min=1)
     else:
-        assert by_columns(decode_columns(damaged, 0, len(damaged))) == expected
+        columns = decode_columns(damaged, 0, len(damaged), column_records_min=1)
+        assert by_columns(columns) == expected
 
 
 @pytest.mark.parametrize("count", [1, 31, 32, 64, 65, 8192, 8193, 9000])

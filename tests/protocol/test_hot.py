@@ -244,7 +244,7 @@ def test_damaged_responses_read_as_the_generated_class_reads_them(
     [
         wire.varint(wire.tag(99, 0)) + wire.varint(1 << 40),
         wire.varint(wire.tag(99, 1)) + bytes(8),
-        wire.length_prefix(99, 3) + b"abc",
+        wire.varint(wire.tag(99, 2)) + wire.varint(3) + b"abc",
         wire.varint(wire.tag(99, 5)) + bytes(4),
         wire.varint(wire.tag(99, 3))
         + wire.integer_field(7, 7)

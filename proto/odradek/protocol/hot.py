@@ -121,16 +121,22 @@ class FetchFrame(Struct, frozen=True, gc=False):
 
 def encode_produce_request(request: ProduceFrame) -> bytes:
     """Encode; the records are copied once."""
-    parts: list[Buffer] = [
-        wire.integer_field(1, request.correlation_id),
-        wire.integer_field(2, request.acks),
-        wire.integer_field(3, request.timeout_ms),
-        wire.bytes_field(4, request.transactional_id.encode()),
-    ]
+    settings = _produce_settings(request.acks, request.timeout_ms, request.transactional_id)
+    parts: list[Buffer] = [wire.integer_field(1, request.correlation_id), settings]
     for each in request.partitions:
         target = _produce_target(each.topic_id, each.topic, each.partition, each.leader_epoch)
         parts += _message(5, target, (5, (each.records,)))
     return b"".join(parts)
+
+
+@lru_cache(maxsize=256)
+def _produce_settings(acks: Acks, timeout_ms: int, transactional_id: str) -> bytes:
+    """Encode what all requests of a producer have in common."""
+    return (
+        wire.integer_field(2, acks)
+        + wire.integer_field(3, timeout_ms)
+        + wire.bytes_field(4, transactional_id.encode())
+    )
 
 
 @lru_cache(maxsize=4096)

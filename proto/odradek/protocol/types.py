@@ -4,8 +4,7 @@ End offsets are exclusive (`log_end_offset` is the next to write), `last_offset`
 are float seconds with the suffix `_s`; the wire and the record batches carry integer milliseconds.
 """
 
-from dataclasses import dataclass
-from typing import NewType
+from typing import NamedTuple, NewType
 
 NodeId = NewType("NodeId", int)
 """A broker node's number, stable over restarts; non-negative int32."""
@@ -39,9 +38,8 @@ NO_PRODUCER_ID = ProducerId(-1)
 NO_LEADER_EPOCH = LeaderEpoch(-1)
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class TopicPartition:
-    """One partition of a topic, by name."""
+class TopicPartition(NamedTuple):
+    """One partition of a topic, by name: a tuple, because it is the key of many a dictionary."""
 
     topic: TopicName
     partition: PartitionIndex

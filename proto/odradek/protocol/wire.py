@@ -45,8 +45,8 @@ def varint(value: int) -> bytes:
 
 
 def integer_field(field_number: int, value: int) -> bytes:
-    """Encode an integer field; nothing for 0, as proto3 has it."""
-    return varint(tag(field_number, VARINT)) + varint(value) if value else b""
+    """Encode an integer field, with a number below 16; nothing for 0, as proto3 has it."""
+    return _ONE_BYTE[field_number << 3 | VARINT] + varint(value) if value else b""
 
 
 def bytes_field(field_number: int, value: bytes) -> bytes:
@@ -55,8 +55,8 @@ def bytes_field(field_number: int, value: bytes) -> bytes:
 
 
 def length_prefix(field_number: int, size_bytes: int) -> bytes:
-    """Encode what precedes a string, bytes or message field."""
-    return varint(tag(field_number, LENGTH_DELIMITED)) + varint(size_bytes)
+    """Encode what precedes a string, bytes or message field with a number below 16."""
+    return _ONE_BYTE[field_number << 3 | LENGTH_DELIMITED] + varint(size_bytes)
 
 
 def fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:

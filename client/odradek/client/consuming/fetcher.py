@@ -235,7 +235,6 @@ class Fetcher:
                     self._on_diverged(node, each, each.diverging_epoch)
                 else:
                     self._on_push(node, each)
-            self._poke(node)
 
     # ------------------------------------------------------------------ what a node pushes
 
@@ -252,11 +251,14 @@ class Fetcher:
             if standing is not None:
                 self.stop(standing[0].name)
             self._plan.on_push(node, _NO_SUBSCRIPTION, size_bytes, Offset(0), NO_LEADER_EPOCH)
+            self._poke(node)
             if standing is not None:
                 self._sink.on_damaged(*standing, error)
             return
         accepted = self._plan.on_push(node, pushed.subscription_id, size_bytes, end, epoch)
-        if accepted is not None:
+        if accepted is None:
+            self._poke(node)  # nobody will release these bytes
+        else:
             self._sink.on_chunk(Chunk.of(accepted, message, batches, pushed.aborted))
 
     def _on_diverged(
@@ -271,6 +273,7 @@ class Fetcher:
         self, node: NodeId, pushed: FetchedPartitionFrame[memoryview], error: BrokerError
     ) -> None:
         ended = self._plan.on_ended(node, pushed.subscription_id, error, self._now_s())
+        self._poke(node)
         if ended is None:
             return
         _log.debug("fetching %s from node %d: %s", ended.partition, node, error)

@@ -17,7 +17,7 @@ Source: org.apache.kafka.clients.consumer.internals.SubscriptionState.
 
 import enum
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from odradek.protocol.types import (
     NO_LEADER_EPOCH,
@@ -37,11 +37,11 @@ class TopicIdPartition:
     topic: TopicName
     partition: PartitionIndex
     topic_id: TopicId
+    name: TopicPartition = field(init=False, repr=False, compare=False)
+    """The partition as people name it."""
 
-    @property
-    def name(self) -> TopicPartition:
-        """The partition as people name it."""
-        return TopicPartition(self.topic, self.partition)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", TopicPartition(self.topic, self.partition))
 
     def __str__(self) -> str:
         return f"{self.topic}-{self.partition}"

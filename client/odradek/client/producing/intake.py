@@ -203,7 +203,7 @@ class Intake:
 
     def _tell_ready(self, topic: TopicQueues, full: PartitionQueue, batch: ProducerBatch) -> None:
         queue = topic.queues[batch.partition]
-        if full is not queue:
+        if full is not queue and not full.idle:
             self._on_ready(full)
         self._on_ready(queue)
 

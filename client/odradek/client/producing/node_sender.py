@@ -5,14 +5,18 @@ may be under way, so a lone record never waits for the one before; beyond, recor
 next request goes out when a whole one is ready or when an answer is in. Batches of all the node's
 partitions travel together.
 
+A node that takes nothing in is as silent as one that does not answer: one alarm watches the oldest
+request, from before it is written, however many there are.
+
 Invariants: a batch is registered as under way before its bytes leave; when the stream ends, every
-batch of its requests is answered "lost"; an answer counts only for the attempt it belongs to.
+batch of its requests is answered "lost"; an answer counts only for the attempt it belongs to; while
+a request is under way the alarm is set.
 """
 
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -118,6 +122,7 @@ class NodeSender:
         self._paused_until_s = 0.0
         self._loop = asyncio.get_running_loop()
         self._alarm: asyncio.TimerHandle | None = None
+        self._silence = asyncio.timeout(None)
 
     def wake(self) -> None:
         """Look again at the queues."""
@@ -139,8 +144,7 @@ class NodeSender:
                     pause_ends_s = self._loop.time() + self._settings.options.retry_delay_s
                     self._paused_until_s = max(self._paused_until_s, pause_ends_s)
         finally:
-            if self._alarm is not None:
-                self._alarm.cancel()
+            self._stop_alarm()
 
     # ------------------------------------------------------------------ one stream
 
@@ -155,8 +159,15 @@ class NodeSender:
         reading = asyncio.create_task(self._read(call))
         reading.add_done_callback(lambda _: self._wake.set())
         try:
-            await self._write(call, reading)
+            async with asyncio.timeout(None) as self._silence:
+                await self._write(call, reading)
+        except TimeoutError:
+            raise RequestTimedOutError(
+                f"node {self.node_id} did not answer for"
+                f" {self._settings.options.request_timeout_s:g} s"
+            ) from None
         finally:
+            self._stop_alarm()
             reading.cancel()
             call.cancel()
             await asyncio.gather(reading, return_exceptions=True)
@@ -172,9 +183,10 @@ class NodeSender:
             request = Request(self._loop.time(), attempts)
             self._correlation_id += 1
             self._requests[self._correlation_id] = request
+            self._set_alarm(request.sent_s + _SUSPICION_S)
             data = await self._encode(self._correlation_id, request)
             try:
-                await self._in_time(call.write(data))
+                await call.write(data)
             except grpc.aio.AioRpcError as error:
                 raise error_from_rpc(error) from error
             except asyncio.InvalidStateError as error:
@@ -182,24 +194,6 @@ class NodeSender:
         if reading.cancelled():
             raise ConnectionLostError("the produce stream was cancelled")
         reading.result()
-
-    async def _in_time(self, writing: Coroutine[Any, Any, None]) -> None:
-        """Write; a node that takes nothing in is as silent as one that does not answer.
-
-        Raises:
-            RequestTimedOutError: It has been silent for too long.
-        """
-        timeout_s = self._settings.options.request_timeout_s
-        suspicion = self._loop.call_later(_SUSPICION_S, self._settings.suspect)
-        try:
-            async with asyncio.timeout(timeout_s):
-                await writing
-        except TimeoutError:
-            raise RequestTimedOutError(
-                f"node {self.node_id} took in no request for {timeout_s:g} s"
-            ) from None
-        finally:
-            suspicion.cancel()
 
     async def _read(self, call: "grpc.aio.StreamStreamCall[bytes, Any]") -> None:
         while True:
@@ -212,49 +206,45 @@ class NodeSender:
             self._on_response(response)
 
     async def _rest(self) -> None:
-        """Sleep until woken, until something is due, or until it is time to look around.
-
-        One alarm serves many rests: it may ring early, for what was answered meanwhile.
-
-        Raises:
-            RequestTimedOutError: The node has been silent for too long.
-        """
+        """Sleep until woken, or until something is due."""
         self._wake.clear()
-        now_s = self._loop.time()
-        until_s = min(self._due_at_s(now_s), self._silence_ends_at_s(now_s))
-        if until_s < math.inf and (self._alarm is None or self._alarm.when() > until_s):
-            self._set_alarm(until_s)
+        self._set_alarm(self._due_at_s(self._loop.time()))
         await self._wake.wait()
 
     def _set_alarm(self, at_s: float) -> None:
-        def ring() -> None:
-            self._alarm = None
-            self._wake.set()
+        """Have the alarm ring no later; it may ring early, for what was answered meanwhile."""
+        if at_s < math.inf and (self._alarm is None or self._alarm.when() > at_s):
+            self._stop_alarm()
+            self._alarm = self._loop.call_at(at_s, self._ring)
 
+    def _stop_alarm(self) -> None:
         if self._alarm is not None:
             self._alarm.cancel()
-        self._alarm = self._loop.call_at(at_s, ring)
+            self._alarm = None
 
-    def _silence_ends_at_s(self, now_s: float) -> float:
-        """Return when to look at the oldest request again; speak up when it is overdue."""
-        if not self._requests:
-            return math.inf
-        sent_s = next(iter(self._requests.values())).sent_s
-        if now_s >= sent_s + self._settings.options.request_timeout_s:
-            raise RequestTimedOutError(
-                f"node {self.node_id} did not answer for"
-                f" {self._settings.options.request_timeout_s:g} s"
-            )
-        if now_s < sent_s + _SUSPICION_S:
-            return sent_s + _SUSPICION_S
-        self._settings.suspect()
-        return min(now_s + _SUSPICION_S, sent_s + self._settings.options.request_timeout_s)
+    def _ring(self) -> None:
+        self._alarm = None
+        self._wake.set()
+        if self._requests:
+            self._watch_silence(next(iter(self._requests.values())).sent_s, self._loop.time())
+
+    def _watch_silence(self, sent_s: float, now_s: float) -> None:
+        """Suspect a node that has not answered the oldest request; end the stream in the end."""
+        timeout_s = self._settings.options.request_timeout_s
+        if now_s >= sent_s + timeout_s:
+            self._silence.reschedule(now_s)
+            return
+        suspects = now_s >= sent_s + _SUSPICION_S
+        if suspects:
+            self._settings.suspect()
+        look_at_s = (now_s if suspects else sent_s) + _SUSPICION_S
+        self._set_alarm(min(look_at_s, sent_s + timeout_s))
 
     # ------------------------------------------------------------------ taking
 
     def _due_at_s(self, now_s: float) -> float:
         """Return when the next request may be made, as things stand."""
-        if len(self._requests) >= _REQUESTS_MAX:
+        if not self.queues or len(self._requests) >= _REQUESTS_MAX:
             return math.inf
         identity = self._settings.identity()
         if identity is None and self._settings.options.acks is Acks.ALL:

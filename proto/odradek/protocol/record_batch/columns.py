@@ -4,7 +4,7 @@ Problem: the record codec makes an object of each record, whose fields are then 
 one: half of what a consumer does. Idea: producers often send records of equal sizes. Those lie at
 equal distances, so that each byte around keys and values forms a column, which one strided
 comparison checks for all records at once, and `struct` cuts keys and values out. Every other batch
-goes through the codec.
+goes through the codec, and so do a few records: the columns take their time to find.
 
 Invariants: a batch is read this way only when every byte outside its keys and values was compared
 with what the codec would have to find there; both ways give the same fields, which a test proves.
@@ -29,6 +29,7 @@ from odradek.protocol.record_batch.reader import OpenedBatch, RawRecord, open_ba
 
 Data: TypeAlias = bytes | bytearray
 
+COLUMN_RECORDS_MIN: Final = 16
 _RECORDS_A_CUT: Final = 32
 _VARINT_BITS_MAX: Final = 63
 _SMALL_DELTAS: Final = [each >> 1 ^ -(each & 1) for each in range(0x80)]
@@ -105,20 +106,28 @@ class Columns(Struct, frozen=True, gc=False):
 NO_RECORDS = Columns((), (), (), (), ())
 
 
-def decode_columns(buffer: bytes | bytearray, start: int, size: int) -> Columns:
+def decode_columns(
+    buffer: bytes | bytearray,
+    start: int,
+    size: int,
+    *,
+    column_records_min: int = COLUMN_RECORDS_MIN,
+) -> Columns:
     """Return the records of one batch, offsets and timestamps resolved.
 
     Args:
         buffer: Holds the batch, perhaps among others.
         start: Where the batch begins.
         size: Its bytes, exactly.
+        column_records_min: Fewer records go through the codec.
 
     Raises:
         CorruptMessageError, UnsupportedForMessageFormatError, UnsupportedCompressionTypeError: As
             in `decode`.
     """
     opened = open_batch(buffer, start, size)
-    columns = _equal_records(opened)
+    are_few = opened.header.record_count < column_records_min
+    columns = None if are_few else _equal_records(opened)
     return _from_codec(records_of(opened)) if columns is None else columns
 
 
