@@ -7,6 +7,7 @@ below the high watermark, hence on disk), committed offsets, created topics.
 import asyncio
 import itertools
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
@@ -161,10 +162,16 @@ class Work:
                 self.seen[record.partition, record.offset] = record.value
 
     async def _commit(self) -> None:
+        processed: dict[int, int] = {}
+
+        def forget(lost: Sequence[TopicPartition]) -> None:
+            """What was not committed when the membership ended is read again, from further back."""
+            for each in lost:
+                processed.pop(each.partition, None)
+
         async with self._client.consumer(
-            self.topic, group=self.group, value=serdes.string
+            self.topic, group=self.group, value=serdes.string, on_lost=forget
         ) as consumer:
-            processed: dict[int, int] = {}
             for count in itertools.count(1):
                 record = await anext(consumer)
                 if count % _COMMIT_EVERY == 0:
@@ -173,7 +180,7 @@ class Work:
                         await consumer.commit()
                     except OdradekError:
                         continue  # nothing was promised
-                    self.committed |= covered
+                    self.committed |= {each: covered[each] for each in covered.keys() & processed}
                 processed[record.partition] = record.offset + 1
 
     async def _create_topics(self) -> None:
