@@ -106,9 +106,8 @@ class Store:
     Args:
         directory: Made when missing.
         options: Memory and disk.
-        fatal: Called, from whatever thread, when the disk failed in a way that leaves the state of
-            written data unknown; the process should end.
-        synced: Up to where the value log is known to have been synced; None when nobody knows.
+        fatal: Called, from any thread, when the state of written data is unknown: end the process.
+        synced: Up to where the value log is known to be synced; None when nobody knows.
 
     Raises:
         StorageError: Another process has it open, or it is damaged.
@@ -200,14 +199,9 @@ class Store:
         self._write(mutation)
 
     def sync(self) -> None:
-        """Wait until everything written before this call is on disk. Releases the GIL.
-
-        Raises:
-            StorageFullError: The disk was full: what was written since may be gone.
-            StorageError: The disk failed; `fatal` was called.
-        """
+        """Wait until everything written before this call is on disk; raises as `write` does."""
         if self._is_broken:
-            raise _full("the store awaits room to be reopened")
+            raise _full("what was written to a full disk may be gone")
         try:
             self.batches.sync()
             self._handle().flush_wal(True)
@@ -238,7 +232,7 @@ class Store:
             iterator.status()
 
     def last_before(self, end: bytes, prefix: bytes) -> tuple[bytes, bytes] | None:
-        """Return the small value with the largest key below `end` that begins with `prefix`."""
+        """Return the value of the largest key below `end` that begins with `prefix`."""
         with self._iterator(end) as iterator:
             iterator.seek_to_last()
             if iterator.valid() and iterator.key().startswith(prefix):
