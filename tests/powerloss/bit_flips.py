@@ -17,7 +17,12 @@ UIDS = tuple(map(PartitionUid, range(3)))
 OPTIONS = StorageOptions(
     reserve_bytes=1 << 20,
     tail_cache_bytes=0,  # every read is from the disk
-    store=StoreOptions(memtable_bytes=64 << 10, value_bytes_min=1 << 10, segment_bytes=64 << 10),
+    store=StoreOptions(
+        memtable_bytes=64 << 10,
+        value_bytes_min=1 << 10,
+        inline_bytes_max=0,
+        segment_bytes=64 << 10,
+    ),
 )
 _UNREAD_NAMES = ("LOG", "LOCK", "OPTIONS", "IDENTITY", "rocksdict-config")
 

@@ -81,7 +81,6 @@ async def test_the_reserve_stops_appends_first(small_disk: Path) -> None:
     async with opened(small_disk / "data", options(5 * MEMTABLE_BYTES)) as storage:
         acknowledged = await asyncio.wait_for(append_until_full(storage), 60)
         assert acknowledged > 100
-        assert storage.is_full or storage._space.free_bytes < 6 * MEMTABLE_BYTES
         assert not storage._store.is_broken, "RocksDB never met the full disk"
         log = storage.log(UID)
         assert log.log_end_offset == acknowledged

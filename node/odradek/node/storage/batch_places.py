@@ -190,7 +190,7 @@ class BatchPlaces:
             bytes_max: Enough; the first batch is returned however large.
 
         Raises:
-            CorruptMessageError: A batch is damaged or lost; names the partition and the offset.
+            CorruptMessageError: A batch is damaged or lost.
         """
         wanted: list[tuple[bytes, bytes]] = []
         with closing(
@@ -229,13 +229,6 @@ class BatchPlaces:
                 before, reference = reference, self._rows.get(key)
                 if reference == before:
                     break
-            except CorruptMessageError as error:
-                raise CorruptMessageError(
-                    f"partition uid {number_of(key)}, offset {offset_of(key)}: {error.message}",
-                    field=error.field,
-                    value=error.value,
-                    limit=error.limit,
-                ) from error
         raise CorruptMessageError(
             f"partition uid {number_of(key)}, offset {offset_of(key)}: segment {place.segment} of "
             "the value log is gone",

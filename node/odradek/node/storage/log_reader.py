@@ -81,24 +81,30 @@ class LogReader:
         Raises:
             CorruptMessageError: A batch is damaged on disk; names the partition and the offset.
         """
-        entry = self.last_entry(Offset(offset + 1))
-        if entry is not None and entry.header.next_offset > offset:
-            offset = entry.header.base_offset
-        batches = self._store.read_batches(self._uid, offset, end_offset, bytes_max)
+        try:
+            entry = self.last_entry(Offset(offset + 1))
+            if entry is not None and entry.header.next_offset > offset:
+                offset = entry.header.base_offset
+            batches = self._store.read_batches(self._uid, offset, end_offset, bytes_max)
+        except CorruptMessageError as error:
+            raise self._damaged(offset, error) from error
         for i, batch in enumerate(batches):
             try:
                 header = verify(batch)
             except CorruptMessageError as error:
-                raise CorruptMessageError(
-                    f"partition uid {self._uid}, offset {offset}: {error.message}",
-                    field=error.field,
-                    value=error.value,
-                    limit=error.limit,
-                ) from error
+                raise self._damaged(offset, error) from error
             if header.next_offset > end_offset:
                 return batches[:i]
             offset = header.next_offset
         return batches
+
+    def _damaged(self, offset: Offset, error: CorruptMessageError) -> CorruptMessageError:
+        return CorruptMessageError(
+            f"partition uid {self._uid}, offset {offset}: {error.message}",
+            field=error.field,
+            value=error.value,
+            limit=error.limit,
+        )
 
     def find_timestamp(
         self, timestamp_ms: int, log_start: Offset, log_end: Offset

@@ -41,7 +41,12 @@ from odradek.node.storage.keys import Kind, offset_range
 from odradek.node.storage.segments import LogPoint
 from odradek.node.storage.store_options import StoreOptions
 from odradek.node.storage.value_log import is_full
-from odradek.protocol.errors import StorageError, StorageFullError, ThrottledError
+from odradek.protocol.errors import (
+    CorruptMessageError,
+    StorageError,
+    StorageFullError,
+    ThrottledError,
+)
 from odradek.protocol.types import FIRST_OFFSET, Offset, PartitionUid
 
 _COMPACT_BYTES_MIN = 64 << 20
@@ -355,16 +360,22 @@ class Store:
 
     @contextmanager
     def _iterator(self, end: bytes) -> Iterator[Any]:
-        """Lend an iterator that ends before `end`; short-lived, since it pins files."""
+        """Lend an iterator that ends before `end`; short-lived, since it pins files.
+
+        It verifies checksums: a flipped bit in a key would hide what lies under it.
+        """
         read_options = ReadOptions()
         read_options.set_iterate_upper_bound(end)
-        read_options.set_verify_checksums(False)  # batches carry their own, checked by the reader
         with self._readers_changed:
             self._readers += 1
         try:
             iterator = self._handle().iter(read_options)
             yield iterator
             del iterator
+        except Exception as error:
+            if "Corruption" in str(error):
+                raise CorruptMessageError(f"a table of the store is damaged: {error}") from error
+            raise
         finally:
             with self._readers_changed:
                 self._readers -= 1
