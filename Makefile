@@ -35,7 +35,7 @@ setup: $(VENV)/.ready ## Create the virtual environment from the lock file
 demo: setup ## Carry 57,960 GPS points through a three-node cluster to two consumer groups
 	@$(BIN)/python examples/demo.py
 
-test: setup ## Run every test (unit, simulation, real processes); under 8 minutes
+test: setup ## Run every test (unit, simulation, real processes); about 10 minutes
 	@$(BIN)/python -m pytest -q
 
 unit: setup ## Run the tests that start no process; seconds
