@@ -244,3 +244,15 @@ def test_a_successor_finishes_what_was_left_half_done() -> None:
     written = len(cluster.log)
     cluster.decide(FinishElections())
     assert len(cluster.log) == written
+
+
+def test_a_topic_made_while_a_node_stops_leaves_nothing_to_follow() -> None:
+    """Found by a property: the next controller would have had to move what was just placed."""
+    cluster = Cluster(nodes=3)
+    cluster.retire(1)
+    partitions = cluster.topic("t", partitions=6)
+    assert all(partition.leader != N1 for partition in partitions)
+    cluster.begin_epoch()
+    written = len(cluster.log)
+    cluster.decide(FinishElections())
+    assert len(cluster.log) == written

@@ -16,6 +16,7 @@ from functools import partial
 from itertools import islice
 from random import Random
 
+from odradek.controller.state.elections import settle
 from odradek.controller.state.group_changes import adapt_groups
 from odradek.controller.state.image import ClusterImage, Draft
 from odradek.controller.state.placement import place, placeable
@@ -284,7 +285,15 @@ def _record_topic(
         partitions=tuple(partition.uid for partition in partitions),
     )
     draft.record(TopicCreated(topic, partitions))
+    _settle(draft, partitions)
     return describe(draft.image, topic)
+
+
+def _settle(draft: Draft, partitions: Iterable[Partition]) -> None:
+    """Let new partitions have no more of nodes that are about to stop than older ones have."""
+    if any(node.stopping for node in draft.image.nodes.values()):
+        fresh = {partition.uid for partition in partitions}
+        settle(draft, lambda partition: partition.uid in fresh)
 
 
 def _grow(draft: Draft, grow: NewPartitions, chance: Random) -> TopicOutcome:
@@ -303,7 +312,9 @@ def _grow(draft: Draft, grow: NewPartitions, chance: Random) -> TopicOutcome:
         )
     present = list(image.partitions_of(topic))
     places = place(image, more, replication_of(image, topic), chance, beside=present)
-    draft.record(PartitionsAdded(topic.topic_id, _partitions(image, places)))
+    partitions = _partitions(image, places)
+    draft.record(PartitionsAdded(topic.topic_id, partitions))
+    _settle(draft, partitions)
     return describe(image, image.topics[topic.topic_id])
 
 
