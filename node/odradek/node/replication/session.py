@@ -45,12 +45,10 @@ class Announcement:
         """
         if self.log_end == log_start:
             return None  # whatever is below is of no interest to anybody
-        end = epochs.end_of(self.last_epoch, log_end)
-        if self.log_end < log_start or end is None:
+        end = epochs.diverging(self.last_epoch, self.log_end, log_end)
+        if self.log_end < log_start or (end is not None and end.epoch == NO_LEADER_EPOCH):
             return EpochEnd(NO_LEADER_EPOCH, log_start)
-        if end.epoch < self.last_epoch or end.end_offset < self.log_end:
-            return end
-        return None
+        return end
 
 
 @dataclass(frozen=True, slots=True)
