@@ -192,7 +192,9 @@ def leave_out_within(events: list[Event], chance: random.Random) -> list[Event] 
 def share(events: list[Event], chance: random.Random) -> list[Event] | None:
     told = [each for each in events if isinstance(each, Rebalance)]
     ends = [each for each in told if each.change is Change.REVOKED]
-    later = [each for each in told if each.change is Change.ASSIGNED]
+    # Whoever was killed may have lost its ownership before, which is no anomaly.
+    killed = {each.process for each in events if isinstance(each, Stop) and each.killed}
+    later = [each for each in told if each.change is Change.ASSIGNED and each.process not in killed]
     pairs = [(end, begin) for end in ends for begin in later if begin.at_ns > end.at_ns]
     if not pairs:
         return None
