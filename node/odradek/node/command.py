@@ -45,6 +45,13 @@ StorageReserve = Annotated[
 TailCache = Annotated[
     int | None, typer.Option(help="Memory for the newest batches.", show_default="48 MiB")
 ]
+ReplicationThrottle = Annotated[
+    int | None,
+    typer.Option(
+        help="Bytes per second for copying to replicas that are not in sync; 0: no bound.",
+        show_default="32 MiB",
+    ),
+]
 GroupSessionTimeout = Annotated[
     float | None,
     typer.Option(help="How long a group's silent member is kept, in seconds.", show_default="45"),
@@ -79,6 +86,7 @@ def node(  # noqa: PLR0917  one parameter a flag
     connections_max: ConnectionsMax = None,
     storage_reserve_bytes: StorageReserve = None,
     tail_cache_bytes: TailCache = None,
+    replication_throttle_bytes_per_s: ReplicationThrottle = None,
     group_session_timeout_s: GroupSessionTimeout = None,
     shutdown_grace_s: ShutdownGrace = None,
     log_format: LogFormat = None,

@@ -76,7 +76,11 @@ class Node:
             times=GroupTimes.of_session(config.group_session_timeout_s),
         )
         self._links = NodeLinks(
-            self._node_id, lambda: self._session.incarnation, self._view, self._link
+            self._node_id,
+            lambda: self._session.incarnation,
+            self._view,
+            self._link,
+            config.replication_throttle_bytes_per_s,
         )
         self._replicas = Replicas(
             self._node_id,

@@ -277,6 +277,7 @@ async def test_a_follower_that_cannot_be_served_asks_again(
         raise AssertionError(message)
 
     monkeypatch.setattr(replica, "read", closed)
+    follower._catch_up.add(replica)
     await follower._catch_up._advance(replica, write)
     (answer,) = follower._live._answers
     assert [each.session for each in pb.ReplicateResponse.FromString(answer).refusals] == [4]

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,14 +54,16 @@ class _Cluster:
 
 
 @asynccontextmanager
-async def three_nodes(path: Path, options: StorageOptions = SMALL) -> AsyncIterator[_Cluster]:
+async def three_nodes(
+    path: Path, options: StorageOptions = SMALL, **settings: Any
+) -> AsyncIterator[_Cluster]:
     async with AsyncExitStack() as stack:
         controller = await stack.enter_async_context(fake_controller())
         nodes = {}
         for node_id in (1, 2, 3):
             data = path / f"node-{node_id}"
             nodes[node_id] = await stack.enter_async_context(
-                running_node(data, controller, options=options, id=node_id)
+                running_node(data, controller, options=options, id=node_id, **settings)
             )
         yield _Cluster(controller, nodes)
 

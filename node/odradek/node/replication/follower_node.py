@@ -19,6 +19,7 @@ from odradek.node.replication.partition import PartitionReplica
 from odradek.node.replication.pushing import CatchUpPusher, LivePusher
 from odradek.node.replication.replicas import Replicas
 from odradek.node.replication.session import Announcement
+from odradek.node.replication.throttle import Throttle
 from odradek.protocol.errors import InvalidRequestError, error_to_proto
 from odradek.protocol.types import Incarnation, LeaderEpoch, NodeId, Offset, PartitionUid
 from odradek.v1 import replica_pb2 as pb
@@ -30,7 +31,12 @@ class FollowerNode:
     """A follower's node."""
 
     def __init__(
-        self, replicas: Replicas, node_id: NodeId, incarnation: Incarnation, link: int
+        self,
+        replicas: Replicas,
+        node_id: NodeId,
+        incarnation: Incarnation,
+        link: int,
+        throttle: Throttle,
     ) -> None:
         self.node_id = node_id
         self.incarnation = incarnation
@@ -38,7 +44,7 @@ class FollowerNode:
         self.ended = asyncio.Event()
         self._replicas = replicas
         self._live = LivePusher(node_id, self._on_fell_behind)
-        self._catch_up = CatchUpPusher(node_id, self._live.push_due)
+        self._catch_up = CatchUpPusher(node_id, self._live.push_due, throttle)
         self._attached: dict[PartitionUid, PartitionReplica] = {}
         self._early: dict[PartitionUid, Announcement] = {}
 

@@ -23,6 +23,7 @@ from odradek.node.replication.peers import Peers
 from odradek.node.replication.repairs import Repairs
 from odradek.node.replication.replicas import Replicas
 from odradek.node.replication.session import Announcement
+from odradek.node.replication.throttle import Throttle
 from odradek.protocol.errors import InvalidRequestError, StaleBrokerEpochError
 from odradek.protocol.types import Incarnation, NodeId, Offset
 from odradek.v1 import replica_pb2 as pb
@@ -38,6 +39,7 @@ class NodeLinks:
         incarnation: Returns this node's registration in force.
         view: Where other nodes are.
         controller: Decides ISR changes.
+        throttle_bytes_per_s: For what followers outside the ISR are sent from disk; 0 for no bound.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class NodeLinks:
         incarnation: Callable[[], Incarnation],
         view: ClusterView,
         controller: IsrDecider,
+        throttle_bytes_per_s: int = 0,
     ) -> None:
         self._node_id = node_id
         self._incarnation = incarnation
@@ -56,6 +59,7 @@ class NodeLinks:
         self._repairs = Repairs(node_id, self._peers)
         self._leaders: dict[NodeId, LeaderNode] = {}
         self._followers: dict[NodeId, FollowerNode] = {}
+        self._throttle = Throttle(throttle_bytes_per_s)
         self._link = 0
         self._changed = asyncio.Event()
         self._stopping = False
@@ -188,9 +192,8 @@ class NodeLinks:
             if link <= held:
                 raise StaleBrokerEpochError(field="open.link", value=link, limit=held)
             present.end()
-        follower = FollowerNode(
-            self._replicas, node_id, Incarnation(opened.incarnation), opened.link
-        )
+        incarnation = Incarnation(opened.incarnation)
+        follower = FollowerNode(self._replicas, node_id, incarnation, opened.link, self._throttle)
         self._followers[node_id] = follower
         return follower
 

@@ -6,13 +6,22 @@ line when they have something to send; one frame takes what many of them have. A
 cursor the tail cache no longer reaches leaves the line for the catch-up stream, which reads the
 disk, and comes back once the cache reaches it again.
 
+Copying must not take the disk and the network away from producers: what followers outside the ISR
+read from disk is throttled, over all of them together. Members of the ISR are not, since producers
+wait for them; nor is as much as is appended meanwhile, so that a follower catches up at any rate.
+
 Invariants: a replica changes streams only when all that was sent is acknowledged, so that nothing
-overtakes anything; what is under way on a stream is bounded; nothing waits here but for room.
+overtakes anything; what is under way on a stream is bounded; nothing waits here but for room, and
+the throttled ones for their time.
+
+Source: Apache Kafka's leader.replication.throttled.rate (KIP-73).
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final, TypeAlias
 
 import structlog
@@ -22,6 +31,7 @@ from odradek.node.replication.leader import Refused
 from odradek.node.replication.leading import Leading
 from odradek.node.replication.partition import PartitionReplica
 from odradek.node.replication.progress import Cursor
+from odradek.node.replication.throttle import Throttle
 from odradek.protocol.errors import BrokerError, OffsetOutOfRangeError
 from odradek.protocol.record_batch import BatchHeader
 from odradek.protocol.replication import PushFrame, encode_pushes
@@ -171,25 +181,46 @@ class CatchUpPusher:
     Args:
         follower: Whose node it is.
         caught_up: Takes a replica whose cursor the tail cache reaches again.
+        throttle: Shared with the other followers of this node.
     """
 
-    def __init__(self, follower: NodeId, caught_up: Callable[[PartitionReplica], None]) -> None:
+    def __init__(
+        self,
+        follower: NodeId,
+        caught_up: Callable[[PartitionReplica], None],
+        throttle: Throttle,
+    ) -> None:
         self._follower = follower
         self._caught_up = caught_up
+        self._throttle = throttle
         self._lane = Lane(CATCH_UP_BYTES_MAX)
-        self._behind: dict[PartitionReplica, None] = {}
+        self._urgent: dict[PartitionReplica, None] = {}
+        """The follower is in the ISR."""
+        self._patient: dict[PartitionReplica, None] = {}
+        """The others, in line."""
         self._unsettled: dict[PartitionReplica, None] = {}
         """The cache reaches them, but what they were sent is not acknowledged yet."""
+        self._granted: dict[PartitionReplica, int] = {}
+        """Where each one's log ended, in bytes, as far as its growth was granted on top."""
         self._wake = asyncio.Event()
 
     def __contains__(self, replica: PartitionReplica) -> bool:
-        return replica in self._behind or replica in self._unsettled
+        return replica in self._granted
 
     def add(self, replica: PartitionReplica) -> None:
         """A replica fell behind, or its cursor changed."""
+        self._granted.setdefault(replica, replica.log.end_bytes)
         self._unsettled.pop(replica, None)
-        self._behind[replica] = None
+        line, other = self._urgent, self._patient
+        if self._is_patient(replica):
+            line, other = other, line
+        other.pop(replica, None)
+        line.setdefault(replica)
         self._wake.set()
+
+    def _is_patient(self, replica: PartitionReplica) -> bool:
+        leading = replica.leading
+        return leading is not None and self._follower not in leading.core.maximal_isr
 
     def on_frame_acked(self, number: int) -> None:
         """The follower's node is done with frames up to a number."""
@@ -204,14 +235,20 @@ class CatchUpPusher:
     async def run(self, write: Write) -> None:
         """Read and write until cancelled, one replica after the other."""
         while True:
-            while not self._behind or not self._lane.has_room:
-                self._wake.clear()
-                await self._wake.wait()
-            replica = next(iter(self._behind))
-            del self._behind[replica]
-            await self._advance(replica, write)
+            self._wake.clear()
+            wait_s = self._throttle.wait_s(time.monotonic())
+            line = self._urgent if self._urgent or wait_s else self._patient
+            if line and self._lane.has_room:
+                replica = next(iter(line))
+                del line[replica]
+                await self._advance(replica, write)
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s if self._patient and wait_s else None):
+                    await self._wake.wait()
 
     async def _advance(self, replica: PartitionReplica, write: Write) -> None:
+        granted = self._granted.pop(replica)
         leading = replica.leading
         cursor = None if leading is None else leading.cursor(self._follower)
         if leading is None or cursor is None:
@@ -221,9 +258,14 @@ class CatchUpPusher:
                 if cursor.is_settled:
                     self._caught_up(replica)
                 else:
+                    self._granted[replica] = granted
                     self._unsettled[replica] = None
                 return
-            batches = await replica.read(cursor.offset, FRAME_BYTES, replica.log_end_offset)
+            bytes_max = FRAME_BYTES
+            if self._is_patient(replica):
+                wanted_bytes = max(self._throttle.bytes_at_once, replica.log.end_bytes - granted)
+                bytes_max = int(min(FRAME_BYTES, wanted_bytes))
+            batches = await replica.read(cursor.offset, bytes_max, replica.log_end_offset)
         except OffsetOutOfRangeError:
             leading.on_cursor_lost(self._follower, cursor.session)
             return
@@ -234,11 +276,21 @@ class CatchUpPusher:
         now = leading.cursor(self._follower) if replica.leading is leading else None
         if now is None:
             return
-        self._behind[replica] = None
+        self._granted[replica] = granted
+        self.add(replica)
         if batches and (now.session, now.offset) == (cursor.session, cursor.offset):
             push = make_push(self._follower, replica, leading, cursor, batches)
-            self._lane.on_sent(sum(map(len, batches)))
+            size_bytes = sum(map(len, batches))
+            self._lane.on_sent(size_bytes)
+            if self._is_patient(replica):
+                self._charge(replica, size_bytes)
             await write(encode_pushes(self._lane.number, (push,)))
+
+    def _charge(self, replica: PartitionReplica, size_bytes: int) -> None:
+        grown_bytes = max(replica.log.end_bytes - self._granted[replica], 0)
+        free_bytes = min(size_bytes, grown_bytes)
+        self._granted[replica] += free_bytes
+        self._throttle.take(size_bytes - free_bytes, time.monotonic())
 
 
 def make_push(

@@ -81,8 +81,8 @@ class PartitionLog:
         "_snapshots",
         "_start_bytes",
         "_store",
-        "_through_bytes",
         "_writer",
+        "end_bytes",
         "high_watermark_checkpoint",
         "last_position",
         "log_end_offset",
@@ -109,6 +109,8 @@ class PartitionLog:
         self._snapshots = ProducerSnapshots(store, self._reader, uid)
         self.last_position = 0
         """Position of the last change; a duplicate's ack waits for it."""
+        self.end_bytes = 0
+        """Where the log ends, in bytes from its creation."""
         self.load(now_ms)
 
     def load(self, now_ms: int) -> None:
@@ -121,28 +123,23 @@ class PartitionLog:
         if first is None or last is None:
             self.log_end_offset = self.log_start_offset
             self._max_timestamp = _NO_TIMESTAMP
-            self._start_bytes = self._through_bytes = 0
+            self._start_bytes = self.end_bytes = 0
         else:
             self.log_end_offset = last.header.next_offset
             self._max_timestamp = last.max_timestamp_so_far
-            self._start_bytes, self._through_bytes = first.bytes_before, last.bytes_through
+            self._start_bytes, self.end_bytes = first.bytes_before, last.bytes_through
         assert self.log_start_offset <= self.log_end_offset
         self._producers = self._snapshots.restore(self.log_end_offset, now_ms)
 
     @property
     def size_bytes(self) -> int:
         """Bytes of the batches in the log."""
-        return self._through_bytes - self._start_bytes
+        return self.end_bytes - self._start_bytes
 
     @property
     def leader_epochs(self) -> LeaderEpochs:
         """Which epochs wrote the log; read only."""
         return self._epochs
-
-    @property
-    def producer_count(self) -> int:
-        """How many producers have an idempotence window."""
-        return len(self._producers)
 
     def append(
         self,
@@ -329,7 +326,7 @@ class PartitionLog:
         self.log_start_offset = offset
         self._epochs = epochs
         first = self._reader.first_entry()
-        self._start_bytes = first.bytes_before if first else self._through_bytes
+        self._start_bytes = first.bytes_before if first else self.end_bytes
         return self.last_position
 
     def checkpoint_high_watermark(self, high_watermark: Offset) -> None:
@@ -352,7 +349,7 @@ class PartitionLog:
     def _store_batch(self, header: BatchHeader, batch: bytes, now_ms: int) -> int:
         self._writer.admit(len(batch))
         max_timestamp = max(self._max_timestamp, header.max_timestamp)
-        entry = IndexEntry(header, max_timestamp, self._through_bytes)
+        entry = IndexEntry(header, max_timestamp, self.end_bytes)
         mutation = Mutation()
         mutation.put(index_key(self.uid, header.base_offset), entry.pack())
         mutation.put_batch(self.uid, header.base_offset, batch)
@@ -371,7 +368,7 @@ class PartitionLog:
             self._snapshots.added(header.base_offset, now_ms)
         self._epochs = epochs
         self._max_timestamp = max_timestamp
-        self._through_bytes = entry.bytes_through
+        self.end_bytes = entry.bytes_through
         self.log_end_offset = header.next_offset
         self._producers.appended(header, now_ms)
         self._cache.append(self.uid, header.base_offset, header.next_offset, batch)
