@@ -1,16 +1,23 @@
 """The shell of `GroupMember`: streams to the coordinator, timers, and the walk of a rebalance.
 
-One stream task at a time, one ticking task, and at most one task that performs a walk (or tells the
+One stream at a time, one ticking task, and at most one task that performs a walk (or tells the
 application what it lost). Heartbeats leave from here however long the application takes for a
 record; only a blocked event loop silences them.
 
-Invariant: effects are performed in the order and in the step in which the machine returned them.
+A stream that was disconnected may end with its own error in the same pass of the loop: a process
+that stood still hears of its expulsion and finds its session over at once, and a task group prefers
+its children's errors to its own cancellation. Such a stream is of the past, whatever it says. Taken
+for the present one's, its error would open a second stream beside the first.
+
+Invariants: effects are performed in the order and in the step in which the machine returned them;
+a frame is written to the stream it was made for; the machine hears of the present stream only.
 """
 
 import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable
+from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeAlias, assert_never
 
 import grpc
@@ -46,8 +53,23 @@ _Call: TypeAlias = grpc.aio.StreamStreamCall[
 _LEAVE_TIMEOUT_S: Final = 3.0
 _TICK_S_MAX: Final = 1.0
 _TICK_S_MIN: Final = 0.01
+# Never reached: a stream that answers nothing for three intervals is given up.
+_FRAMES_MAX: Final = 64
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Stream:
+    """One stream, from the search for the coordinator to its end, and what waits to be written."""
+
+    outgoing: deque[Heartbeat] = field(default_factory=lambda: deque(maxlen=_FRAMES_MAX))
+    due: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
+
+    def send(self, heartbeat: Heartbeat) -> None:
+        self.outgoing.append(heartbeat)
+        self.due.set()
 
 
 class Rebalancing(Protocol):
@@ -93,9 +115,7 @@ class GroupSession:
         self._member = GroupMember(
             GroupId(options.group), member_id, topics, static=options.instance_id is not None
         )
-        self._outgoing: deque[Heartbeat] = deque(maxlen=64)
-        self._due = asyncio.Event()
-        self._stream: asyncio.Task[None] | None = None
+        self._stream: _Stream | None = None
         self._walk: asyncio.Task[None] | None = None
         self._ticking: asyncio.Task[None] | None = None
         self._step = asyncio.Event()
@@ -143,12 +163,10 @@ class GroupSession:
         for effect in effects:
             match effect:
                 case Connect():
-                    self._stream = self._background.spawn(
-                        self._run_stream(after_failure=effect.after_failure), name="coordinator"
-                    )
+                    self._connect(after_failure=effect.after_failure)
                 case Send():
-                    self._outgoing.append(effect.heartbeat)
-                    self._due.set()
+                    assert self._stream is not None, "frames are made for a stream"
+                    self._stream.send(effect.heartbeat)
                 case Reconcile():
                     assert self._walk is None, "one walk at a time"
                     self._walk = self._background.spawn(self._reconcile(effect), name="rebalance")
@@ -169,10 +187,16 @@ class GroupSession:
         """Wait until the machine has made a step."""
         await self._step.wait()
 
+    def _connect(self, *, after_failure: bool) -> None:
+        assert self._stream is None, "one stream at a time"
+        self._stream = stream = _Stream()
+        work = self._run_stream(stream, after_failure=after_failure)
+        stream.task = self._background.spawn(work, name="coordinator")
+
     def _disconnect(self) -> None:
-        if self._stream is not None:
-            self._stream.cancel()
-            self._stream = None
+        stream, self._stream = self._stream, None
+        if stream is not None and stream.task is not None:
+            stream.task.cancel()
 
     def _cancel_walk(self) -> None:
         if self._walk is not None:
@@ -209,47 +233,51 @@ class GroupSession:
 
     # ------------------------------------------------------------------ one stream
 
-    async def _run_stream(self, *, after_failure: bool) -> None:
+    async def _run_stream(self, stream: _Stream, *, after_failure: bool) -> None:
         if after_failure:
             await asyncio.sleep(next(self._pauses))
         try:
-            await self._converse()
+            await self._converse(stream)
         except OdradekError as error:
+            if stream is not self._stream:
+                return
+            self._stream = None
             _log.debug("heartbeats of group %s: %s", self._member.group, error)
             if error.refreshes_metadata or isinstance(error, RequestTimedOutError):
                 self._coordinator.forget()
             self._perform(self._member.on_disconnected(error, self._now_s()))
 
-    async def _converse(self) -> None:
+    async def _converse(self, stream: _Stream) -> None:
         connection = await self._coordinator.connection()
         call = connection.group.Heartbeat()
-        self._outgoing.clear()
         failures: tuple[BaseException, ...] = ()
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._perform(self._member.on_connected(self._now_s()))
-                tasks.create_task(self._write(call))
-                tasks.create_task(self._read(call))
+                tasks.create_task(self._write(stream, call))
+                tasks.create_task(self._read(stream, call))
         except* (grpc.aio.AioRpcError, asyncio.InvalidStateError, OdradekError) as lost:
             failures = lost.exceptions
         finally:
             call.cancel()
         raise _most_telling(failures)
 
-    async def _write(self, call: _Call) -> None:
+    async def _write(self, stream: _Stream, call: _Call) -> None:
         while True:
-            self._due.clear()
-            while self._outgoing:
-                await call.write(self._to_proto(self._outgoing.popleft()))
-            await self._due.wait()
+            stream.due.clear()
+            while stream.outgoing:
+                await call.write(self._to_proto(stream.outgoing.popleft()))
+            await stream.due.wait()
 
-    async def _read(self, call: _Call) -> None:
+    async def _read(self, stream: _Stream, call: _Call) -> None:
         while True:
             reply = await call.read()
             if not isinstance(reply, group_pb2.GroupServiceHeartbeatResponse):
                 raise ConnectionLostError("the coordinator ended the heartbeat stream")
             if reply.HasField("error"):
                 raise error_from_proto(reply.error)
+            if stream is not self._stream:
+                return
             self._pauses = delays(self._scope.chance)
             self._perform(self._member.on_reply(_from_proto(reply), self._now_s()))
 
