@@ -69,6 +69,7 @@ async def test_a_node_joins_and_another_is_drained_and_removed(own: LocalCluster
         status = (await odradek("cluster", "status", "--json")).json
         assert sorted(node["node_id"] for node in status["nodes"]) == [1, 3, 4]
         assert status["under_replicated_count"] == status["leaderless_count"] == 0
+        assert status["moves"] == []
         found_records = await read_all(client, topic)
         assert running.acknowledged.items() <= found_records.items()
         assert in_order(found_records)

@@ -100,7 +100,7 @@ class Node:
         server.grpc.add_generic_rpc_handlers((self._broker.handler(), replica.handler()))
         metadata = MetadataServicer(self._view, self._controllers)
         metadata_pb2_grpc.add_MetadataServiceServicer_to_server(metadata, server.grpc)
-        admin = AdminServicer(self._view, self._controllers, self._link)
+        admin = AdminServicer(self._view, self._controllers, self._link, self._links.lags)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, server.grpc)
         group = GroupServicer(self._node_id, self._coordination, self._view, self._link)
         group_pb2_grpc.add_GroupServiceServicer_to_server(group, server.grpc)

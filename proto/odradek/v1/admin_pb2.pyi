@@ -702,6 +702,7 @@ class OngoingReassignment(_message.Message):
     TOPIC_FIELD_NUMBER: _builtins.int
     TOPIC_ID_FIELD_NUMBER: _builtins.int
     PARTITION_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     """Its topic's name."""
     topic_id: _builtins.bytes
@@ -710,20 +711,55 @@ class OngoingReassignment(_message.Message):
     def partition(self) -> _metadata_pb2.PartitionMetadata:
         """Where it is and where it goes."""
 
+    @_builtins.property
+    def progress(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaProgress]:
+        """How far the replicas being added are; without those whose leader could not be asked."""
+
     def __init__(
         self,
         *,
         topic: _builtins.str = ...,
         topic_id: _builtins.bytes = ...,
         partition: _metadata_pb2.PartitionMetadata | None = ...,
+        progress: _abc.Iterable[Global___ReplicaProgress] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["partition", b"partition"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["partition", b"partition", "topic", b"topic", "topic_id", b"topic_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["partition", b"partition", "progress", b"progress", "topic", b"topic", "topic_id", b"topic_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OngoingReassignment: _TypeAlias = OngoingReassignment  # noqa: Y015
+
+@_typing.final
+class ReplicaProgress(_message.Message):
+    """How far a replica is that is being added."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    LOG_BYTES_FIELD_NUMBER: _builtins.int
+    MISSING_BYTES_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.int
+    """Its node."""
+    log_bytes: _builtins.int
+    """Bytes of batches in its leader's log."""
+    missing_bytes: _builtins.int
+    """Bytes of them that it does not have on disk yet."""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.int = ...,
+        log_bytes: _builtins.int = ...,
+        missing_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["log_bytes", b"log_bytes", "missing_bytes", b"missing_bytes", "node_id", b"node_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplicaProgress: _TypeAlias = ReplicaProgress  # noqa: Y015
 
 @_typing.final
 class DrainNodeRequest(_message.Message):

@@ -483,3 +483,109 @@ class FetchBatchResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FetchBatchResponse: _TypeAlias = FetchBatchResponse  # noqa: Y015
+
+@_typing.final
+class DescribeFollowersRequest(_message.Message):
+    """Names partitions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UIDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def uids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The partitions."""
+
+    def __init__(
+        self,
+        *,
+        uids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["uids", b"uids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DescribeFollowersRequest: _TypeAlias = DescribeFollowersRequest  # noqa: Y015
+
+@_typing.final
+class DescribeFollowersResponse(_message.Message):
+    """Those of them that the answering node leads."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def logs(self) -> _containers.RepeatedCompositeFieldContainer[Global___LedLog]:
+        """One entry a partition."""
+
+    def __init__(
+        self,
+        *,
+        logs: _abc.Iterable[Global___LedLog] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logs", b"logs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DescribeFollowersResponse: _TypeAlias = DescribeFollowersResponse  # noqa: Y015
+
+@_typing.final
+class LedLog(_message.Message):
+    """A partition as its leader has it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UID_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    FOLLOWERS_FIELD_NUMBER: _builtins.int
+    uid: _builtins.int
+    """The partition."""
+    size_bytes: _builtins.int
+    """Bytes of its batches."""
+    @_builtins.property
+    def followers(self) -> _containers.RepeatedCompositeFieldContainer[Global___FollowerLag]:
+        """Every other replica."""
+
+    def __init__(
+        self,
+        *,
+        uid: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+        followers: _abc.Iterable[Global___FollowerLag] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["followers", b"followers", "size_bytes", b"size_bytes", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LedLog: _TypeAlias = LedLog  # noqa: Y015
+
+@_typing.final
+class FollowerLag(_message.Message):
+    """How far a follower is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    MISSING_BYTES_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.int
+    """The follower's node."""
+    missing_bytes: _builtins.int
+    """Bytes of batches that it does not have on disk, as far as the leader knows."""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.int = ...,
+        missing_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["missing_bytes", b"missing_bytes", "node_id", b"node_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FollowerLag: _TypeAlias = FollowerLag  # noqa: Y015

@@ -50,6 +50,11 @@ class ReplicaServiceStub(object):
                 request_serializer=odradek_dot_v1_dot_replica__pb2.FetchBatchRequest.SerializeToString,
                 response_deserializer=odradek_dot_v1_dot_replica__pb2.FetchBatchResponse.FromString,
                 _registered_method=True)
+        self.DescribeFollowers = channel.unary_unary(
+                '/odradek.v1.ReplicaService/DescribeFollowers',
+                request_serializer=odradek_dot_v1_dot_replica__pb2.DescribeFollowersRequest.SerializeToString,
+                response_deserializer=odradek_dot_v1_dot_replica__pb2.DescribeFollowersResponse.FromString,
+                _registered_method=True)
 
 
 class ReplicaServiceServicer(object):
@@ -78,6 +83,13 @@ class ReplicaServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DescribeFollowers(self, request, context):
+        """Asks a leader how much its followers lack.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ReplicaServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -95,6 +107,11 @@ def add_ReplicaServiceServicer_to_server(servicer, server):
                     servicer.FetchBatch,
                     request_deserializer=odradek_dot_v1_dot_replica__pb2.FetchBatchRequest.FromString,
                     response_serializer=odradek_dot_v1_dot_replica__pb2.FetchBatchResponse.SerializeToString,
+            ),
+            'DescribeFollowers': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeFollowers,
+                    request_deserializer=odradek_dot_v1_dot_replica__pb2.DescribeFollowersRequest.FromString,
+                    response_serializer=odradek_dot_v1_dot_replica__pb2.DescribeFollowersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -179,6 +196,33 @@ class ReplicaService(object):
             '/odradek.v1.ReplicaService/FetchBatch',
             odradek_dot_v1_dot_replica__pb2.FetchBatchRequest.SerializeToString,
             odradek_dot_v1_dot_replica__pb2.FetchBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribeFollowers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/odradek.v1.ReplicaService/DescribeFollowers',
+            odradek_dot_v1_dot_replica__pb2.DescribeFollowersRequest.SerializeToString,
+            odradek_dot_v1_dot_replica__pb2.DescribeFollowersResponse.FromString,
             options,
             channel_credentials,
             insecure,

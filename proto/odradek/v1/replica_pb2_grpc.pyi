@@ -41,6 +41,8 @@ class ReplicaServiceStub:
     """Asks an in-sync replica whether a leader is still the leader as far as it knows."""
     FetchBatch: _grpc.UnaryUnaryMultiCallable[_replica_pb2.FetchBatchRequest, _replica_pb2.FetchBatchResponse]
     """Asks another replica for one batch, to put it in the place of a damaged one."""
+    DescribeFollowers: _grpc.UnaryUnaryMultiCallable[_replica_pb2.DescribeFollowersRequest, _replica_pb2.DescribeFollowersResponse]
+    """Asks a leader how much its followers lack."""
 
 @_typing.type_check_only
 class ReplicaServiceAsyncStub(ReplicaServiceStub):
@@ -55,6 +57,8 @@ class ReplicaServiceAsyncStub(ReplicaServiceStub):
     """Asks an in-sync replica whether a leader is still the leader as far as it knows."""
     FetchBatch: _aio.UnaryUnaryMultiCallable[_replica_pb2.FetchBatchRequest, _replica_pb2.FetchBatchResponse]  # type: ignore[assignment]
     """Asks another replica for one batch, to put it in the place of a damaged one."""
+    DescribeFollowers: _aio.UnaryUnaryMultiCallable[_replica_pb2.DescribeFollowersRequest, _replica_pb2.DescribeFollowersResponse]  # type: ignore[assignment]
+    """Asks a leader how much its followers lack."""
 
 class ReplicaServiceServicer(metaclass=_abc_1.ABCMeta):
     """Serves followers on other nodes."""
@@ -84,5 +88,13 @@ class ReplicaServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_replica_pb2.FetchBatchResponse, _abc.Awaitable[_replica_pb2.FetchBatchResponse]]:
         """Asks another replica for one batch, to put it in the place of a damaged one."""
+
+    @_abc_1.abstractmethod
+    def DescribeFollowers(
+        self,
+        request: _replica_pb2.DescribeFollowersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_replica_pb2.DescribeFollowersResponse, _abc.Awaitable[_replica_pb2.DescribeFollowersResponse]]:
+        """Asks a leader how much its followers lack."""
 
 def add_ReplicaServiceServicer_to_server(servicer: ReplicaServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -94,16 +94,38 @@ class TopicDescription:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplicaProgress:
+    """How far a replica is that is being added.
+
+    Attributes:
+        node_id: Its node.
+        log_bytes: Bytes of batches in its leader's log.
+        missing_bytes: Bytes of them that it does not have on disk yet.
+    """
+
+    node_id: int
+    log_bytes: int
+    missing_bytes: int
+
+    @property
+    def share(self) -> float:
+        """How much of the log it has, 0 to 1."""
+        return 1 - self.missing_bytes / self.log_bytes if self.log_bytes else 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Reassignment:
     """A partition whose replicas are moving.
 
     Attributes:
         topic: Its topic's name.
         partition: Where it is, and where it goes.
+        progress: How far each replica being added is, where its leader could be asked.
     """
 
     topic: str
     partition: PartitionDescription
+    progress: tuple[ReplicaProgress, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

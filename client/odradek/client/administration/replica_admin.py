@@ -9,6 +9,7 @@ from odradek.client.administration.admin_calls import AdminCalls, raise_first
 from odradek.client.administration.descriptions import (
     PartitionDescription,
     Reassignment,
+    ReplicaProgress,
     TopicSummary,
 )
 from odradek.protocol.errors import error_from_proto
@@ -82,14 +83,21 @@ class ReplicaAdmin:
         await self._calls.see(answer.version)
 
     async def list_reassignments(self) -> list[Reassignment]:
-        """Return the partitions whose replicas are moving, internal topics included."""
+        """Return what is moving and how far it is, internal topics included."""
         answer, _ = await self._calls.any_node(
             lambda node: node.admin.ListPartitionReassignments,
             admin_pb2.ListPartitionReassignmentsRequest(),
             what="list reassignments",
         )
         return [
-            Reassignment(each.topic, describe_partition(each.partition))
+            Reassignment(
+                each.topic,
+                describe_partition(each.partition),
+                tuple(
+                    ReplicaProgress(one.node_id, one.log_bytes, one.missing_bytes)
+                    for one in each.progress
+                ),
+            )
             for each in answer.reassignments
         ]
 

@@ -1,10 +1,12 @@
 """`odradek cluster`: nodes and controllers, and what moves between nodes."""
 
 import asyncio
+import math
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
+from rich.filesize import decimal
 from rich.text import Text
 
 from odradek.client import Client
@@ -12,6 +14,7 @@ from odradek.client.administration.descriptions import (
     ClusterDescription,
     ControllerDescription,
     NodeDescription,
+    Reassignment,
 )
 from odradek.client.cli import output, session
 
@@ -20,6 +23,8 @@ app = session.new_app(help="Look at nodes and controllers; empty nodes.", no_arg
 Node = Annotated[int, typer.Argument(metavar="NODE", show_default=False, help="The node's id.")]
 
 _LOOK_INTERVAL_S = 0.5
+_MOVES_SHOWN_MAX = 20
+_BAR_WIDTH = 20
 
 
 @app.callback()
@@ -33,10 +38,15 @@ def status(
     bootstrap: session.Bootstrap = session.DEFAULT_BOOTSTRAP,
     as_json: session.Json = False,
 ) -> None:
-    """Show every node and controller, and whether each partition is served."""
-    found = session.with_client(bootstrap, lambda client: client.admin.describe_cluster())
+    """Show every node and controller, whether each partition is served, and how far moves are."""
+
+    async def action(client: Client) -> tuple[ClusterDescription, list[Reassignment]]:
+        found = await client.admin.describe_cluster()
+        return found, await client.admin.list_reassignments() if found.moving_count else []
+
+    found, moves = session.with_client(bootstrap, action)
     if as_json:
-        output.print_json(asdict(found))
+        output.print_json({**asdict(found), "moves": [asdict(move) for move in moves]})
         return
     output.print_table(
         {
@@ -72,6 +82,7 @@ def status(
             for controller in found.controllers
         ),
     )
+    _print_moves(moves)
     _print_summary(found)
 
 
@@ -140,6 +151,34 @@ async def _watch_drain(client: Client, node_id: int, total: int) -> None:
             if not left:
                 return
             await asyncio.sleep(_LOOK_INTERVAL_S)
+
+
+def _print_moves(moves: list[Reassignment]) -> None:
+    """Show the replicas on their way, those that lack most first."""
+    coming = [(move, each) for move in moves for each in move.progress]
+    if not coming:
+        return
+    coming.sort(key=lambda one: -one[1].missing_bytes)
+    output.print_table(
+        {"moving": False, "to node": True, "progress": False, "copied": True, "of": True},
+        (
+            (
+                f"{move.topic}-{move.partition.partition}",
+                each.node_id,
+                f"{_bar(each.share)} {math.floor(each.share * 100):3} %",
+                decimal(each.log_bytes - each.missing_bytes),
+                decimal(each.log_bytes),
+            )
+            for move, each in coming[:_MOVES_SHOWN_MAX]
+        ),
+    )
+    if len(coming) > _MOVES_SHOWN_MAX:
+        output.note(f"and {output.count_of(len(coming) - _MOVES_SHOWN_MAX, 'replica')} more")
+
+
+def _bar(share: float) -> str:
+    done = math.floor(share * _BAR_WIDTH)
+    return "━" * done + "·" * (_BAR_WIDTH - done)
 
 
 def _print_summary(found: ClusterDescription) -> None:

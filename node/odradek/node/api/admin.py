@@ -1,6 +1,7 @@
 """AdminService: changes go to the active controller, descriptions come from this node's image."""
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any, Final
 
 from odradek.node.cluster.controller_link import ControllerLink
@@ -8,11 +9,13 @@ from odradek.node.cluster.controllers import Controllers
 from odradek.node.cluster.image import ClusterImage, PartitionState
 from odradek.node.cluster.translation import node_to_proto, partition_to_proto
 from odradek.node.cluster.view import ClusterView
+from odradek.node.replication.lags import Lags
 from odradek.protocol.errors import BrokerError, error_to_proto
 from odradek.protocol.topic_config import settings_in_force
 from odradek.protocol.types import NO_NODE, NodeId
 from odradek.v1 import admin_pb2 as pb
 from odradek.v1 import admin_pb2_grpc, controller_pb2
+from odradek.v1.replica_pb2 import LedLog
 
 _CHANGE_TIMEOUT_S: Final = 15.0
 _ANSWER_MARGIN_S: Final = 0.1
@@ -21,10 +24,13 @@ _ANSWER_MARGIN_S: Final = 0.1
 class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     """Passes on and describes; decides nothing."""
 
-    def __init__(self, view: ClusterView, controllers: Controllers, link: ControllerLink) -> None:
+    def __init__(
+        self, view: ClusterView, controllers: Controllers, link: ControllerLink, lags: Lags
+    ) -> None:
         self._view = view
         self._controllers = controllers
         self._link = link
+        self._lags = lags
 
     async def CreateTopics(  # noqa: N802
         self, request: pb.CreateTopicsRequest, context: Any
@@ -105,19 +111,24 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     async def ListPartitionReassignments(  # noqa: N802
         self, request: pb.ListPartitionReassignmentsRequest, context: Any
     ) -> pb.ListPartitionReassignmentsResponse:
-        """Return the partitions whose replicas are moving."""
+        """Return the partitions whose replicas are moving, and how far each replica is."""
         del request, context
-        topics = sorted(self._view.image.topics.values(), key=lambda topic: topic.name)
+        moving = [
+            (topic, partition)
+            for topic in sorted(self._view.image.topics.values(), key=lambda topic: topic.name)
+            for partition in topic.partitions
+            if _is_moving(partition)
+        ]
+        logs = await self._lags.of(partition for _, partition in moving)
         return pb.ListPartitionReassignmentsResponse(
             reassignments=[
                 pb.OngoingReassignment(
                     topic=topic.name,
                     topic_id=topic.topic_id,
                     partition=partition_to_proto(partition),
+                    progress=_progress(partition, logs.get(partition.uid)),
                 )
-                for topic in topics
-                for partition in topic.partitions
-                if _is_moving(partition)
+                for topic, partition in moving
             ]
         )
 
@@ -168,6 +179,18 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
 
 def _is_moving(partition: PartitionState) -> bool:
     return bool(partition.adding_replicas or partition.removing_replicas)
+
+
+def _progress(partition: PartitionState, log: LedLog | None) -> Iterator[pb.ReplicaProgress]:
+    if log is None:
+        return
+    for follower in log.followers:
+        if follower.node_id in partition.adding_replicas:
+            yield pb.ReplicaProgress(
+                node_id=follower.node_id,
+                log_bytes=log.size_bytes,
+                missing_bytes=follower.missing_bytes,
+            )
 
 
 def _is_under_replicated(partition: PartitionState) -> bool:

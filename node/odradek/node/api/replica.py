@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import grpc
 
+from odradek.node.replication import lags
 from odradek.node.replication.node_links import NodeLinks
 from odradek.node.replication.replicas import Replicas
 from odradek.protocol.errors import InvalidRequestError, UnknownTopicOrPartitionError
@@ -39,6 +40,11 @@ class ReplicaServicer:
                 request_deserializer=pb.FetchBatchRequest.FromString,
                 response_serializer=pb.FetchBatchResponse.SerializeToString,
             ),
+            "DescribeFollowers": grpc.unary_unary_rpc_method_handler(
+                self.describe_followers,
+                request_deserializer=pb.DescribeFollowersRequest.FromString,
+                response_serializer=pb.DescribeFollowersResponse.SerializeToString,
+            ),
         }
         return grpc.method_handlers_generic_handler(SERVICE_NAME, methods)
 
@@ -69,13 +75,7 @@ class ReplicaServicer:
     ) -> pb.ConfirmLeadershipResponse:
         """Name the partitions of which this node knows a later epoch."""
         del context
-        if len(request.partitions) > _PARTITIONS_MAX:
-            raise InvalidRequestError(
-                "too many partitions for one request",
-                field="partitions",
-                value=len(request.partitions),
-                limit=_PARTITIONS_MAX,
-            )
+        _check_count("partitions", len(request.partitions), _PARTITIONS_MAX)
         superseded = []
         for led in request.partitions:
             replica = self._replicas.with_uid(PartitionUid(led.uid))
@@ -99,3 +99,19 @@ class ReplicaServicer:
             raise UnknownTopicOrPartitionError(field="uid", value=request.uid)
         batches = await replica.log.read(Offset(request.offset), 1)
         return pb.FetchBatchResponse(batch=batches[0] if batches else b"")
+
+    async def describe_followers(
+        self, request: pb.DescribeFollowersRequest, context: Any
+    ) -> pb.DescribeFollowersResponse:
+        """Tell how much the followers of partitions led here lack."""
+        del context
+        _check_count("uids", len(request.uids), lags.PARTITIONS_MAX)
+        logs = await self._links.lags.here(map(PartitionUid, request.uids))
+        return pb.DescribeFollowersResponse(logs=logs)
+
+
+def _check_count(field: str, count: int, limit: int) -> None:
+    if count > limit:
+        raise InvalidRequestError(
+            "too many partitions for one request", field=field, value=count, limit=limit
+        )

@@ -16,6 +16,7 @@ from odradek.node.replication.follower import Ack
 from odradek.node.replication.follower_node import FollowerNode
 from odradek.node.replication.isr import ProposeIsr
 from odradek.node.replication.isr_proposals import IsrDecider, IsrProposals
+from odradek.node.replication.lags import Lags
 from odradek.node.replication.leader import Diverging, Refused
 from odradek.node.replication.leader_node import LeaderNode
 from odradek.node.replication.partition import PartitionReplica
@@ -67,6 +68,7 @@ class NodeLinks:
     def serve(self, replicas: Replicas) -> None:
         """Link these replicas; to be called once, before anything else."""
         self._replicas = replicas
+        self.lags = Lags(self._node_id, self._peers, replicas)
         replicas.synced = self._on_synced
 
     async def run(self) -> None:

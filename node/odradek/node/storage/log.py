@@ -109,8 +109,6 @@ class PartitionLog:
         self._snapshots = ProducerSnapshots(store, self._reader, uid)
         self.last_position = 0
         """Position of the last change; a duplicate's ack waits for it."""
-        self.end_bytes = 0
-        """Where the log ends, in bytes from its creation."""
         self.load(now_ms)
 
     def load(self, now_ms: int) -> None:
@@ -123,7 +121,7 @@ class PartitionLog:
         if first is None or last is None:
             self.log_end_offset = self.log_start_offset
             self._max_timestamp = _NO_TIMESTAMP
-            self._start_bytes = self.end_bytes = 0
+            self._start_bytes = self.end_bytes = 0  # from the log's creation on
         else:
             self.log_end_offset = last.header.next_offset
             self._max_timestamp = last.max_timestamp_so_far
@@ -135,6 +133,11 @@ class PartitionLog:
     def size_bytes(self) -> int:
         """Bytes of the batches in the log."""
         return self.end_bytes - self._start_bytes
+
+    async def bytes_from(self, offset: Offset) -> int:
+        """Return how many bytes of batches begin at or after an offset; a seek."""
+        before = await self._blocking.run(self._reader.last_entry, offset)
+        return self.end_bytes - (before.bytes_through if before else self._start_bytes)
 
     @property
     def leader_epochs(self) -> LeaderEpochs:
