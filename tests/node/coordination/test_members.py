@@ -240,6 +240,32 @@ def test_a_newer_stream_replaces_an_older_one() -> None:
     assert machine.on_tick(10.0) == [], "the old stream's end means nothing"
 
 
+LATE = [first_frame("a", 0), first_frame("a", 5, [gps(0)]), frame("a", 5), frame("a", -1, [])]
+"""What a member may have sent on a stream before it heard of its end."""
+
+
+@pytest.mark.parametrize("late", LATE)
+def test_frames_of_a_replaced_stream_are_void(late: Frame) -> None:
+    machine = connected(member_of("a", {0: 5}))
+    machine.on_frame(NEW_STREAM, first_frame("a", 5, [gps(0)]), 1.0)
+    assert machine.reply(NEW_STREAM) is not None
+    assert machine.on_frame(A_STREAM, late, 1.1) == []
+    machine.on_stream_broken(A_STREAM, 1.2)
+    assert machine.on_frame(NEW_STREAM, frame("a", 5), 2.0) == [ReplyDue(NEW_STREAM)]
+    assert machine.reply(NEW_STREAM) == Reply(5, 5, None)
+
+
+@pytest.mark.parametrize("late", LATE)
+def test_frames_of_an_expelled_members_stream_are_void(late: Frame) -> None:
+    machine = connected(member_of("a", {0: 5}))
+    assert isinstance(error_in(machine.on_tick(45.0)), FencedMemberEpochError)
+    assert machine.on_frame(A_STREAM, late, 45.1) == []
+    machine.on_frame(NEW_STREAM, first_frame("a", 0), 45.2)
+    assert machine.on_frame(A_STREAM, late, 45.3) == []
+    assert machine.on_tick(90.1) == [], "the new membership's session began with its first frame"
+    assert proposals(machine.on_tick(90.2)) == [Left(member_id=MemberId("a"), expired=True)]
+
+
 def test_reconnecting_with_what_is_not_its_own_is_fenced() -> None:
     machine = coordinator(member_of("a", {0: 5}))
     effects = machine.on_frame(A_STREAM, first_frame("a", 5, [gps(0), gps(1)]), 0.0)

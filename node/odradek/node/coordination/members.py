@@ -12,7 +12,8 @@ Rules of the file:
     when it was told to revoke, and (2) says that the partition is not owned, or belongs to a stream
     on which the partition was never heard of. The member's side of the bargain: what it owns
     includes what it is about to take over; a frame's epoch is that of the last reply it has seen.
-    The newest stream of a member is its only one.
+    The newest stream of a member is its only one. A stream is new, then its member's, then ended,
+    once; frames on an ended stream, sent before its end was heard of, are void.
 
 Invariants: `_streams[presence.stream]` is the presence's key; a fenced or leaving member has no
 session; each presence that is joining, leaving or fenced has a proposal under way.
@@ -47,10 +48,9 @@ from odradek.node.coordination.presence import (
     Presence,
     Status,
     away_without_instance,
-    changed_identity,
     departed,
     fenced,
-    incomplete,
+    malformed,
     profile_of,
 )
 from odradek.node.coordination.sessions import Deadlines, MemberKey, Sessions
@@ -70,6 +70,8 @@ class GroupMembers:
     _revoking_epoch: dict[MemberKey, int] = field(default_factory=dict)
     _presences: dict[MemberKey, Presence] = field(default_factory=dict)
     _streams: dict[StreamId, MemberKey] = field(default_factory=dict)
+    _ended: set[StreamId] = field(default_factory=set)
+    """Streams that were ended here and not yet reported as broken."""
     _begun: set[GroupId] = field(default_factory=set)
     """Groups whose first join is under way."""
 
@@ -85,15 +87,16 @@ class GroupMembers:
 
     def on_frame(self, stream: StreamId, frame: Frame, now_s: float) -> list[Effect]:
         """A member gave a sign of life."""
+        if stream in self._ended:
+            return []
         key = MemberKey(frame.group, frame.member_id)
         bound = self._streams.get(stream)
-        if bound is not None and bound != key:
-            return self._refuse(stream, changed_identity(bound, frame))
-        is_first = bound is None
-        if is_first and frame.member_epoch >= JOIN_EPOCH and None in {frame.topics, frame.owned}:
-            return self._refuse(stream, incomplete(frame))
+        wrong = malformed(bound, frame)
+        if wrong is not None:
+            return self._end(stream, wrong)
         if frame.member_epoch < JOIN_EPOCH:
             return self._on_leave(key, stream, frame, now_s)
+        is_first = bound is None
         if is_first and frame.member_epoch == JOIN_EPOCH:
             return self._on_join(key, stream, frame, now_s)
         presence = self._presences.get(key)
@@ -105,7 +108,7 @@ class GroupMembers:
         try:
             member = self._standing(key, frame, presence, check_owned=is_first)
         except BrokerError as error:
-            return self._refuse(stream, error)
+            return self._end(stream, error)
         effects: list[Effect] = []
         if is_first or presence is None:
             effects += self._bind(key, stream)
@@ -120,6 +123,7 @@ class GroupMembers:
 
     def on_stream_broken(self, stream: StreamId, now_s: float) -> None:
         """A stream ended without a word, or was closed by us."""
+        self._ended.discard(stream)
         key = self._streams.pop(stream, None)
         if key is None:
             return
@@ -224,7 +228,7 @@ class GroupMembers:
         if self._member(key) is None:
             self._sessions.end(key)
         del self._presences[key]
-        return [] if presence.stream is None else self._refuse(presence.stream, error)
+        return self._end(presence.stream, error)
 
     def _admit(self, key: MemberKey, presence: Presence, now_s: float) -> list[Effect]:
         """Begin to talk to a member that has joined: it owns nothing yet."""
@@ -291,10 +295,10 @@ class GroupMembers:
         member, presence = self._member(key), self._presences.get(key)
         is_away = frame.member_epoch == LEAVE_STATIC_EPOCH
         if is_away and not (member.instance_id if member else frame.instance_id):
-            return self._refuse(stream, away_without_instance(frame))
+            return self._end(stream, away_without_instance(frame))
         effects = self._bind(key, stream)
         if member is None if presence is None else not presence.is_alive:
-            return [*effects, StreamEnded(stream, frame.member_epoch, None)]
+            return [*effects, *self._end(stream, None, frame.member_epoch)]
         self._presences[key] = Presence(Status.LEAVING, stream, leave_epoch=frame.member_epoch)
         self._forget_times(key)
         if is_away:
@@ -308,18 +312,15 @@ class GroupMembers:
         if presence is None or presence.is_alive:
             return []
         del self._presences[key]
-        if presence.stream is None:
-            return []
-        return [StreamEnded(presence.stream, presence.leave_epoch, None)]
+        return self._end(presence.stream, None, presence.leave_epoch)
 
     def _expel(self, key: MemberKey, now_s: float) -> list[Effect]:
         presence = self._presences.get(key)
         self._forget_times(key)
         if presence is not None and not presence.is_alive:
             return []
-        effects: list[Effect] = []
-        if presence is not None and presence.stream is not None:
-            effects += self._refuse(presence.stream, fenced(key, "its time ran out", 0))
+        stream = None if presence is None else presence.stream
+        effects = self._end(stream, fenced(key, "its time ran out", 0))
         self._presences[key] = Presence(Status.FENCED, None)
         left = Left(member_id=key.member_id, expired=True)
         return [*effects, Proposed(key.group, left, now_s)]
@@ -371,10 +372,8 @@ class GroupMembers:
         if presence is None or presence.status is Status.LEAVING:
             return []
         del self._presences[key]
-        if presence.stream is None:
-            return []
         gone = departed(key, self.groups.get(key.group), member.instance_id)
-        return self._refuse(presence.stream, gone)
+        return self._end(presence.stream, gone)
 
     # Streams
 
@@ -388,9 +387,12 @@ class GroupMembers:
         presence = self._presences.get(key)
         if presence is None or presence.stream in {None, stream}:
             return []
-        assert presence.stream is not None
-        del self._streams[presence.stream]
-        return [StreamEnded(presence.stream, 0, None)]
+        return self._end(presence.stream, None)
 
-    def _refuse(self, stream: StreamId, error: BrokerError) -> list[Effect]:
-        return [StreamEnded(stream, 0, error)]
+    def _end(
+        self, stream: StreamId | None, error: BrokerError | None, member_epoch: int = 0
+    ) -> list[Effect]:
+        if stream is None:
+            return []
+        self._ended.add(stream)
+        return [StreamEnded(stream, member_epoch, error)]

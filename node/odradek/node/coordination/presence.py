@@ -4,7 +4,14 @@ import enum
 from dataclasses import dataclass, field
 
 from odradek.node.coordination.frames import Frame, StreamId
-from odradek.node.coordination.model import Group, GroupTimes, Joined, Member, TopicIdPartition
+from odradek.node.coordination.model import (
+    JOIN_EPOCH,
+    Group,
+    GroupTimes,
+    Joined,
+    Member,
+    TopicIdPartition,
+)
 from odradek.node.coordination.sessions import MemberKey
 from odradek.protocol.errors import (
     BrokerError,
@@ -111,18 +118,24 @@ def fenced(key: MemberKey, why: str, limit: int) -> FencedMemberEpochError:
     )
 
 
-def changed_identity(bound: MemberKey, frame: Frame) -> InvalidRequestError:
-    """Make the error for a frame of somebody else on a stream."""
-    return InvalidRequestError(
-        f"this stream belongs to member {bound.member_id!r} of group {bound.group!r}",
-        field="member_id",
-        value=frame.member_id,
-        limit=bound.member_id,
-    )
+def malformed(bound: MemberKey | None, frame: Frame) -> InvalidRequestError | None:
+    """Make the error for a frame that no member sends on a stream of this one; None: it is good.
 
-
-def incomplete(frame: Frame) -> InvalidRequestError:
-    """Make the error for a first frame that leaves things out."""
+    Args:
+        bound: Whose stream it is; None before its first frame.
+        frame: The frame.
+    """
+    if bound is not None:
+        if bound == (frame.group, frame.member_id):
+            return None
+        return InvalidRequestError(
+            f"this stream belongs to member {bound.member_id!r} of group {bound.group!r}",
+            field="member_id",
+            value=frame.member_id,
+            limit=bound.member_id,
+        )
+    if frame.member_epoch < JOIN_EPOCH or None not in {frame.topics, frame.owned}:
+        return None
     field = "subscription_changed" if frame.topics is None else "owned_changed"
     return InvalidRequestError(
         "the first frame of a stream carries topics and owned partitions", field=field, value=False
