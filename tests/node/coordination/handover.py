@@ -1,7 +1,8 @@
 """The SDK's member, the coordinator and the controller, wired by queues a test schedules at will.
 
 Frames and replies keep their order within a stream and are delayed at will; so are the controller's
-decisions. Streams break, coordinators restart, members leave, die and come back.
+decisions. Streams break, and the coordinator may hear of it, and of what was sent on them, when
+their members speak on newer ones. Coordinators restart, members leave, die and come back.
 """
 
 from collections import deque
@@ -85,6 +86,9 @@ class Handover:
             deque()
         )
         self.streams: dict[StreamId, Stream] = {}
+        """All that the coordinator has not seen break."""
+        self.abandoned: deque[Stream] = deque()
+        """Those of them that their members have given up."""
         self.stream_ids = count(1)
         self.clients = [
             Client(sdk.GroupMember(GROUP, MemberId(f"m{number}"), (TOPIC,)))
@@ -106,6 +110,7 @@ class Handover:
             self.decide: 24,
             lambda: self.pass_time(random.choice([0.01, 0.1, 0.3, 3.0])): 6,
             lambda: self.break_stream(client): 0.5,
+            lambda: self.hear_of_abandoned(random): 4,
             lambda: self.leave(client): 2,
             self.restart_coordinator: 0.1,
         }
@@ -116,6 +121,7 @@ class Handover:
     def settle(self, random: Random) -> None:
         """Let everything that can happen happen, without accidents, until nothing changes."""
         for _ in range(120):
+            self.hear_of_abandoned(random)
             for client in self.clients:
                 self.start(client)
                 self.connect(client)
@@ -197,12 +203,23 @@ class Handover:
             self.perform(client, client.machine.on_tick(self.now_s))
 
     def break_stream(self, client: Client) -> None:
-        """Both sides notice, the member perhaps while frames and replies are still on their way."""
+        """The member notices, perhaps while frames and replies are still on their way."""
         if client.stream:
-            self.close(client.stream)
+            self.abandoned.append(client.stream)
             client.stream = None
             error = NotCoordinatorError("broken")
             self.perform(client, client.machine.on_disconnected(error, self.now_s))
+
+    def hear_of_abandoned(self, random: Random) -> None:
+        """The coordinator gets a frame that was on its way, or hears that the stream is over."""
+        if self.abandoned:
+            stream = random.choice(self.abandoned)
+            if stream.up and stream.stream_id in self.streams and random.random() < 0.7:
+                frame = stream.up.popleft()
+                self.obey(self.coordinator.on_frame(stream.stream_id, frame, self.now_s))
+            else:
+                self.abandoned.remove(stream)
+                self.close(stream)
 
     def leave(self, client: Client) -> None:
         self.perform(client, client.machine.on_leave(self.now_s))
@@ -212,6 +229,7 @@ class Handover:
         for client in self.clients:
             self.break_stream(client)
         self.streams.clear()
+        self.abandoned.clear()
         self.outbox, self.in_flight = Outbox(), deque()
         self.coordinator = GroupMembers(GroupTimes())
         fed = [group_from_proto(group_to_proto(each)) for each in self.groups.values()]
@@ -237,7 +255,7 @@ class Handover:
                         None if client.machine.state is sdk.MemberState.LEFT else client.walk
                     )
                     if client.stream:
-                        self.close(client.stream)
+                        self.abandoned.append(client.stream)
                         client.stream = None
                 case sdk.Fail():
                     raise effect.error
@@ -261,7 +279,7 @@ class Handover:
             stream.down.append(ended.error or reply_for_sdk(ended.member_epoch, None))
         else:
             stream.down.append(NotCoordinatorError("closed"))
-        self.close(stream)
+        self.abandoned.append(stream)
 
     def close(self, stream: Stream) -> None:
         if self.streams.pop(stream.stream_id, None) is not None:
