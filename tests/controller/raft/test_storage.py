@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from odradek.controller.raft.filesystem import DirectoryLock, File, OsFileSystem
 from odradek.controller.raft.hard_state import HardState, HardStateFile
 from odradek.controller.raft.interface import DataDirectoryError, RaftOptions
-from odradek.controller.raft.journal import Journal
+from odradek.controller.raft.journal import MARK_AFTER_S, Journal
 from odradek.controller.raft.messages import NO_OP, Entry
 from odradek.controller.raft.snapshots import Snapshot, encode_snapshot
 from odradek.controller.raft.storage import Storage, open_storage
@@ -103,6 +103,78 @@ def test_damage_before_the_tail_is_refused(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(DataDirectoryError, match="damaged"):
         open_at(tmp_path)
+
+
+def flip_last_entry(directory: Path) -> None:
+    path = directory / "raft.journal"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def test_damage_to_the_last_entry_is_refused_once_the_log_was_quiet(tmp_path: Path) -> None:
+    """Nothing after it says that it was on disk; the mark does."""
+    journal = filled(tmp_path).journal
+    journal.mark_when_quiet(10.0)
+    journal.mark_when_quiet(10.0 + MARK_AFTER_S)
+    flip_last_entry(tmp_path)
+    with pytest.raises(DataDirectoryError, match=r"entry 21 was on disk.* start with rejoin"):
+        open_at(tmp_path)
+
+
+def test_damage_to_the_last_entry_is_refused_after_a_clean_stop(tmp_path: Path) -> None:
+    filled(tmp_path).journal._destroy()
+    flip_last_entry(tmp_path)
+    with pytest.raises(DataDirectoryError, match="entry 21 was on disk"):
+        open_at(tmp_path)
+
+
+def test_a_journal_cut_short_is_refused(tmp_path: Path) -> None:
+    filled(tmp_path).journal._destroy()
+    path = tmp_path / "raft.journal"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(DataDirectoryError, match="was on disk"):
+        open_at(tmp_path)
+
+
+def test_a_corrupt_mark_is_refused(tmp_path: Path) -> None:
+    filled(tmp_path).journal._destroy()
+    path = tmp_path / "raft.journal.mark"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataDirectoryError, match=r"raft\.journal\.mark is corrupt"):
+        open_at(tmp_path)
+
+
+def test_the_mark_falls_before_the_log_does(tmp_path: Path) -> None:
+    journal = filled(tmp_path).journal
+    journal._mark(journal.durable_index)
+    journal.truncate_from(15)
+    assert open_at(tmp_path).journal.last_index == 14
+
+
+def test_a_log_replaced_by_a_snapshot_may_end_before_the_mark(tmp_path: Path) -> None:
+    journal = filled(tmp_path).journal
+    journal._mark(journal.durable_index)
+    journal.rebase(18, 2)
+    assert journal._marked == journal.last_index == 18
+
+
+def test_a_busy_log_and_one_at_rest_cost_no_marks(tmp_path: Path) -> None:
+    files = CountingFiles()
+    journal = journal_on(files, tmp_path)
+    journal.mark_when_quiet(0.0)
+    journal.mark_when_quiet(MARK_AFTER_S)
+    before = files.syncs
+    for step in range(2, 50):
+        journal.add(b"\x00", step, 1)
+        journal.sync()
+        journal.mark_when_quiet(step * MARK_AFTER_S / 2)
+    assert files.syncs == before + 48
+    journal.mark_when_quiet(100.0)
+    marked = files.syncs
+    for step in range(50):
+        journal.mark_when_quiet(101.0 + step)
+    assert files.syncs == marked
 
 
 def test_a_corrupt_snapshot_is_refused(tmp_path: Path) -> None:
@@ -266,7 +338,8 @@ def test_what_was_synced_survives_a_power_loss_anywhere(
     possible = {entry.log_index: {entry} for entry in durable}
     disk.fuse = fuse
     try:
-        for step, amount in steps:
+        for now_s, (step, amount) in enumerate(steps):
+            journal.mark_when_quiet(now_s)
             match step:
                 case "add":
                     for _ in range(amount):

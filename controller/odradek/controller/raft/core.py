@@ -121,6 +121,7 @@ class RaftCore(VotingRaft):
         self._flush_answers()
         self.doTick(0.0)
         self._journal.sync()  # while the followers sync theirs
+        self._journal.mark_when_quiet(self._clock())
         if not self._peers and self.commit_index < self._journal.last_index:
             self.doTick(0.0)
 

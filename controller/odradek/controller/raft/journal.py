@@ -7,10 +7,14 @@ a new file beside the old one. All entries since the base stay in memory, as raf
 A record is: magic, CRC, length of the command, index, term, durable index at its writing, command.
 The last but one tells a torn tail (writes that were under way when power failed; cut off) from a
 damaged middle (entries that were synced and perhaps acknowledged; the journal refuses to open).
+What was synced last has no record behind it: once nothing was added for `MARK_AFTER_S`, and when
+the journal is closed, a file of its own, the *mark*, says how far the log is on disk. The last
+entry, should it rot before that, counts as torn.
 
 Invariants: indexes are consecutive; the first entry is the *base*, of which only index and term
 matter (genesis, or the last entry of a snapshot); `durable_index` <= `last_index`; the commit index
-never passes `durable_index`, so nothing is counted or applied before it is on this disk.
+never passes `durable_index`, so nothing is counted or applied before it is on this disk; nor does
+the mark, which falls before the log does.
 """
 
 import struct
@@ -21,7 +25,13 @@ from typing import overload
 
 from crc32c import crc32c
 
-from odradek.controller.raft.filesystem import FileSystem, replace_file
+from odradek.controller.raft.filesystem import (
+    FileSystem,
+    read_file,
+    replace_file,
+    seal,
+    unseal,
+)
 from odradek.controller.raft.hard_state import HardStateFile
 from odradek.controller.raft.interface import DataDirectoryError
 from odradek.controller.raft.messages import NO_OP, Entry
@@ -30,6 +40,9 @@ from odradek.protocol.types import ControllerId
 _MAGIC = b"\xf0ODR"
 _HEADER = struct.Struct("<4sIIQQQ")
 _CHECKED_FROM = 8  # the CRC covers what follows it
+
+MARK_AFTER_S = 0.5
+"""Two syncs more, of which a busy log needs none and a quiet one only the first time."""
 
 GENESIS = Entry(NO_OP, 1, 0)
 """The entry every journal begins with; equal everywhere, as pysyncobj's core assumes."""
@@ -42,15 +55,19 @@ class Journal:
         self._files = files
         self._path = path
         self._hard_state = hard_state
+        self._mark_path = path.with_name(path.name + ".mark")
+        self._marked = _read_mark(files, self._mark_path)
         self._file = files.open(path)
         content = self._file.read()
-        self._entries, self._sizes, end = _recover(content)
+        self._entries, self._sizes, end = _recover(content, self._marked)
         if end < len(content):
             self._file.truncate(end)
             self._file.sync()
         self._end = end
         self._unwritten = bytearray()
         self.durable_index = self._entries[-1].log_index if self._entries else 0
+        self._quiet_since_s = float("-inf")
+        self._quiet_index = self.durable_index
         self._commit_index = self._entries[0].log_index if self._entries else 0
 
     # What raft asks, by index.
@@ -99,10 +116,23 @@ class Journal:
         self._unwritten.clear()
         self.durable_index = self.last_index
 
+    def mark_when_quiet(self, now_s: float) -> None:
+        """Note how far the log is on disk, once nothing was added for a while."""
+        if self.last_index != self._quiet_index:
+            self._quiet_index, self._quiet_since_s = self.last_index, now_s
+        elif self._marked < self.durable_index and now_s - self._quiet_since_s >= MARK_AFTER_S:
+            self._mark(self.durable_index)
+
+    def _mark(self, index: int) -> None:
+        replace_file(self._files, self._mark_path, seal(index.to_bytes(8, "big")))
+        self._marked = index
+
     def truncate_from(self, index: int) -> None:
         """Drop the entries from `index` on, durably: new ones must never mix with old ones."""
         assert index > self._commit_index, "committed entries are never truncated"
         self.sync()
+        if self._marked >= index:
+            self._mark(index - 1)
         keep = index - self.first_index
         self._end -= sum(self._sizes[keep:])
         del self._entries[keep:], self._sizes[keep:]
@@ -125,6 +155,8 @@ class Journal:
 
     def _rewrite(self, entries: Sequence[Entry]) -> None:
         durable = entries[-1].log_index
+        if self._marked > durable:
+            self._mark(durable)
         records = [_record(entry, durable) for entry in entries]
         content = b"".join(records)
         replace_file(self._files, self._path, content)
@@ -186,6 +218,8 @@ class Journal:
         """Do nothing: everything is stored when it happens."""
 
     def _destroy(self) -> None:
+        if self._marked < self.durable_index:
+            self._mark(self.durable_index)
         self._file.close()
 
 
@@ -211,8 +245,23 @@ def _parse(content: bytes, offset: int) -> tuple[Entry, int, int] | None:
     return Entry(content[offset + _HEADER.size : offset + size], index, term), size, durable
 
 
-def _recover(content: bytes) -> tuple[list[Entry], list[int], int]:
+def _read_mark(files: FileSystem, path: Path) -> int:
+    """Return up to which index the log is on disk for certain; 0 when nobody has noted it yet.
+
+    Raises:
+        DataDirectoryError: The file is corrupt.
+    """
+    if not files.exists(path):
+        return 0
+    return int.from_bytes(unseal(read_file(files, path), path.name), "big")
+
+
+def _recover(content: bytes, marked: int) -> tuple[list[Entry], list[int], int]:
     """Return the entries, their sizes, and where the valid part ends.
+
+    Args:
+        content: Of the file.
+        marked: Up to this index the log was on disk for certain.
 
     Raises:
         DataDirectoryError: Entries are missing that were durable once.
@@ -230,12 +279,13 @@ def _recover(content: bytes) -> tuple[list[Entry], list[int], int]:
     place = content.find(_MAGIC, end + 1)
     while place >= 0:
         later = _parse(content, place)
-        if later is not None and later[2] >= missing:
-            raise DataDirectoryError(
-                f"the journal is damaged at byte {end}: entry {missing} was on disk and cannot be "
-                "read. Restore the data directory, or empty it and start with rejoin",
-                field="raft.journal",
-                value=missing,
-            )
+        marked = marked if later is None else max(marked, later[2])
         place = content.find(_MAGIC, place + 1)
+    if marked >= missing:
+        raise DataDirectoryError(
+            f"the journal is damaged at byte {end}: entry {missing} was on disk and cannot be "
+            "read. Restore the data directory, or empty it and start with rejoin",
+            field="raft.journal",
+            value=missing,
+        )
     return entries, sizes, end

@@ -48,7 +48,8 @@ def open_storage(
     state_path = directory / "raft.state"
     journal_path = directory / "raft.journal"
     snapshot_path = directory / "raft.snapshot"
-    for path in (state_path, journal_path, snapshot_path):
+    mark_path = directory / "raft.journal.mark"
+    for path in (state_path, journal_path, mark_path, snapshot_path):
         files.remove(temporary(path))
     is_new = not files.exists(state_path)
     had_journal = files.exists(journal_path)
