@@ -25,6 +25,14 @@ HEARTBEAT_MS = 50
 
 
 @dataclass(eq=False)
+class HeldCommits:
+    """Commits wait until they are let go."""
+
+    reached: asyncio.Event = field(default_factory=asyncio.Event)
+    let_go: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(eq=False)
 class FakeMember:
     """A member as the coordinator sees it."""
 
@@ -222,6 +230,7 @@ class FakeGroupService:
         self._node = node
         self._groups = groups
         self.streams: set[asyncio.Task[Any]] = set()
+        self._held: HeldCommits | None = None
         node.servicers.append(self._serve)
 
     def _serve(self, server: grpc.aio.Server) -> None:
@@ -242,6 +251,10 @@ class FakeGroupService:
             (grpc.method_handlers_generic_handler("odradek.v1.GroupService", handlers),)
         )
 
+    def hold_commits(self) -> HeldCommits:
+        self._held = HeldCommits()
+        return self._held
+
     def break_streams(self) -> None:
         for stream in list(self.streams):
             stream.cancel()
@@ -257,6 +270,9 @@ class FakeGroupService:
         return self._groups.fetch_offsets(request)
 
     async def CommitOffsets(self, request: Any, context: Any) -> Any:  # noqa: N802
+        if self._held is not None:
+            self._held.reached.set()
+            await self._held.let_go.wait()
         await self._require_coordinator(context)
         try:
             return self._groups.commit_offsets(request)

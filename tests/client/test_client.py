@@ -214,3 +214,20 @@ async def test_a_cluster_of_the_same_address_made_anew_is_followed(cluster: Fake
                 except odradek.client.BrokerError:
                     await client._scope.metadata.newer_than(client._scope.metadata.image)
         assert client.cluster_id == fresh.cluster_id
+
+
+async def test_closing_ends_calls_of_other_tasks_with_an_error(cluster: FakeCluster) -> None:
+    cluster.nodes[1].reading.clear()  # nobody answers
+    async with Client(cluster.bootstrap) as client:
+        asking = asyncio.ensure_future(client.admin.list_topics())
+        await asyncio.sleep(0)
+        await client.close()
+        with pytest.raises(ClientClosedError):
+            await asking
+
+
+async def test_a_channel_closed_under_the_watch_is_opened_again(cluster: FakeCluster) -> None:
+    async with Client(cluster.bootstrap) as client:
+        await client._scope.connections.retain(())
+        cluster.create_topic("t")
+        await client._scope.metadata.at_least(cluster.version, timeout_s=10.0)

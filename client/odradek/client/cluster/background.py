@@ -6,11 +6,16 @@ elsewhere. Idea: one task of our own holds the group; children are spawned into 
 
 Invariants: `close` returns only when no child is left; a child's failure ends its siblings and is
 raised by `check` and `close`, so it is never lost.
+
+`close` asks again: a child's own `TaskGroup` forgets that it was cancelled when one of its tasks
+fails in the same moment (Python 3.11), as streams do that break while a consumer closes.
 """
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Final
+
+_ASK_AGAIN_S: Final = 0.5
 
 
 class Background:
@@ -37,15 +42,21 @@ class Background:
         ready = asyncio.Event()
         self._holder = asyncio.create_task(self._hold(ready), name=self._name)
         self._holder.add_done_callback(self._on_ended)
-        await ready.wait()
+        try:
+            await ready.wait()
+        except asyncio.CancelledError:
+            self._holder.cancel()  # nobody will close what was never started
+            raise
 
     async def _hold(self, ready: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as group:
             self._group = group
             ready.set()
             await self._closing.wait()
-            for task in self._tasks.copy():
-                task.cancel()
+            while self._tasks:
+                for task in self._tasks:
+                    task.cancel()
+                await asyncio.wait(self._tasks.copy(), timeout=_ASK_AGAIN_S)
 
     def _on_ended(self, holder: asyncio.Task[None]) -> None:
         if self._closing.is_set() or holder.cancelled():

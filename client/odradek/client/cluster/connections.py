@@ -6,14 +6,15 @@ needs the running loop and a client's construction does no I/O.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 import grpc
 
 from odradek.client.errors import ClientClosedError
-from odradek.rpc.channels import error_from_rpc, open_channel
+from odradek.rpc.channels import ConnectionLostError, error_from_rpc, open_channel
 from odradek.rpc.tls import TlsOptions
 from odradek.v1 import admin_pb2_grpc, broker_pb2_grpc, group_pb2_grpc, metadata_pb2_grpc
 
@@ -81,6 +82,24 @@ class Connections:
         )
 
 
+@contextmanager
+def calls_end_with_errors() -> Iterator[None]:
+    """Tell a call that was cancelled, as by its channel's closing, from a task that was.
+
+    gRPC raises `CancelledError` for both; for a call it would end, unheard, whoever made it.
+
+    Raises:
+        ConnectionLostError: The call was cancelled, nobody asked the task to end.
+    """
+    try:
+        yield
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise ConnectionLostError("the channel was closed under a call") from None
+
+
 async def unary(
     method: grpc.aio.UnaryUnaryMultiCallable[Q, A], request: Q, *, timeout_s: float
 ) -> A:
@@ -91,6 +110,7 @@ async def unary(
         ConnectionLostError, RequestTimedOutError: Unknown outcome.
     """
     try:
-        return await method(request, timeout=timeout_s)
+        with calls_end_with_errors():
+            return await method(request, timeout=timeout_s)
     except grpc.aio.AioRpcError as error:
         raise error_from_rpc(error) from error

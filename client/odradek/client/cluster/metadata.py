@@ -17,7 +17,12 @@ from typing import Final, TypeAlias
 
 import grpc
 
-from odradek.client.cluster.connections import Connection, Connections, unary
+from odradek.client.cluster.connections import (
+    Connection,
+    Connections,
+    calls_end_with_errors,
+    unary,
+)
 from odradek.client.cluster.image import EMPTY, ClusterImage, NodeInfo, TopicInfo
 from odradek.client.cluster.image_update import apply_update
 from odradek.client.errors import NodesUnreachableError
@@ -176,7 +181,8 @@ class Metadata:
             for address in self._candidates():
                 version = self.image.version
                 try:
-                    await self._watch(self._connections.to(address))
+                    with calls_end_with_errors():
+                        await self._watch(self._connections.to(address))
                 except OdradekError as error:
                     self._failures[address] = error
                     _log.debug("watch of %s ended: %s", address, error)

@@ -15,6 +15,7 @@ import grpc
 from google.protobuf.message import Message
 
 from odradek.client.cluster.background import Background
+from odradek.client.cluster.connections import calls_end_with_errors
 from odradek.client.cluster.log_offsets import ISOLATION_LEVELS, leader_of
 from odradek.client.cluster.scope import Scope
 from odradek.client.config import ConsumerOptions
@@ -163,12 +164,8 @@ class Fetcher:
         failures: tuple[BaseException, ...] = ()
         try:
             async with asyncio.TaskGroup() as tasks:
-                await call.write(broker_pb2.FetchRequest(open=self._open()))
-                stream = self._streams[node] = _Stream()
-                self._plan.on_stream_opened(node)
-                tasks.create_task(self._write(node, stream, call))
+                tasks.create_task(self._write(node, call))
                 tasks.create_task(self._read(node, call))
-                self._poke(node)
         except* (grpc.aio.AioRpcError, asyncio.InvalidStateError, OdradekError) as lost:
             failures = lost.exceptions
         finally:
@@ -191,14 +188,18 @@ class Fetcher:
             rack=self._scope.options.rack,
         )
 
-    async def _write(self, node: NodeId, stream: _Stream, call: _Call) -> None:
-        while True:
-            await stream.due.wait()
-            stream.due.clear()
-            frame = self._plan.frame(node, self._now_s())
-            if frame:
-                await call.write(_to_proto(frame))
-            self._poke(node)
+    async def _write(self, node: NodeId, call: _Call) -> None:
+        with calls_end_with_errors():
+            await call.write(broker_pb2.FetchRequest(open=self._open()))
+            stream = self._streams[node] = _Stream()
+            self._plan.on_stream_opened(node)
+            while True:
+                self._poke(node)
+                await stream.due.wait()
+                stream.due.clear()
+                frame = self._plan.frame(node, self._now_s())
+                if frame:
+                    await call.write(_to_proto(frame))
 
     def _poke(self, node: NodeId) -> None:
         """Have a frame written when one is due."""
@@ -224,17 +225,18 @@ class Fetcher:
         stream.timer = asyncio.get_running_loop().call_later(wait_s, ring)
 
     async def _read(self, node: NodeId, call: _Call) -> None:
-        while True:
-            data = await call.read()
-            if not isinstance(data, bytes):
-                raise ConnectionLostError(f"node {node} ended the fetch stream")
-            for each in decode_fetch_response(data).partitions:
-                if each.error is not None:
-                    self._on_ended(node, each, each.error)
-                elif each.diverging_epoch is not None:
-                    self._on_diverged(node, each, each.diverging_epoch)
-                else:
-                    self._on_push(node, each)
+        with calls_end_with_errors():
+            while True:
+                data = await call.read()
+                if not isinstance(data, bytes):
+                    raise ConnectionLostError(f"node {node} ended the fetch stream")
+                for each in decode_fetch_response(data).partitions:
+                    if each.error is not None:
+                        self._on_ended(node, each, each.error)
+                    elif each.diverging_epoch is not None:
+                        self._on_diverged(node, each, each.diverging_epoch)
+                    else:
+                        self._on_push(node, each)
 
     # ------------------------------------------------------------------ what a node pushes
 
