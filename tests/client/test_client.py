@@ -47,6 +47,7 @@ async def test_no_node_answers() -> None:
     [
         ({"bootstrap": ""}, ["at least one"]),
         ({"bootstrap": "a:b,host:99999"}, ["'a:b' is not host:port", "'host:99999'"]),
+        ({"bootstrap": "a b,http://a:1,::1"}, ["'a b:7070'", "'http://a:1'", "'::1'"]),
         (
             {"bootstrap": "a", "request_timeout_s": 0, "operation_timeout_s": -1},
             ["request_timeout_s", "operation_timeout_s"],
@@ -61,6 +62,11 @@ def test_wrong_options_are_reported_all_together(
     assert len(caught.value.reasons) == len(reasons)
     for reason in reasons:
         assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["localhost", "node_1.lan", "10.0.0.7", "[::1]", "[fe80::1%eth0]"])
+def test_hosts_are_names_and_addresses(host: str) -> None:
+    Client(f"{host}:7070")
 
 
 def test_wrong_producer_settings_are_reported_all_together() -> None:
@@ -188,9 +194,9 @@ def test_the_public_names_are_exactly_these() -> None:
         " GroupDescription GroupMemberDescription GroupMemberState GroupState GroupSummary Header"
         " Headers InvalidOptionsError Isolation Lag LogTruncatedError NewTopic"
         " NoCommittedOffsetError NodeDescription NodesUnreachableError NotAssignedError"
-        " OdradekError OrderedBy PartitionDescription Producer ProducerOptions Reassignment"
-        " Record RecordMetadata Serde SerializationError TlsOptions Topic TopicDescription"
-        " TopicPartition TopicSummary WrongEventLoopError serdes"
+        " OdradekError OrderedBy PartitionDescription PartitionerError Producer ProducerOptions"
+        " Reassignment Record RecordMetadata Serde SerializationError TlsOptions Topic"
+        " TopicDescription TopicPartition TopicSummary WrongEventLoopError serdes"
     )
 
 

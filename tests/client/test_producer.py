@@ -1,10 +1,12 @@
 """What a producer promises, against a cluster in memory over real gRPC."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from odradek.client import (
+    PartitionerError,
     serdes,
 )
 from tests.client.fake_node import FakeCluster
@@ -173,3 +175,28 @@ async def test_a_partitioner_of_ones_own_decides_and_an_explicit_partition_wins(
         assert (await producer.send("t", b"v", key=b"k")).partition == 3
         assert (await producer.send("t", b"v", key=b"k", partition=1)).partition == 1
         assert {ack.partition for ack in await producer.send_many("t", [b"v"] * 5)} == {3}
+
+
+def _choose_by_weather(topic: str, key: bytes | None, count: int) -> int:
+    raise LookupError("no forecast")
+
+
+@pytest.mark.parametrize(
+    ("partitioner", "name", "reason"),
+    [
+        (_choose_by_weather, "_choose_by_weather", "no forecast"),
+        (lambda *_: "1", "lambda", "it returned str, not int"),
+    ],
+)
+async def test_a_partitioner_that_fails_is_named_and_nothing_is_sent(
+    cluster: FakeCluster, partitioner: Any, name: str, reason: str
+) -> None:
+    topic = cluster.create_topic("t", partitions=4)
+    async with producing(cluster, partitioner=partitioner) as producer:
+        for sending in (producer.send("t", b"v", key=b"k"), producer.send_many("t", [b"v"] * 3)):
+            with pytest.raises(PartitionerError, match=reason) as caught:
+                await sending
+            assert caught.value.topic == "t"
+            assert name in caught.value.partitioner
+        await producer.flush()
+    assert topic.values() == []

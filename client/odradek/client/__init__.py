@@ -53,6 +53,7 @@ from odradek.client.errors import (
     NoCommittedOffsetError,
     NodesUnreachableError,
     NotAssignedError,
+    PartitionerError,
     SerializationError,
     WrongEventLoopError,
 )
@@ -110,6 +111,7 @@ __all__ = [
     "OdradekError",
     "OrderedBy",
     "PartitionDescription",
+    "PartitionerError",
     "Producer",
     "ProducerOptions",
     "Reassignment",

@@ -12,6 +12,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client,-event_engine_listener")
 
 import enum
+import re
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ OptionsT = TypeVar("OptionsT", "ProducerOptions", "ConsumerOptions")
 
 DEFAULT_PORT = 7070
 _BATCH_BYTES_MIN = 1024
+# A name, an IPv4 address, or an IPv6 address in brackets, perhaps with its zone.
+_HOST = re.compile(r"[\w.-]+|\[[0-9A-Fa-f:.]+(%[\w.-]+)?\]")
 
 
 class Acks(enum.Enum):
@@ -278,7 +281,12 @@ def parse_bootstrap(addresses: str) -> tuple[str, ...]:
 
 def _address_rule(address: str) -> tuple[bool, str]:
     host, _, port = address.rpartition(":")
-    valid = bool(host) and port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16
+    valid = (
+        _HOST.fullmatch(host) is not None
+        and port.isascii()
+        and port.isdigit()
+        and 0 < int(port) < 1 << 16
+    )
     return valid, f"{address!r} is not host:port"
 
 

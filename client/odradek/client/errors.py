@@ -62,6 +62,27 @@ class SerializationError(OdradekError):
         )
 
 
+class PartitionerError(OdradekError):
+    """The application's partitioner failed on a record; nothing was sent.
+
+    Attributes:
+        topic: Where the record should have gone.
+        key: Its encoded key.
+        partitioner: The partitioner's name.
+    """
+
+    def __init__(self, topic: str, *, key: bytes | None, partitioner: str, reason: str) -> None:
+        self.topic = topic
+        self.key = key
+        self.partitioner = partitioner
+        super().__init__(
+            f"partitioner {partitioner} chooses no partition of topic {topic!r} for key"
+            f" {_short(key)}: {reason}",
+            field="partitioner",
+            value=_short(key),
+        )
+
+
 class DeserializationError(OdradekError):
     """A record's bytes do not fit the serde; the consumer may go on after it.
 

@@ -132,6 +132,7 @@ class Producer(Generic[K, V]):
 
         Raises:
             SerializationError: Key, value or headers do not encode; nothing was sent.
+            PartitionerError: The partitioner of the options failed; nothing was sent.
             RecordTooLargeError: Larger than the topic allows; nothing was sent.
             UnknownTopicOrPartitionError: With near names; nothing was sent.
             BufferFullError: No room within `delivery_timeout_s`; nothing was sent.

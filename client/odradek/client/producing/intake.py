@@ -2,7 +2,7 @@
 
 Synchronous, because it is the path every record takes and the asyncio and the blocking producer
 share it. Serdes and partitioners are the application's code: what they raise becomes a
-`SerializationError`, and then nothing was added.
+`SerializationError` or a `PartitionerError`, and then nothing was added.
 
 Source: KIP-480 (sticky partitioning); Kafka's DefaultPartitioner (murmur2 of the encoded key).
 """
@@ -13,7 +13,7 @@ from time import time_ns
 from typing import Any, Final, NamedTuple
 
 from odradek.client.config import Partitioner
-from odradek.client.errors import SerializationError
+from odradek.client.errors import PartitionerError, SerializationError
 from odradek.client.producing.accumulator import TopicQueues
 from odradek.client.producing.delivery import Delivery, Run
 from odradek.client.producing.ledger import Ledger
@@ -94,6 +94,7 @@ class Intake:
 
         Raises:
             SerializationError: Key, value or headers do not encode.
+            PartitionerError: The application's partitioner chooses none.
             UnknownTopicOrPartitionError: The topic has no such partition.
         """
         topic = target.topic
@@ -149,8 +150,7 @@ class Intake:
         if partition is not None:
             return topic.queue_of(partition)
         if self._partitioner is not None:
-            chosen = self._partitioner(topic.info.name, key, len(topic.queues))
-            return topic.queue_of(chosen)
+            return topic.queue_of(_ask(self._partitioner, topic, key))
         if key is None:
             return None
         return topic.queues[partition_for_key(key, len(topic.queues))]
@@ -206,6 +206,24 @@ class Intake:
         if full is not queue and not full.idle:
             self._on_ready(full)
         self._on_ready(queue)
+
+
+def _ask(partitioner: Partitioner, topic: TopicQueues, key: bytes | None) -> int:
+    name = getattr(partitioner, "__qualname__", type(partitioner).__qualname__)
+    try:
+        chosen: object = partitioner(topic.info.name, key, len(topic.queues))
+    except Exception as error:
+        raise PartitionerError(
+            topic.info.name, key=key, partitioner=name, reason=repr(error)
+        ) from error
+    if not isinstance(chosen, int):
+        raise PartitionerError(
+            topic.info.name,
+            key=key,
+            partitioner=name,
+            reason=f"it returned {type(chosen).__name__}, not int",
+        )
+    return chosen
 
 
 def encode_values(target: Target, values: Sequence[object], key: object = None) -> list[Any]:
