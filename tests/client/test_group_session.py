@@ -66,17 +66,23 @@ class Call:
         self.is_over = False
         self.frames: list[pb.GroupServiceHeartbeatRequest] = []
         self._node = node
+        self._is_cancelled = False
         self._answers: asyncio.Queue[object] = asyncio.Queue()
 
     async def write(self, frame: pb.GroupServiceHeartbeatRequest) -> None:
         await asyncio.sleep(0)
+        if self._is_cancelled:
+            raise asyncio.CancelledError
         if self.is_over:
             raise asyncio.InvalidStateError("RPC already finished.")
         self.frames.append(frame)
         self._node.on_frame(self, frame)
 
     async def read(self) -> object:
-        return await self._answers.get()
+        answer = await self._answers.get()
+        if self._is_cancelled:
+            raise asyncio.CancelledError
+        return answer
 
     def cancel(self) -> bool:
         self.is_over = True
@@ -87,6 +93,11 @@ class Call:
 
     def end(self, error: BrokerError) -> None:
         self.say(pb.GroupServiceHeartbeatResponse(error=error_to_proto(error)))
+        self.say(grpc.aio.EOF)
+
+    def close_channel(self) -> None:
+        """As when the node's address changes: gRPC says so by cancelling."""
+        self._is_cancelled = True
         self.say(grpc.aio.EOF)
 
 
@@ -234,7 +245,19 @@ def test_a_stream_given_up_for_its_silence_is_not_heard_any_more(error: BrokerEr
     run(scenario())
 
 
-@pytest.mark.parametrize("seed", range(40))
+def test_a_channel_closed_under_the_stream_is_a_lost_connection() -> None:
+    async def scenario() -> None:
+        async with Stage() as stage:
+            await stage.stands()
+            stage.node.open_calls[0].close_channel()
+            await asyncio.sleep(HEARTBEAT_S / 2)
+            assert len(stage.node.calls) == 2
+            await stage.stands()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("seed", range(20))
 def test_in_any_order_of_accidents_there_is_one_stream_in_the_end(seed: int) -> None:
     async def scenario() -> None:
         random = Random(seed)
@@ -251,7 +274,7 @@ def test_in_any_order_of_accidents_there_is_one_stream_in_the_end(seed: int) -> 
 def disturb(stage: Stage, random: Random) -> None:
     """Do one of the things that happen to a member, its coordinator and what lies between."""
     node = stage.node
-    match random.randrange(7):
+    match random.randrange(8):
         case 0 | 1:
             for call in node.open_calls:
                 call.end(random.choice(ENDINGS))
@@ -264,5 +287,8 @@ def disturb(stage: Stage, random: Random) -> None:
             node.is_reachable = not node.is_reachable
         case 5:
             node.answers = not node.answers
+        case 6:
+            for call in node.open_calls:
+                call.close_channel()
         case _:
             stage.application.tells_loss_in_s = random.choice([0.0, 0.03, SESSION_S])
