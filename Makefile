@@ -6,13 +6,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PROTO_VENV := .venv-proto
+PEERS_VENV := .venv-peers
 PROTOS := $(wildcard proto/odradek/v1/*.proto)
 SEEDS ?= 2000
 MINUTES ?= 10
 ROUNDS ?= 10
 REPLICATION ?= 3
 
-.PHONY: help setup demo test unit sim lint format proto proto-check bench chaos powerloss lock clean check
+.PHONY: help setup demo test unit sim lint format proto proto-check bench bench-peers chaos powerloss lock clean check
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}'
@@ -28,6 +29,15 @@ $(VENV)/.ready: requirements/dev.lock pyproject.toml
 $(PROTO_VENV)/.ready: requirements/proto.lock
 	@$(PYTHON) -m venv --clear $(PROTO_VENV)
 	@$(PROTO_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/proto.lock
+	@touch $@
+
+$(PEERS_VENV)/.ready: $(VENV)/.ready requirements/peers.lock bench/peers/install.py
+	@$(PYTHON) -m venv --clear $(PEERS_VENV)
+	@$(PEERS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/peers.lock
+	@# The product's environment, editable install included, behind the peers' clients.
+	@$(BIN)/python -c 'import sysconfig as s; print("import site; site.addsitedir(%r)" % s.get_path("purelib"))' \
+		> $$($(PEERS_VENV)/bin/python -c 'import sysconfig as s; print(s.get_path("purelib"))')/product.pth
+	@$(PEERS_VENV)/bin/python -m bench.peers.install
 	@touch $@
 
 setup: $(VENV)/.ready ## Create the virtual environment from the lock file
@@ -74,13 +84,18 @@ proto-check: proto
 bench: setup ## Measure throughput and latency on this machine; JSON and a table
 	@$(BIN)/python -m bench
 
+bench-peers: $(PEERS_VENV)/.ready ## Measure other brokers beside ours: make bench-peers ONLY="nats kafka" SCALE=0.2
+	@$(PEERS_VENV)/bin/python -m bench.peers $(if $(ONLY),--only $(ONLY)) $(if $(SCALE),--scale $(SCALE))
+
 lock: ## Re-resolve requirements/*.lock (needs uv)
 	@uv pip compile -q --upgrade pyproject.toml --extra server --extra cli --group dev --generate-hashes \
 		--no-header --no-emit-index-url --no-annotate --python-version 3.11 -o requirements/dev.lock
 	@uv pip compile -q --upgrade requirements/proto.in --generate-hashes \
 		--no-header --no-emit-index-url --no-annotate --python-version 3.11 -o requirements/proto.lock
+	@uv pip compile -q --upgrade requirements/peers.in -c requirements/dev.lock --generate-hashes \
+		--no-header --no-emit-index-url --no-annotate --python-version 3.11 -o requirements/peers.lock
 
 check: lint test ## What CI runs
 
 clean: ## Remove what the targets made
-	rm -rf $(VENV) $(PROTO_VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis bench/results
+	rm -rf $(VENV) $(PROTO_VENV) $(PEERS_VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis bench/results

@@ -51,7 +51,7 @@ def show(figures: Iterable[Figure]) -> None:
         style = "green" if figure.reaches_goal and figure.goal is not None else ""
         table.add_row(
             figure.workload,
-            _number(figure.value),
+            number(figure.value),
             "" if figure.goal is None else _goal(figure),
             figure.unit,
             style=style if figure.reaches_goal else "yellow",
@@ -62,15 +62,19 @@ def show(figures: Iterable[Figure]) -> None:
 def save(figures: Sequence[Figure]) -> Path:
     """Write the figures with the machine they were measured on; return the file."""
     RESULTS.mkdir(exist_ok=True)
-    now = datetime.now(UTC)
-    path = RESULTS / f"{now:%Y%m%dT%H%M%SZ}.json"
+    path = RESULTS / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
+    path.write_text(as_json(figures) + "\n")
+    return path
+
+
+def as_json(figures: Sequence[Figure]) -> str:
+    """Return the figures with the time and the machine they were measured on."""
     document = {
-        "at": now.isoformat(timespec="seconds"),
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(),
         "figures": [asdict(figure) for figure in figures],
     }
-    path.write_text(json.dumps(document, indent=2) + "\n")
-    return path
+    return json.dumps(document, indent=2)
 
 
 def machine() -> dict[str, object]:
@@ -94,8 +98,9 @@ def _cpu_model() -> str:
 
 def _goal(figure: Figure) -> str:
     assert figure.goal is not None, "asked only when there is one"
-    return f"{'<=' if figure.smaller_is_better else '>='} {_number(figure.goal)}"
+    return f"{'<=' if figure.smaller_is_better else '>='} {number(figure.goal)}"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Return a figure as people read it: three digits are enough."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

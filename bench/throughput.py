@@ -47,7 +47,7 @@ async def produce_100_send(stage: Stage) -> AsyncIterator[Figure]:
 
 async def consume_kib(stage: Stage) -> AsyncIterator[Figure]:
     """1 GB of 1 KiB records from the start, batch by batch and record by record."""
-    values = _values(KIB)
+    values = random_values(KIB)
     rounds = max(1, int(1_000 * MEGABYTE * stage.scale) // (KIB * len(values)))
     async with stage.client() as client, stage.topic(client, flush="os") as topic:
         async with client.producer(key=serdes.raw, value=serdes.raw) as producer:
@@ -67,7 +67,7 @@ async def consume_kib(stage: Stage) -> AsyncIterator[Figure]:
 
 
 async def _produce_bytes(stage: Stage, *, total_bytes: int, flush: str, goal: float) -> Figure:
-    values = _values(KIB)
+    values = random_values(KIB)
     rounds = max(1, int(total_bytes * stage.scale) // (KIB * len(values)))
     async with (
         stage.client() as client,
@@ -87,7 +87,7 @@ async def _produce_bytes(stage: Stage, *, total_bytes: int, flush: str, goal: fl
 
 
 async def _produce_records(stage: Stage, *, verb: str, flush: str, goal: float) -> Figure:
-    values = _values(100)
+    values = random_values(100)
     total = int(5_000_000 * stage.scale)
     rounds = max(1, total // len(values))
     send = _send_many if verb == "send_many" else _send_each
@@ -156,6 +156,7 @@ async def _read_records(client: Client, topic: str, total_bytes: int) -> float:
     return time.perf_counter() - started_s
 
 
-def _values(value_bytes: int) -> list[bytes]:
+def random_values(value_bytes: int) -> list[bytes]:
+    """Return the values of one call, each of so many bytes, a thousand of them distinct."""
     distinct = [os.urandom(value_bytes) for _ in range(_DISTINCT_VALUES)]
     return distinct * (_CALL_BYTES // (value_bytes * _DISTINCT_VALUES))

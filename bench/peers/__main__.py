@@ -1,0 +1,88 @@
+"""`python -m bench.peers`: other brokers beside ours, in turns, on this machine."""
+
+import argparse
+import asyncio
+import signal
+import sys
+from collections.abc import Iterable
+from importlib import import_module
+
+from rich.console import Console
+
+from bench import report
+from bench.peers import ours
+from bench.peers.comparison import Measured, compare, table
+from bench.peers.server import ServerAbsentError
+from bench.peers.system import System
+
+ADAPTERS = {
+    "nats": "nats_jetstream",
+    "rabbitmq": "rabbitmq_streams",
+    "redis": "redis_streams",
+    "kafka": "kafka",
+}
+# Why there is no adapter.
+WITHOUT = {
+    "redpanda": "its server comes as a container image or from its makers' own package repository,"
+    " neither of which could be reached where this was written"
+}
+
+
+def available(names: Iterable[str], console: Console) -> dict[System, str]:
+    """Return ours and those of the named systems that can run here, with their versions."""
+    found: dict[System, str] = {(system := ours.System()): system.version()}
+    for name in names:
+        try:
+            peer = _load(name)
+            found[peer] = peer.version()
+        except ServerAbsentError as absent:
+            console.print(f"{name} is left out: {absent}", style="yellow", soft_wrap=True)
+    return found
+
+
+def _load(name: str) -> System:
+    """Import an adapter only when asked for: its client is no dependency of ours."""
+    if name in WITHOUT:
+        raise ServerAbsentError(WITHOUT[name])
+    try:
+        module = import_module(f"bench.peers.{ADAPTERS[name]}")
+    except ModuleNotFoundError as missing:
+        raise ServerAbsentError(f"{missing}; `make bench-peers` installs the clients") from None
+    system: System = module.System()
+    return system
+
+
+async def _measure(systems: list[System], scale: float, console: Console) -> list[Measured]:
+    task = asyncio.current_task()
+    assert task is not None, "runs in a task"
+    # As Ctrl-C does: leave every block, so that every server ends.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await compare(systems, scale, console)
+
+
+def main() -> None:
+    """Read the arguments, measure, report."""
+    known = [*ADAPTERS, *WITHOUT]
+    parser = argparse.ArgumentParser(prog="python -m bench.peers", description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=known, default=known, help="these peers")
+    parser.add_argument("--scale", type=float, default=1.0, help="fraction of each workload to run")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    arguments = parser.parse_args()
+    console = Console(stderr=True, highlight=False)
+    systems = available(arguments.only, console)
+    try:
+        measured = asyncio.run(_measure(list(systems), arguments.scale, console))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.exit("bench.peers: stopped; every server was ended")
+    if arguments.json:
+        print(report.as_json(measured))
+    else:
+        Console().print(table(measured, list(systems)))
+        for system, version in systems.items():
+            for durability, settings in system.settings.items():
+                print(f"{system.name}, {durability.value}: {version}; {settings}")
+    console.print(f"kept in {report.save(measured)}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()
