@@ -1,9 +1,13 @@
 """Commits and hand-overs when something else goes wrong in the same moment."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
+from odradek.client.consumer import Consumer
+from odradek.client.record import Record
 from tests.client.consumer_world import World, read, world
 
 
@@ -24,3 +28,47 @@ async def test_commits_go_on_when_the_channel_is_closed_under_one(two: World) ->
         commits.let_go.set()
         await read(consumer, 10)
         await two.groups.until(lambda: two.groups.committed("g", topic, 0) == 12)
+
+
+async def being_revoked(made: World, consumer: Consumer[Any, Any]) -> None:
+    """Return once the consumer is asked to give a partition up."""
+    positions = consumer._inside.positions
+    await made.groups.until(lambda: any(state.held for state in positions))
+
+
+def even(made: World) -> bool:
+    """Whether each of two members owns one partition."""
+    return [len(member.owned) for member in made.groups.members["g"].values()] == [1, 1]
+
+
+async def test_a_run_that_failed_holds_no_rebalance_up(two: World) -> None:
+    await two.topic(partitions=2, records=50)
+    begun, failing = asyncio.Event(), asyncio.Event()
+
+    async def handler(_: Record[Any, Any]) -> None:
+        begun.set()
+        await failing.wait()
+        raise RuntimeError("bad")
+
+    async with two.consumer("t", group="g") as first:
+        running = asyncio.ensure_future(first.run(handler))
+        await begun.wait()
+        async with two.consumer("t", group="g"):
+            await being_revoked(two, first)
+            failing.set()
+            with pytest.raises(RuntimeError):
+                await running
+            await two.groups.until(lambda: even(two))
+
+
+async def test_an_explicit_commit_holds_no_rebalance_up(two: World) -> None:
+    await two.topic(partitions=2, records=50)
+    async with two.consumer("t", group="g") as first:
+        record = await anext(first)
+        while record.partition == 0:
+            first.pause(("t", 0))
+            record = await anext(first)
+        async with two.consumer("t", group="g"):
+            await being_revoked(two, first)
+            await first.commit()
+            await two.groups.until(lambda: even(two))

@@ -192,7 +192,7 @@ class Consumer(Generic[K, V]):
             False when it is no longer the next one: it was sought past, or its partition is gone.
         """
         self._check()
-        return self._inside.take_damaged(error) is not None
+        return self._inside.skip(error)
 
     async def run(
         self,
@@ -222,6 +222,7 @@ class Consumer(Generic[K, V]):
         Raises:
             Exception: What the handler raised, with a note naming the record. The record was not
                 processed; the next `run` begins with it.
+            UnknownTopicOrPartitionError: There is no topic `dead_letter`; nothing was handled.
         """
         self._check()
         options = RunOptions(
@@ -238,6 +239,7 @@ class Consumer(Generic[K, V]):
             async with AsyncExitStack() as stack:
                 letters = None
                 if dead_letter is not None:
+                    await self._inside.topic(dead_letter)
                     raw = Producer(self._scope, ProducerOptions(), serdes.raw, serdes.raw)
                     letters = DeadLetterTopic(await stack.enter_async_context(raw), dead_letter)
                 await self._inside.run(handler, options, letters)

@@ -99,7 +99,8 @@ class Consumer(Generic[K, V]):
         """Handle records in threads until the consumer is closed; as `odradek.client.Consumer.run`.
 
         Args:
-            handler: Called with each record, in one of `concurrency` threads.
+            handler: Called with each record, in one of `concurrency` threads. A thread cannot be
+                interrupted: one that exceeds `max_processing_time_s` counts as failed and goes on.
             concurrency: Handlers at a time.
             ordered_by: As there.
             retries: As there.
@@ -109,10 +110,19 @@ class Consumer(Generic[K, V]):
         Raises:
             Exception: What the handler raised.
         """
-        with ThreadPoolExecutor(concurrency, thread_name_prefix="odradek-handler") as threads:
 
-            async def handle(record: Record[K, V]) -> object:
-                return await asyncio.get_running_loop().run_in_executor(threads, handler, record)
+        def call(record: Record[K, V]) -> None:
+            try:
+                handler(record)
+            except StopIteration as error:  # a future that is given one never ends (PEP 479)
+                raise RuntimeError("the handler raised StopIteration") from error
+
+        with ThreadPoolExecutor(
+            max(1, concurrency), thread_name_prefix="odradek-handler"
+        ) as threads:
+
+            async def handle(record: Record[K, V]) -> None:
+                await asyncio.get_running_loop().run_in_executor(threads, call, record)
 
             self._portal.call(
                 self._inner.run(

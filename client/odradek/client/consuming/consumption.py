@@ -118,9 +118,7 @@ class Consumption(Generic[K, V]):
     async def start(self) -> None:
         """Begin: check the topics, join or assign, and start every task."""
         for topic in self._topics:
-            await self._scope.metadata.topic(
-                topic, timeout_s=self._scope.options.operation_timeout_s
-            )
+            await self.topic(topic)
         await self._background.start()
         self.reader.start()
         if self._session is not None:
@@ -138,6 +136,10 @@ class Consumption(Generic[K, V]):
             on_overdue=self._expel,
         )
         self._background.spawn(watchdog.run(), name="watchdog")
+
+    async def topic(self, name: str) -> None:
+        """Raise unless there is such a topic."""
+        await self._scope.metadata.topic(name, timeout_s=self._scope.options.operation_timeout_s)
 
     async def close(self) -> None:
         """Stop handing out, let handlers end, commit, tell, leave."""
@@ -215,10 +217,13 @@ class Consumption(Generic[K, V]):
             self.reader.handout.give_back(taken, len(taken.records))
             raise
 
-    def take_damaged(self, error: DeserializationError) -> PlainRecord | None:
-        """Step past a record that does not deserialize and return it; None when it is gone."""
-        partition = TopicPartition(TopicName(error.topic), PartitionIndex(error.partition))
-        return self.reader.handout.skip(partition, error.offset)
+    def damaged(self, error: DeserializationError) -> PlainRecord | None:
+        """Return the record that does not deserialize; None when it is gone."""
+        return self.reader.handout.damaged(_where(error), error.offset)
+
+    def skip(self, error: DeserializationError) -> bool:
+        """Step past a record that does not deserialize; False when it is gone."""
+        return self.reader.handout.skip(_where(error), error.offset)
 
     def on_progress(self) -> None:
         """The application is done with something, or has room for more."""
@@ -259,6 +264,7 @@ class Consumption(Generic[K, V]):
         finally:
             self.reader.handout.keep_raw(keep=False)
             self._runner = None
+            self.on_progress()
 
     # ------------------------------------------------------------------ partitions
 
@@ -325,6 +331,7 @@ class Consumption(Generic[K, V]):
             )
         if offsets is None:
             self.in_hand.acknowledge()
+            self.on_progress()
             points = self.positions.commits_due()
         else:
             points = [self._point(*each) for each in offsets.items()]
@@ -358,6 +365,10 @@ class Consumption(Generic[K, V]):
                 "a consumer without a group has no committed offsets", field="group", value=""
             )
         return await self.queries.committed_soon([self.find(each) for each in partitions])
+
+
+def _where(error: DeserializationError) -> TopicPartition:
+    return _name((error.topic, error.partition))
 
 
 def _name(partition: Partition) -> TopicPartition:

@@ -37,6 +37,6 @@ class DeadLetterTopic:
                 (ORIGIN_TOPIC, origin.topic.encode()),
                 (ORIGIN_PARTITION, b"%d" % origin.partition),
                 (ORIGIN_OFFSET, b"%d" % raw.offset),
-                (ERROR, reason.encode()),
+                (ERROR, reason.encode(errors="backslashreplace")),
             ],
         )

@@ -91,14 +91,13 @@ class Deserializer(Generic[K, V]):
         self._fill(partition, portion, piece.records)
         return portion
 
-    def skip(self, partition: TopicIdPartition, portion: Portion[K, V]) -> PlainRecord:
+    def skip(self, partition: TopicIdPartition, portion: Portion[K, V]) -> None:
         """Step past the record that does not deserialize, and make those behind it."""
         assert portion.is_exhausted or portion.index == len(portion.records), "it is next"
-        damaged, behind = portion.waiting.record(0), portion.waiting.since(1)
-        portion.start, portion.index = Offset(damaged.offset + 1), 0
+        damaged, behind = portion.waiting.offsets[0], portion.waiting.since(1)
+        portion.start, portion.index = Offset(damaged + 1), 0
         portion.waiting, portion.error = NO_RECORDS, None
         self._fill(partition, portion, behind)
-        return damaged
 
     def _fill(self, partition: TopicIdPartition, portion: Portion[K, V], raw: Columns) -> None:
         try:

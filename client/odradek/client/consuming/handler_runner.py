@@ -41,8 +41,11 @@ class Source(Protocol[K, V]):
     ) -> Slice[K, V] | None:
         """Return the next records; None when the consumer is closed."""
 
-    def take_damaged(self, error: DeserializationError) -> PlainRecord | None:
-        """Step past a record that does not deserialize and return it; None when it is gone."""
+    def damaged(self, error: DeserializationError) -> PlainRecord | None:
+        """Return the record that does not deserialize; None when it is gone."""
+
+    def skip(self, error: DeserializationError) -> bool:
+        """Step past a record that does not deserialize; False when it is gone."""
 
     def on_progress(self) -> None:
         """Something was processed, and `but_not` may have shrunk."""
@@ -161,10 +164,11 @@ class HandlerRunner(Generic[K, V]):
             except DeserializationError as error:
                 if self._dead_letters is None:
                     raise
-                raw = self._source.take_damaged(error)
+                raw = self._source.damaged(error)
                 if raw is not None:
                     origin = TopicPartition(TopicName(error.topic), PartitionIndex(error.partition))
                     await self._dead_letters.put(raw, origin, error)
+                    self._source.skip(error)  # stored: now it may be committed past
 
     def _admit(self, taken: Slice[K, V], tasks: asyncio.TaskGroup) -> None:
         name = taken.partition.name
@@ -221,8 +225,7 @@ class HandlerRunner(Generic[K, V]):
         )
         for retries_left in reversed(range(self._options.retries + 1)):
             try:
-                async with asyncio.timeout(self._options.timeout_s):
-                    await self._handler(work.record)
+                await self._attempt(work.record)
             except Exception as error:
                 record = work.record
                 error.add_note(
@@ -236,6 +239,20 @@ class HandlerRunner(Generic[K, V]):
                     await self._dead_letters.put(work.raw, work.taken.partition.name, error)
             else:
                 return
+
+    async def _attempt(self, record: Record[K, V]) -> None:
+        """Call the handler once; its own `CancelledError` is a failure like any other.
+
+        Taken for the end of our task, it would leave the record, and its line, for ever unhandled.
+        """
+        try:
+            async with asyncio.timeout(self._options.timeout_s):
+                await self._handler(record)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise RuntimeError("the handler raised CancelledError") from error
 
     def _done(self, work: _Work[K, V]) -> None:
         taken = work.taken

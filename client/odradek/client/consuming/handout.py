@@ -238,24 +238,33 @@ class Handout(Generic[K, V]):
         header = lane.chunks[0].batches[0].header
         return header.max_timestamp if header.is_log_append_time else header.base_timestamp
 
-    def skip(self, partition: TopicPartition, offset: int) -> PlainRecord | None:
-        """Move past the record at `offset`, if it is next and does not deserialize, and return it.
-
-        It was not handed out, so it counts as processed once all before it are.
-        """
+    def damaged(self, partition: TopicPartition, offset: int) -> PlainRecord | None:
+        """Return the record at `offset`, if it is next and does not deserialize."""
         lane = self._lanes.get(partition)
         portion = lane.portion if lane is not None and lane.is_current else None
-        if lane is None or portion is None or portion.index < len(portion.records):
+        if portion is None or portion.index < len(portion.records):
             return None
         if not portion.waiting or portion.waiting.offsets[0] != offset:
             return None
-        damaged = self._deserializer.skip(lane.state.id, portion)
+        return portion.waiting.record(0)
+
+    def skip(self, partition: TopicPartition, offset: int) -> bool:
+        """Move past the record at `offset`, if it is next and does not deserialize.
+
+        It was not handed out, so it counts as processed once all before it are.
+        """
+        if self.damaged(partition, offset) is None:
+            return False
+        lane = self._lanes[partition]
+        portion = lane.portion
+        assert portion is not None, "it holds the damaged record"
+        self._deserializer.skip(lane.state.id, portion)
         self._positions.on_passed_over(
             partition, lane.generation, portion.offset_at(0), portion.epoch
         )
         if portion.is_exhausted:
             self._turn(lane)
-        return damaged
+        return True
 
     # ------------------------------------------------------------------ lanes
 
