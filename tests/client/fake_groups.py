@@ -53,6 +53,7 @@ class FakeGroups:
         offsets: By group, topic id and partition: offset, epoch and metadata.
         commits: Every commit that took effect, in order: partition, offset.
         commit_errors: For the commit calls to come, in order; raised by the call.
+        offset_errors: For the calls to come that read offsets.
         silent: While set, heartbeats are not answered.
         history: What members confirmed to own, in order: member id, partition names.
     """
@@ -66,6 +67,7 @@ class FakeGroups:
         self.offsets: dict[tuple[str, bytes, int], tuple[int, int, str]] = {}
         self.commits: list[tuple[str, int]] = []
         self.commit_errors: list[BrokerError] = []
+        self.offset_errors: list[BrokerError] = []
         self.join_errors: list[BrokerError] = []
         self.silent = False
         self.history: list[tuple[str, tuple[str, ...]]] = []
@@ -267,6 +269,8 @@ class FakeGroupService:
 
     async def FetchOffsets(self, request: Any, context: Any) -> Any:  # noqa: N802
         await self._require_coordinator(context)
+        if self._groups.offset_errors:
+            await _abort(context, self._groups.offset_errors.pop(0))
         return self._groups.fetch_offsets(request)
 
     async def CommitOffsets(self, request: Any, context: Any) -> Any:  # noqa: N802

@@ -1,6 +1,7 @@
 """The inside of a consumer: its parts, their life, and the way of a slice to the application."""
 
 import asyncio
+import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Container, Iterable, Mapping
@@ -11,7 +12,7 @@ from odradek.client.cluster.coordinator import NO_MEMBER, Coordinator
 from odradek.client.cluster.scope import Scope
 from odradek.client.config import ConsumerOptions, DeliveryGuarantee
 from odradek.client.consuming.commits import Commits
-from odradek.client.consuming.group_member import MemberState
+from odradek.client.consuming.group_member import EXPULSIONS, MemberState
 from odradek.client.consuming.group_session import GroupSession
 from odradek.client.consuming.handler_runner import DeadLetters, HandlerRunner, RunOptions
 from odradek.client.consuming.handout import Slice
@@ -39,12 +40,15 @@ from odradek.protocol.types import (
     TopicName,
     TopicPartition,
 )
+from odradek.rpc.backoff import delays
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 Partition: TypeAlias = TopicPartition | tuple[str, int]
 """How callers name a partition."""
+
+_log = logging.getLogger(__name__)
 
 _CLOSE_COMMIT_TIMEOUT_S: Final = 10.0
 _GONE: Final = {MemberState.LEAVING, MemberState.LEFT}
@@ -201,10 +205,26 @@ class Consumption(Generic[K, V]):
             # With records at hand nothing below suspends, and heartbeats would starve.
             self._breathed_s = now_s
             await asyncio.sleep(0)
-        taken = await self.reader.handout.take(count_max, but_not=but_not)
-        if taken is not None and self.at_most_once and self._commits is not None:
-            await self._commit_ahead(taken, self._commits)
-        return taken
+        if self.at_most_once and self._commits is not None:
+            return await self._take_once(count_max, but_not, self._commits)
+        return await self.reader.handout.take(count_max, but_not=but_not)
+
+    async def _take_once(
+        self, count_max: int, but_not: Container[TopicPartition], commits: Commits
+    ) -> Slice[K, V] | None:
+        pauses = delays(self._scope.chance)
+        while True:
+            taken = await self.reader.handout.take(count_max, but_not=but_not)
+            if taken is None:
+                return None
+            try:
+                await self._commit_ahead(taken, commits)
+            except (*EXPULSIONS, NotAssignedError) as error:
+                # Not ours any more; who was expelled hears it on its heartbeats too.
+                _log.debug("%s is not handed out: %s", taken.partition, error)
+                await asyncio.sleep(next(pauses))
+            else:
+                return taken
 
     async def _commit_ahead(self, taken: Slice[K, V], commits: Commits) -> None:
         """Commit a slice before the application sees it; if that fails it is not handed out."""

@@ -34,6 +34,9 @@ LEAVE_EPOCH = -1
 LEAVE_STATIC_EPOCH = -2
 """A static member that leaves for a while: its partitions wait for it."""
 
+EXPULSIONS = (FencedMemberEpochError, UnknownMemberIdError)
+"""The membership is over: the member gives everything up and joins again."""
+
 _FIRST_HEARTBEAT_INTERVAL_S = 3.0
 _FIRST_SESSION_TIMEOUT_S = 45.0
 _SILENT_HEARTBEATS = 3  # so many intervals without an answer: look for the coordinator anew
@@ -202,7 +205,7 @@ class GroupMember:
             return []
         was_connected, self.connected = self.connected, False
         closing: list[Effect] = [Disconnect()] if was_connected else []
-        if isinstance(error, FencedMemberEpochError | UnknownMemberIdError):
+        if isinstance(error, EXPULSIONS):
             return closing + self._on_fenced(error)
         if self._is_refusal(error, now_s):
             return [*closing, self._lose(error), self._fail(error)]

@@ -21,6 +21,7 @@ from odradek.client.config import ConsumerOptions, Start
 from odradek.client.consuming.fetch_plan import Accepted
 from odradek.client.consuming.fetched import Chunk
 from odradek.client.consuming.fetcher import Fetcher
+from odradek.client.consuming.group_member import EXPULSIONS
 from odradek.client.consuming.handout import Handout
 from odradek.client.consuming.positions import (
     Anchor,
@@ -240,7 +241,8 @@ class Reader(Generic[K, V]):
         self.handout.wake()
 
     def _on_unanswered(self, lookup: Lookup, error: OdradekError) -> None:
-        if error.retriable:
+        if error.retriable or isinstance(error, EXPULSIONS):
+            # Who was expelled hears it on its heartbeats too, and gives the partition up.
             _log.debug("position of %s not found yet: %s", lookup.partition, error)
         else:
             self.handout.fail_partition(lookup.partition, lookup.generation, error)
