@@ -1,8 +1,10 @@
 """The blocking face, with the cluster in a thread of its own."""
 
+import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -142,3 +144,87 @@ def test_a_client_left_open_is_a_resource_warning(cluster: ThreadedCluster) -> N
     with pytest.warns(ResourceWarning, match="unclosed"):
         client.__del__()
     client.close()
+
+
+class LatePortal(Portal):
+    """A caller is between looking for the loop and handing its work over, for as long as wanted."""
+
+    def __init__(self) -> None:
+        super().__init__("late")
+        self.is_late = False
+        self.looked, self.go_on = threading.Event(), threading.Event()
+
+    def _checked_loop(self) -> asyncio.AbstractEventLoop:
+        loop = super()._checked_loop()
+        if self.is_late:
+            self.looked.set()
+            self.go_on.wait()
+        return loop
+
+
+def outcome_in_a_thread(call: Callable[[], object]) -> "Future[object]":
+    future: Future[object] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except Exception as error:  # noqa: BLE001 what the test is about
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def test_a_call_under_way_ends_with_the_client() -> None:
+    portal = Portal("slow")
+    portal.start()
+    begun = threading.Event()
+
+    async def slow() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    calling = outcome_in_a_thread(lambda: portal.call(slow()))
+    begun.wait()
+    portal.stop()
+    with pytest.raises(ClientClosedError, match="by another thread"):
+        calling.result(20)
+
+
+def test_a_call_that_comes_after_the_loop_has_ended_is_refused() -> None:
+    portal = LatePortal()
+    portal.start()
+    portal.is_late = True
+    calling = outcome_in_a_thread(lambda: portal.call(asyncio.Event().wait()))
+    portal.looked.wait()
+    portal.stop()
+    portal.go_on.set()
+    with pytest.raises(ClientClosedError):
+        calling.result(20)
+
+
+def test_a_call_that_comes_while_the_loop_ends_does_not_wait_for_ever() -> None:
+    portal = LatePortal()
+    portal.start()
+    begun, ending, holding = threading.Event(), threading.Event(), threading.Event()
+
+    async def last() -> None:
+        asyncio.get_running_loop().run_in_executor(None, holding.wait)  # the loop waits for it
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ending.set()
+
+    outcome_in_a_thread(lambda: portal.call(last()))
+    begun.wait()
+    portal.is_late = True
+    calling = outcome_in_a_thread(lambda: portal.call(asyncio.Event().wait()))
+    portal.looked.wait()
+    stopping = outcome_in_a_thread(portal.stop)
+    ending.wait()
+    portal.go_on.set()
+    holding.set()
+    stopping.result(20)
+    with pytest.raises(ClientClosedError):
+        calling.result(20)

@@ -10,7 +10,7 @@ fatal `UnknownServerError` that keeps the number.
 Source: Apache Kafka's Errors table; retriable and invalid-metadata are its notions.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from odradek.v1 import error_pb2
 
@@ -44,6 +44,18 @@ class OdradekError(Exception):
         self.limit = str(limit)
         self.suggestions = suggestions
         super().__init__(self.message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Survive a process pool, whatever arguments a subclass takes."""
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(
+    kind: type[OdradekError], args: tuple[str, ...], attributes: dict[str, Any]
+) -> OdradekError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error
 
 
 class BrokerError(OdradekError):

@@ -9,12 +9,15 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, ParamSpec, TypeVar
+from concurrent.futures import CancelledError, Future
+from typing import Any, Final, ParamSpec, TypeVar
 
 from odradek.client.errors import ClientClosedError, ForkedProcessError
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_PATIENCE_S: Final = 1.0  # between two looks at whether the loop's thread still lives
 
 
 class Portal:
@@ -67,12 +70,29 @@ class Portal:
         except BaseException:
             work.close()
             raise
-        future = asyncio.run_coroutine_threadsafe(work, loop)
         try:
-            return future.result()
+            future = asyncio.run_coroutine_threadsafe(work, loop)
+        except RuntimeError:  # it has ended since
+            work.close()
+            raise _closed_meanwhile() from None
+        try:
+            return self._outcome(future)
         except BaseException:
             future.cancel()
             raise
+
+    def _outcome(self, future: Future[R]) -> R:
+        """Wait as long as there is somebody who could answer."""
+        while True:
+            try:
+                return future.result(_PATIENCE_S)
+            except CancelledError:
+                raise _closed_meanwhile() from None
+            except TimeoutError:
+                if future.done():
+                    return future.result()
+                if not self.is_running:
+                    raise _closed_meanwhile() from None
 
     def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a function in the loop's thread; from that thread itself, at once."""
@@ -114,3 +134,7 @@ class Portal:
         if threading.current_thread() is self._thread:
             raise RuntimeError("a callback in the client's own thread cannot wait for it")
         return self._loop
+
+
+def _closed_meanwhile() -> ClientClosedError:
+    return ClientClosedError("the client was closed by another thread; the outcome is unknown")
