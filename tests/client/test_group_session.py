@@ -109,6 +109,10 @@ class Node(Coordinator):
         self.calls: list[Call] = []
         self.is_reachable = True
         self.answers = True
+        self.is_forgotten = False
+
+    def forget(self) -> None:
+        self.is_forgotten = True
 
     @property
     def open_calls(self) -> list[Call]:
@@ -240,6 +244,20 @@ def test_a_stream_given_up_for_its_silence_is_not_heard_any_more(error: BrokerEr
             await stage.stands()
             stage.node.open_calls[0].end(error)
             stage.stop_process_for(HEARTBEAT_S * 3 - 0.01)  # and the session has yet to end
+            await stage.stands()
+
+    run(scenario())
+
+
+def test_a_silent_coordinator_is_looked_for_anew() -> None:
+    async def scenario() -> None:
+        async with Stage() as stage:
+            await stage.stands()
+            assert not stage.node.is_forgotten
+            stage.node.answers = False
+            await asyncio.sleep(HEARTBEAT_S * 4)
+            assert stage.node.is_forgotten
+            stage.node.answers = True
             await stage.stands()
 
     run(scenario())

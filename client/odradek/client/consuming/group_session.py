@@ -198,6 +198,8 @@ class GroupSession:
         stream, self._stream = self._stream, None
         if stream is not None and stream.task is not None:
             stream.task.cancel()
+            # It stood and said nothing: meanwhile another node may coordinate.
+            self._coordinator.forget()
 
     def _cancel_walk(self) -> None:
         if self._walk is not None:
