@@ -1,4 +1,20 @@
-"""One member as its coordinator sees it, and why it may be refused. Pure."""
+"""One member as its coordinator sees it, and why it may be refused. Pure.
+
+What a frame does, by where its member stands (`Status`; *unknown*: no frame of it came here yet). A
+first frame comes on a new stream, which replaces the member's stream if it has one; a later one
+comes on the member's stream. Frames on a stream that was ended do nothing.
+
+    status    first, epoch 0   first, epoch > 0          later               leave
+    unknown   join             stay, or refused (*)      -                   leave, or goodbye (**)
+    JOINING   join anew        stay, or refused          prolongs            leave
+    PRESENT   join anew        stay, or refused          stay, or refused    leave
+    LEAVING   join             refused                   nothing             goodbye
+    FENCED    join             refused                   -                   goodbye
+
+    (*)  Refused: the controller has no such member, or a successor holds its instance id; the
+         frame's epoch is ahead; it owns what is not its own; or the member is going.
+    (**) Goodbye: the stream ends with the epoch of the leave, since there is nobody to remove.
+"""
 
 import enum
 from dataclasses import dataclass, field
