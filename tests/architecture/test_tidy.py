@@ -78,6 +78,12 @@ def test_the_namespace_package_has_no_init() -> None:
     assert [root for root in SOURCE_ROOTS if (ROOT / root / "odradek/__init__.py").exists()] == []
 
 
+def test_what_services_import_carries_its_types() -> None:
+    packages = ("client/odradek/client", "client/odradek/testing")
+    shared = ("proto/odradek/protocol", "proto/odradek/rpc", "proto/odradek/v1")
+    assert [each for each in (*packages, *shared) if not (ROOT / each / "py.typed").exists()] == []
+
+
 def test_module_names_say_something() -> None:
     assert [_name(path) for path in _files(*SOURCE_ROOTS) if path.stem in VAGUE_NAMES] == []
 
