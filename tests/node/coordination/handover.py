@@ -241,6 +241,8 @@ class Handover:
         for effect in effects:
             match effect:
                 case sdk.Connect():
+                    assert client.stream is None, "one stream at a time"
+                    assert not client.wants_stream, "one stream at a time"
                     client.wants_stream = True
                 case sdk.Send():
                     if client.stream:
@@ -254,6 +256,7 @@ class Handover:
                     client.walk = (
                         None if client.machine.state is sdk.MemberState.LEFT else client.walk
                     )
+                    client.wants_stream = False
                     if client.stream:
                         self.abandoned.append(client.stream)
                         client.stream = None
