@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -36,7 +36,12 @@ class Measured(Figure):
     round: int
 
 
-async def compare(systems: Sequence[System], scale: float, console: Console) -> list[Measured]:
+async def compare(
+    systems: Sequence[System],
+    scale: float,
+    console: Console,
+    workloads: Mapping[Durability, Sequence[Workload]] = WORKLOADS,
+) -> list[Measured]:
     """Measure every system in everything that it offers; say each figure at once."""
     measured: list[Measured] = []
     for durability in Durability:
@@ -47,7 +52,7 @@ async def compare(systems: Sequence[System], scale: float, console: Console) -> 
                 made = servers.enter_context(tempfile.TemporaryDirectory(prefix="peers-"))
                 serving = system.serve(durability, Path(made))
                 brokers.append(await servers.enter_async_context(serving))
-            for workload in WORKLOADS[durability]:
+            for workload in workloads[durability]:
                 for turn in range(1, ROUNDS + 1):
                     for system, broker in zip(taking_part, brokers, strict=True):
                         for figure in await _turn(system, broker, workload, scale, console):

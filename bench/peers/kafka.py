@@ -4,6 +4,7 @@ Its calls block or poll, so whatever waits does so in a thread.
 """
 
 import asyncio
+import threading
 import uuid
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -15,7 +16,15 @@ from typing import ClassVar
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from bench.peers.server import HOST, INSTALLED, ServerAbsentError, find, held_port, running
+from bench.peers.server import (
+    HOST,
+    INSTALLED,
+    ServerAbsentError,
+    completed,
+    find,
+    held_port,
+    running,
+)
 from bench.peers.system import Durability
 from bench.stage import PARTITIONS
 
@@ -78,10 +87,8 @@ class System:
             )
             run = (java, *_JVM, "-cp", f"{_jars()}/*")
             format_ = ("format", "-t", uuid.uuid4().hex[:22], "-c", str(config))
-            formatted = await asyncio.create_subprocess_exec(
-                *run, "kafka.tools.StorageTool", *format_, stdout=asyncio.subprocess.DEVNULL
-            )
-            assert await formatted.wait() == 0, "Kafka's storage was not formatted"
+            tool = ("kafka.tools.StorageTool", *format_)
+            await completed("kafka-format", *run, *tool, directory=directory)
             server = running(
                 "kafka", *run, "kafka.Kafka", str(config), port=port, directory=directory
             )
@@ -137,9 +144,15 @@ class _Stream:
         await asyncio.to_thread(self._flush, producer)
 
     async def consume(self, count: int, see: Callable[[bytes], object]) -> None:
-        await asyncio.to_thread(self._consume, count, see)
+        given_up = threading.Event()  # cancelling the await does not end the thread
+        try:
+            await asyncio.to_thread(self._consume, count, see, given_up)
+        finally:
+            given_up.set()
 
-    def _consume(self, count: int, see: Callable[[bytes], object]) -> None:
+    def _consume(
+        self, count: int, see: Callable[[bytes], object], given_up: threading.Event
+    ) -> None:
         consumer = Consumer(
             {
                 "bootstrap.servers": self.address,
@@ -149,7 +162,7 @@ class _Stream:
             }
         )
         consumer.assign([TopicPartition(self.topic, index, 0) for index in range(PARTITIONS)])
-        while count > 0:
+        while count > 0 and not given_up.is_set():
             # One record is enough to return: what else has arrived comes with it.
             for message in consumer.consume(_BATCH_RECORDS, timeout=0.0) or [consumer.poll(1.0)]:
                 if message is not None:

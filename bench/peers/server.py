@@ -7,9 +7,10 @@ process. Should this process die first, the kernel ends them (see `LocalProcess`
 import asyncio
 import shutil
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from odradek.client.local.process import LocalProcess, LocalProcessError
 from odradek.protocol.errors import OdradekError
@@ -53,25 +54,43 @@ async def running(
     *command: str,
     port: int,
     directory: Path,
-    environment: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncIterator[None]:
     """Run a program until the block is left; enter it once the program accepts connections.
 
     Raises:
         LocalProcessError: It ended, or did not listen in time; holds the tail of its log.
     """
-    variables = [f"{key}={value}" for key, value in (environment or {}).items()]
+    async with _started(name, command, directory, environment) as process:
+        await _accepting(process, port)
+        yield
+
+
+async def completed(name: str, *command: str, directory: Path) -> None:
+    """Run a program to its end.
+
+    Raises:
+        LocalProcessError: It failed; holds the tail of its log.
+    """
+    async with _started(name, command, directory, {}) as process:
+        if status := await process.wait():
+            raise LocalProcessError(f"{name} failed with {status}. {process.log_tail()}")
+
+
+@asynccontextmanager
+async def _started(
+    name: str, command: Sequence[str], directory: Path, environment: Mapping[str, str]
+) -> AsyncIterator[LocalProcess]:
     process = LocalProcess(
         name,
         module="bench.peers.become",
-        arguments=["env", *variables, *command],
-        address=f"{HOST}:{port}",
+        arguments=["env", *(f"{key}={value}" for key, value in environment.items()), *command],
+        address=HOST,
         log_path=directory / f"{name}.log",
     )
     await process.start()
     try:
-        await _accepting(process, port)
-        yield
+        yield process
     finally:
         if process.is_running:
             await process.kill()  # its data is removed: nothing to finish
