@@ -132,6 +132,12 @@ async def test_another_loop_is_told(cluster: FakeCluster) -> None:
     assert "one client per loop" in str(caught[0])
 
 
+async def test_a_thread_without_a_loop_is_told(cluster: FakeCluster) -> None:
+    async with Client(cluster.bootstrap) as client, client.consumer() as consumer:
+        with pytest.raises(WrongEventLoopError):
+            await asyncio.to_thread(consumer.pause)
+
+
 async def test_a_client_may_be_closed_by_another_task_than_opened_it(cluster: FakeCluster) -> None:
     """Frameworks open in one task and close in another."""
     client = Client(cluster.bootstrap)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
 import pytest
 
@@ -143,6 +144,9 @@ async def test_bad_seeks(one: World) -> None:
     async with one.consumer("t") as consumer:
         with pytest.raises(InvalidRequestError):
             consumer.seek(T0, -1)
+        for word in ("begin", "none", 1.5):
+            with pytest.raises(InvalidRequestError, match="earliest"):
+                consumer.seek(T0, cast("SeekTarget", word))
         with pytest.raises(NotAssignedError):
             consumer.seek(("t", 7), 0)
 

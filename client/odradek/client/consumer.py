@@ -16,7 +16,7 @@ session time-out (45 s) the member is expelled. Use `asyncio.to_thread` for such
 
 import time
 import warnings
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -26,10 +26,12 @@ from odradek.client import serdes
 from odradek.client.cluster.scope import Scope
 from odradek.client.config import ConsumerOptions, ProducerOptions
 from odradek.client.consuming.batch import Batch
+from odradek.client.consuming.commits import Offsets
 from odradek.client.consuming.consumption import Consumption, Partition
 from odradek.client.consuming.dead_letters import DeadLetterTopic
 from odradek.client.consuming.handler_order import OrderedBy
 from odradek.client.consuming.handler_runner import RunOptions
+from odradek.client.consuming.positions import Target
 from odradek.client.consuming.queries import Lag
 from odradek.client.consuming.reader import resolve_start
 from odradek.client.errors import ClientClosedError, ConsumerBusyError, DeserializationError
@@ -246,9 +248,7 @@ class Consumer(Generic[K, V]):
         finally:
             self._busy = False
 
-    async def commit(
-        self, offsets: Mapping[Partition, int] | None = None, *, metadata: str = ""
-    ) -> None:
+    async def commit(self, offsets: Offsets | None = None, *, metadata: str = "") -> None:
         """Commit now, whatever `auto_commit` says.
 
         Args:
@@ -293,16 +293,17 @@ class Consumer(Generic[K, V]):
 
         Raises:
             NotAssignedError: It is not assigned.
-            InvalidRequestError: The offset is negative.
+            InvalidRequestError: `to` is none of these, or negative.
         """
         self._check()
         name = self._inside.assigned(partition)
-        self._in_hand.let_go([name])
         if isinstance(to, int):
-            self._inside.reader.seek(name, Offset(_at_least("offset", to, 0)))
+            offset = Offset(_at_least("offset", to, 0))
+            self._in_hand.let_go([name])
+            self._inside.reader.seek(name, offset)
         else:
-            target = resolve_start(to, time.time())
-            assert target is not None, '"none" is no place to seek to'
+            target = _seek_target(to)
+            self._in_hand.let_go([name])
             self._inside.reader.seek_to(name, target)
 
     def pause(self, *partitions: Partition) -> None:
@@ -344,6 +345,18 @@ class Consumer(Generic[K, V]):
         if not self._entered or self._closed:
             state = "closed" if self._closed else "not open: use `async with client.consumer(...)`"
             raise ClientClosedError(f"the consumer is {state}")
+
+
+def _seek_target(to: Literal["earliest", "latest"] | datetime | timedelta) -> Target:
+    target = resolve_start(to, time.time())
+    if target is None:
+        raise InvalidRequestError(
+            f"cannot seek to {to!r}: use an offset, earliest, latest, a datetime or a timedelta",
+            field="to",
+            value=to,
+            limit="an offset, earliest, latest, a datetime, a timedelta",
+        )
+    return target
 
 
 def _ordered_by(choice: OrderedBy | str | None) -> OrderedBy:

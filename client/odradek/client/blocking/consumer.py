@@ -4,7 +4,7 @@ One thread at a time asks for records. A step between two records of a slice tou
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Generic, Literal, Self, TypeVar
@@ -13,6 +13,7 @@ from odradek.client.blocking.portal import Portal
 from odradek.client.consumer import Consumer as AsyncConsumer
 from odradek.client.consumer import SeekTarget
 from odradek.client.consuming.batch import Batch
+from odradek.client.consuming.commits import Offsets
 from odradek.client.consuming.consumption import Partition
 from odradek.client.consuming.handler_order import OrderedBy
 from odradek.client.consuming.queries import Lag
@@ -139,7 +140,7 @@ class Consumer(Generic[K, V]):
         """Move past the record an error is about, which then counts as processed."""
         return self._portal.run(self._inner.skip, error)
 
-    def commit(self, offsets: Mapping[Partition, int] | None = None, *, metadata: str = "") -> None:
+    def commit(self, offsets: Offsets | None = None, *, metadata: str = "") -> None:
         """Commit now, whatever `auto_commit` says."""
         self._portal.call(self._inner.commit(offsets, metadata=metadata))
 

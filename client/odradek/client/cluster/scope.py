@@ -62,7 +62,7 @@ class Scope:
         Raises:
             ClientClosedError, ForkedProcessError, WrongEventLoopError: See their texts.
         """
-        if self.loop is not asyncio.get_running_loop():
+        if self.loop is None or self.loop is not running_loop():
             raise self.misuse()
 
     def misuse(self) -> ClientClosedError | ForkedProcessError | WrongEventLoopError:
@@ -73,8 +73,8 @@ class Scope:
         if self.loop is None:
             return ClientClosedError("the client is closed")
         return WrongEventLoopError(
-            "the client was entered in another event loop; make one client per loop, or use"
-            " odradek.client.blocking from threads"
+            "the client was entered in another event loop than this one, if any runs here; make"
+            " one client per loop, or use odradek.client.blocking from threads"
         )
 
     def _refuse_fork(self) -> None:
@@ -88,6 +88,14 @@ class Scope:
         """Refuse every use in this child process."""
         self._forked = True
         self.loop = None
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the loop that runs in this thread, if one does."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def _after_fork_in_child() -> None:

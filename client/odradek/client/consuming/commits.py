@@ -6,7 +6,8 @@ by `Positions`; this module only carries it, and repeats what is retriable.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeAlias
 
 from odradek.client.cluster.coordinator import Coordinator
 from odradek.client.cluster.retries import retrying
@@ -15,6 +16,9 @@ from odradek.client.consuming.positions import CommitPoint, Positions
 from odradek.client.errors import NotAssignedError
 from odradek.protocol.errors import OdradekError
 from odradek.protocol.types import MemberId, TopicPartition
+
+Offsets: TypeAlias = Mapping[TopicPartition, int] | Mapping[tuple[str, int], int]
+"""The next offset to read, by partition, as callers name one."""
 
 _log = logging.getLogger(__name__)
 

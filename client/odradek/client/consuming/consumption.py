@@ -11,7 +11,7 @@ from odradek.client.cluster.background import Background
 from odradek.client.cluster.coordinator import NO_MEMBER, Coordinator
 from odradek.client.cluster.scope import Scope
 from odradek.client.config import ConsumerOptions, DeliveryGuarantee
-from odradek.client.consuming.commits import Commits
+from odradek.client.consuming.commits import Commits, Offsets
 from odradek.client.consuming.group_member import EXPULSIONS, MemberState
 from odradek.client.consuming.group_session import GroupSession
 from odradek.client.consuming.handler_runner import DeadLetters, HandlerRunner, RunOptions
@@ -343,7 +343,7 @@ class Consumption(Generic[K, V]):
             each for name, each in sorted(wanted.items()) if self.positions.get(name) is None
         )
 
-    async def commit(self, offsets: Mapping[Partition, int] | None, metadata: str) -> None:
+    async def commit(self, offsets: Offsets | None, metadata: str) -> None:
         """Commit given offsets, or everything handed out."""
         if self._commits is None:
             raise InvalidRequestError(
