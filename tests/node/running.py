@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,12 +206,17 @@ def node_config(data: Path, controller: FakeController, **settings: Any) -> Node
     return load_config({**flags, "controllers": (controller.address,), **settings})
 
 
+def _fatal(error: BaseException) -> None:
+    raise AssertionError(f"fatal: {error}") from error
+
+
 @asynccontextmanager
 async def running_node(
     data: Path,
     controller: FakeController,
     *,
     options: StorageOptions = SMALL,
+    fatal: Callable[[BaseException], None] = _fatal,
     **settings: Any,
 ) -> AsyncIterator[RunningNode]:
     """Run a node until the end of the block, then stop it in good order."""
@@ -219,7 +224,7 @@ async def running_node(
     stop = asyncio.Event()
     async with AsyncExitStack() as stack:
         storage = await stack.enter_async_context(
-            Storage(data, options, fatal=_fatal, now_ms=lambda: time.time_ns() // 1_000_000)
+            Storage(data, options, fatal=fatal, now_ms=lambda: time.time_ns() // 1_000_000)
         )
         node = Node(config, storage)
         task = asyncio.create_task(node.run(stop))
@@ -247,7 +252,3 @@ async def running_node(
             stop.set()
             await task
             await channel.close()
-
-
-def _fatal(error: BaseException) -> None:
-    raise AssertionError(f"fatal: {error}") from error

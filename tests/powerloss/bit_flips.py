@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from enum import Enum, auto
 from pathlib import Path
 
@@ -14,9 +15,14 @@ from tests.powerloss.storage_program import value_at
 from tests.powerloss.tracer import materialise
 
 UIDS = tuple(map(PartitionUid, range(3)))
-OPTIONS = StorageOptions(
+DEFAULT_OPTIONS = StorageOptions(
     reserve_bytes=1 << 20,
     tail_cache_bytes=0,  # every read is from the disk
+    store=StoreOptions(memtable_bytes=64 << 10),
+)
+"""Batches written one by one lie in RocksDB: in its log, then in its tables."""
+VALUE_LOG_OPTIONS = replace(
+    DEFAULT_OPTIONS,
     store=StoreOptions(
         memtable_bytes=64 << 10,
         value_bytes_min=1 << 10,
@@ -42,10 +48,12 @@ class Outcome(Enum):
     """A reader was told that a batch is damaged; all others are right."""
 
 
-async def fill(directory: Path, batches: int) -> Contents:
+async def fill(
+    directory: Path, batches: int, options: StorageOptions = VALUE_LOG_OPTIONS
+) -> Contents:
     """Write batches of many sizes, large and small, and return them as they are stored."""
     chance = random.Random(0)
-    async with opened(directory, OPTIONS) as storage:
+    async with opened(directory, options) as storage:
         for _ in range(batches):
             uid = chance.choice(UIDS)
             end = storage.log(uid).log_end_offset
@@ -81,7 +89,9 @@ def damaged(tree: Tree, chance: random.Random) -> tuple[Tree, str]:
     return tree | {path: flip(content, position, bit)}, f"{path}, byte {position}, bit {bit}"
 
 
-async def outcome_of(tree: Tree, directory: Path, right: Contents) -> Outcome:
+async def outcome_of(
+    tree: Tree, directory: Path, right: Contents, options: StorageOptions = VALUE_LOG_OPTIONS
+) -> Outcome:
     """Open a damaged storage and read everything.
 
     Raises:
@@ -89,7 +99,7 @@ async def outcome_of(tree: Tree, directory: Path, right: Contents) -> Outcome:
     """
     materialise(tree, directory)
     try:
-        async with opened(directory, OPTIONS) as storage:
+        async with opened(directory, options) as storage:
             return await _outcome_of(storage, right)
     except StorageError:
         return Outcome.REFUSED

@@ -10,13 +10,15 @@ import pytest
 from odradek.controller.raft.filesystem import OsFileSystem
 from odradek.controller.raft.interface import DataDirectoryError
 from odradek.controller.raft.storage import open_storage
+from odradek.node.storage import StorageOptions
 from odradek.node.storage import storage as storage_module
 from odradek.protocol.errors import CorruptMessageError
 from odradek.protocol.types import ControllerId
 from tests.node.storage.batches import append_patiently, batch, opened, read_all
 from tests.powerloss.bit_flips import (
-    OPTIONS,
+    DEFAULT_OPTIONS,
     UIDS,
+    VALUE_LOG_OPTIONS,
     Outcome,
     damaged,
     fill,
@@ -31,19 +33,37 @@ from tests.powerloss.tracer import materialise, scan
 FLIPS = 60
 
 
-async def test_a_flipped_bit_anywhere_is_never_served(tmp_path: Path) -> None:
-    right = await fill(tmp_path / "data", 120)
+@pytest.mark.parametrize("options", [DEFAULT_OPTIONS, VALUE_LOG_OPTIONS], ids=["inline", "values"])
+async def test_a_flipped_bit_anywhere_is_never_served(
+    tmp_path: Path, options: StorageOptions
+) -> None:
+    right = await fill(tmp_path / "data", 120, options)
     tree = scan(tmp_path / "data")
     chance = random.Random(1)
     outcomes: Counter[Outcome] = Counter()
     for _ in range(FLIPS):
         changed, where = damaged(tree, chance)
         try:
-            outcomes[await outcome_of(changed, tmp_path / "copy", right)] += 1
+            outcomes[await outcome_of(changed, tmp_path / "copy", right, options)] += 1
         except Exception as error:
             error.add_note(f"a bit of {where} was flipped")
             raise
     assert outcomes[Outcome.FOUND_BY_READER], "batches are most of what there is"
+
+
+async def test_a_flipped_bit_in_what_rocksdb_needs_to_open_is_reported_as_lost_data(
+    tmp_path: Path,
+) -> None:
+    right = await fill(tmp_path / "data", 120, DEFAULT_OPTIONS)
+    tree = scan(tmp_path / "data")
+    chance = random.Random(1)
+    files = [path for path in tree if Path(path).name.startswith(("CURRENT", "MANIFEST"))]
+    assert len(files) == 2
+    for path in files * 5:
+        content = tree[path] or b""
+        changed = flip(content, chance.randrange(len(content)), chance.randrange(8))
+        outcome = await outcome_of(tree | {path: changed}, tmp_path / "copy", right)
+        assert outcome is Outcome.REPORTED_LOST
 
 
 async def test_a_flipped_bit_in_any_copy_of_a_batch_is_never_served(tmp_path: Path) -> None:
@@ -79,7 +99,7 @@ async def test_a_flipped_bit_in_a_synced_log_of_the_store_is_reported_as_lost_da
 
 async def test_a_bit_flipped_while_the_storage_runs_is_found_by_the_reader(tmp_path: Path) -> None:
     await fill(tmp_path, 120)
-    async with opened(tmp_path, OPTIONS) as storage:
+    async with opened(tmp_path, VALUE_LOG_OPTIONS) as storage:
         for name, position in places_of(scan(tmp_path), value_at(UIDS[0], 0, 0, 0)):
             with (tmp_path / name).open("r+b") as file:
                 file.seek(position)

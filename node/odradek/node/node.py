@@ -90,7 +90,7 @@ class Node:
             new_epochs_needed=self._register_again,
             links=self._links,
         )
-        self._links.serve(self._replicas)
+        self._links.serve(self._replicas, storage.condemn)
         self._broker = BrokerServicer(self._replicas, ProducerIds(self._link.allocate_producer_ids))
         self._server = self._make_server()
 
@@ -149,6 +149,7 @@ class Node:
             unclean_boot=recovered.lost_pages,
             replace=self.config.replace,
             software_version=version("odradek"),
+            store_set_aside=self._storage.has_set_aside and not self.config.replace,
         )
         events = MembershipEvents(
             registered=self._on_registered,

@@ -237,6 +237,7 @@ class ClusterNode(_message.Message):
     STOPPING_VERSION_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
     STORAGE_FULL_FIELD_NUMBER: _builtins.int
+    STORE_SET_ASIDE_FIELD_NUMBER: _builtins.int
     node_id: _builtins.int
     """Its id."""
     incarnation: _builtins.int
@@ -265,6 +266,8 @@ class ClusterNode(_message.Message):
     """An operator wants it empty."""
     storage_full: _builtins.bool
     """Its disk reserve is reached."""
+    store_set_aside: _builtins.bool
+    """A store of its that cannot be read was set aside, and nobody has decided on it yet."""
     def __init__(
         self,
         *,
@@ -282,10 +285,11 @@ class ClusterNode(_message.Message):
         stopping_version: _builtins.int = ...,
         draining: _builtins.bool = ...,
         storage_full: _builtins.bool = ...,
+        store_set_aside: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["directory_id", b"directory_id", "draining", b"draining", "fenced", b"fenced", "fenced_version", b"fenced_version", "host", b"host", "incarnation", b"incarnation", "node_id", b"node_id", "port", b"port", "process_id", b"process_id", "rack", b"rack", "registered_version", b"registered_version", "software_version", b"software_version", "stopping_version", b"stopping_version", "storage_full", b"storage_full"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["directory_id", b"directory_id", "draining", b"draining", "fenced", b"fenced", "fenced_version", b"fenced_version", "host", b"host", "incarnation", b"incarnation", "node_id", b"node_id", "port", b"port", "process_id", b"process_id", "rack", b"rack", "registered_version", b"registered_version", "software_version", b"software_version", "stopping_version", b"stopping_version", "storage_full", b"storage_full", "store_set_aside", b"store_set_aside"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -39,6 +39,7 @@ class RegisterNodeRequest(_message.Message):
     UNCLEAN_BOOT_FIELD_NUMBER: _builtins.int
     REPLACE_FIELD_NUMBER: _builtins.int
     SOFTWARE_VERSION_FIELD_NUMBER: _builtins.int
+    STORE_SET_ASIDE_FIELD_NUMBER: _builtins.int
     cluster_id: _builtins.str
     """The cluster the data directory belongs to; empty for a fresh one."""
     node_id: _builtins.int
@@ -61,6 +62,10 @@ class RegisterNodeRequest(_message.Message):
     """Take the place of a dead node whose data directory is gone."""
     software_version: _builtins.str
     """The release of the node."""
+    store_set_aside: _builtins.bool
+    """A store that cannot be read lies beside the present one: what this node holds is trusted only
+    where it came into sync since.
+    """
     def __init__(
         self,
         *,
@@ -75,10 +80,11 @@ class RegisterNodeRequest(_message.Message):
         unclean_boot: _builtins.bool = ...,
         replace: _builtins.bool = ...,
         software_version: _builtins.str = ...,
+        store_set_aside: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "directory_id", b"directory_id", "host", b"host", "lost_data", b"lost_data", "node_id", b"node_id", "port", b"port", "process_id", b"process_id", "rack", b"rack", "replace", b"replace", "software_version", b"software_version", "unclean_boot", b"unclean_boot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "directory_id", b"directory_id", "host", b"host", "lost_data", b"lost_data", "node_id", b"node_id", "port", b"port", "process_id", b"process_id", "rack", b"rack", "replace", b"replace", "software_version", b"software_version", "store_set_aside", b"store_set_aside", "unclean_boot", b"unclean_boot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

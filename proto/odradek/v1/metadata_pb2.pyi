@@ -270,6 +270,7 @@ class NodeMetadata(_message.Message):
     DRAINING_FIELD_NUMBER: _builtins.int
     STOPPING_FIELD_NUMBER: _builtins.int
     STORAGE_FULL_FIELD_NUMBER: _builtins.int
+    STORE_SET_ASIDE_FIELD_NUMBER: _builtins.int
     node_id: _builtins.int
     """Its id."""
     host: _builtins.str
@@ -288,6 +289,8 @@ class NodeMetadata(_message.Message):
     """True while its process is about to stop: its leaderships have moved where they could."""
     storage_full: _builtins.bool
     """True while its disk reserve is reached."""
+    store_set_aside: _builtins.bool
+    """True while a store of its that cannot be read lies beside the present one."""
     def __init__(
         self,
         *,
@@ -300,10 +303,11 @@ class NodeMetadata(_message.Message):
         draining: _builtins.bool = ...,
         stopping: _builtins.bool = ...,
         storage_full: _builtins.bool = ...,
+        store_set_aside: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "fenced", b"fenced", "host", b"host", "incarnation", b"incarnation", "node_id", b"node_id", "port", b"port", "rack", b"rack", "stopping", b"stopping", "storage_full", b"storage_full"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "fenced", b"fenced", "host", b"host", "incarnation", b"incarnation", "node_id", b"node_id", "port", b"port", "rack", b"rack", "stopping", b"stopping", "storage_full", b"storage_full", "store_set_aside", b"store_set_aside"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -33,6 +33,7 @@ def registration(
     replace: bool = False,
     lost_data: bool = False,
     unclean_boot: bool = False,
+    store_set_aside: bool = False,
 ) -> RegisterNode:
     """Return what a process of a node asks for."""
     return RegisterNode(
@@ -46,6 +47,7 @@ def registration(
         replace=replace,
         lost_data=lost_data,
         unclean_boot=unclean_boot,
+        store_set_aside=store_set_aside,
     )
 
 

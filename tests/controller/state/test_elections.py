@@ -134,6 +134,30 @@ def test_when_nobody_has_everything_the_last_leader_goes_on_and_that_is_reported
     assert (loss.uid, loss.leader) == (cluster.uid, 3)
 
 
+def test_who_has_set_its_data_aside_leads_only_what_came_into_sync_or_was_given_up() -> None:
+    cluster = OnePartition()
+    for dead in (1, 2, 3):
+        cluster.fence(dead)
+    cluster.decide(registration(2, process=2, lost_data=True))
+    cluster.decide(registration(3, process=2, lost_data=True, store_set_aside=True))
+    for each in (1, 2, 3):
+        cluster.unfence(each)
+    cluster.expect(NO_NODE, (), ())
+    # It starts again, with nothing lost since: still nobody has said what is to become of it.
+    cluster.decide(registration(3, process=3, store_set_aside=True))
+    cluster.unfence(3)
+    cluster.expect(NO_NODE, (), ())
+    assert not cluster.losses
+    cluster.start(3, process=4)
+    cluster.expect(3, (3,), ())
+    assert len(cluster.losses) == 1
+    # What it has since then is its own.
+    cluster.decide(registration(3, process=5, store_set_aside=True))
+    cluster.unfence(3)
+    cluster.expect(3, (3,), ())
+    assert len(cluster.losses) == 1
+
+
 @pytest.mark.parametrize(("flush", "eligible"), [("commit", (2, 3)), ("os", (3,))])
 def test_a_machine_that_went_down_lost_its_page_cache(
     flush: str, eligible: tuple[int, ...]

@@ -72,7 +72,7 @@ class _Host:
             new_epochs_needed=lambda: None,
             links=self.links,
         )
-        self.links.serve(self.replicas)
+        self.links.serve(self.replicas, storage.condemn)
 
     def image(
         self,

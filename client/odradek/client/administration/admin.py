@@ -349,4 +349,5 @@ def _node(status: admin_pb2.NodeStatus) -> NodeDescription:
         status.leaving_count,
         status.node.stopping,
         status.node.storage_full,
+        status.node.store_set_aside,
     )

@@ -162,6 +162,8 @@ class NodeDescription:
         leaving_count: Replicas on their way from it.
         stopping: True while its process is about to stop.
         storage_full: True while its disk reserve is reached.
+        store_set_aside: True while a store that cannot be read lies in its data directory: what no
+            other replica has stays offline until somebody decides on it; its log says how.
     """
 
     node_id: int
@@ -176,6 +178,7 @@ class NodeDescription:
     leaving_count: int = 0
     stopping: bool = False
     storage_full: bool = False
+    store_set_aside: bool = False
 
     @property
     def address(self) -> str:

@@ -214,6 +214,7 @@ def _state(node: NodeDescription) -> Text:
             ("stopping", node.stopping),
             ("draining", node.draining),
             ("disk full", node.storage_full),
+            ("store set aside", node.store_set_aside),
         )
         if holds
     ]

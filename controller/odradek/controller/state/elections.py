@@ -6,8 +6,8 @@ leader, ELR and epochs from the new ISR. A replica that leaves an ISR below `min
 *eligible*: the high watermark has stood still since, so it has all that was committed.
 
 Invariants: the leader is in the ISR and alive; one leader per (uid, leader epoch); whoever is
-elected was in the ISR, else in the ELR, else led last; below the minimum, ISR and ELR only lose a
-replica that lost data; at or above it, the ELR is empty.
+elected was in the ISR, else in the ELR, else led last, unless it set its data aside; below the
+minimum, ISR and ELR only lose a replica that lost data; at or above it, the ELR is empty.
 
 Source: KIP-966 (eligible leader replicas); Apache Kafka's PartitionChangeBuilder.
 """
@@ -59,6 +59,8 @@ class Electorate:
     alive: frozenset[NodeId]
     stopping: frozenset[NodeId]
     full: frozenset[NodeId]
+    set_aside: frozenset[NodeId] = frozenset()
+    """A damaged store of theirs was set aside: whoever led last has nothing of it here."""
 
     @classmethod
     def of(cls, image: ClusterImage) -> "Electorate":
@@ -68,6 +70,7 @@ class Electorate:
             frozenset(node.node_id for node in nodes if not node.fenced),
             frozenset(node.node_id for node in nodes if node.stopping),
             frozenset(node.node_id for node in nodes if node.storage_full),
+            frozenset(node.node_id for node in nodes if node.store_set_aside),
         )
 
     def best(self, partition: Partition, candidates: NodeIds) -> NodeId:
@@ -104,9 +107,13 @@ class Electorate:
 def elect(electorate: Electorate, partition: Partition) -> Partition:
     """Return the partition, whose leader is gone, with another if anybody may lead it.
 
-    From the ISR, else the ELR, else who led last.
+    From the ISR, else the ELR, else who led last, unless that has set its data aside: an operator
+    may still save it, or say that it is gone.
     """
-    candidates = partition.isr or partition.elr or partition.last_known_elr
+    candidates = partition.isr or partition.elr
+    if not candidates:
+        last = partition.last_known_elr
+        candidates = tuple(each for each in last if each not in electorate.set_aside)
     leader = electorate.best(partition, candidates)
     if leader == NO_NODE:
         last = (partition.leader,) if partition.is_led else partition.last_known_elr

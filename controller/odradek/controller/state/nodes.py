@@ -44,6 +44,8 @@ class RegisterNode:
         lost_data: Synced data is missing.
         unclean_boot: Its machine went down: page caches are lost.
         replace: Take the place of a fenced node whose data directory is gone.
+        store_set_aside: A damaged store lies beside the present one: whoever has only that has
+            nothing, and begins empty only when an operator says so.
     """
 
     cluster_id: str
@@ -57,6 +59,7 @@ class RegisterNode:
     unclean_boot: bool = False
     replace: bool = False
     software_version: str = ""
+    store_set_aside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +146,7 @@ def register(draft: Draft, request: RegisterNode) -> Registration:
                 rack=request.rack,
                 software_version=request.software_version,
                 draining=known is not None and known.draining,
+                store_set_aside=request.store_set_aside,
             )
         )
     )

@@ -50,6 +50,7 @@ class Node:
         stopping_version: The version that holds its wish to stop; 0 while it has none.
         draining: An operator wants it empty; outlives its registrations.
         storage_full: Its disk reserve is reached.
+        store_set_aside: A damaged store of its was set aside, and no operator has decided on it.
     """
 
     node_id: NodeId
@@ -66,6 +67,7 @@ class Node:
     stopping_version: int = 0
     draining: bool = False
     storage_full: bool = False
+    store_set_aside: bool = False
 
     @property
     def stopping(self) -> bool:

@@ -18,6 +18,7 @@ def node_to_proto(node: Node) -> metadata_pb2.NodeMetadata:
         draining=node.draining,
         stopping=node.stopping,
         storage_full=node.storage_full,
+        store_set_aside=node.store_set_aside,
     )
 
 

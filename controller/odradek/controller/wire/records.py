@@ -241,6 +241,7 @@ def _node_to_proto(node: Node) -> pb.ClusterNode:
         stopping_version=node.stopping_version,
         draining=node.draining,
         storage_full=node.storage_full,
+        store_set_aside=node.store_set_aside,
     )
 
 
@@ -260,6 +261,7 @@ def _node_from_proto(node: pb.ClusterNode) -> Node:
         stopping_version=node.stopping_version,
         draining=node.draining,
         storage_full=node.storage_full,
+        store_set_aside=node.store_set_aside,
     )
 
 

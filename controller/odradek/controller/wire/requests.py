@@ -72,6 +72,7 @@ def registration_from_proto(request: controller_pb2.RegisterNodeRequest) -> Regi
         unclean_boot=request.unclean_boot,
         replace=request.replace,
         software_version=request.software_version,
+        store_set_aside=request.store_set_aside,
     )
 
 

@@ -51,6 +51,7 @@ class NodeState:
     draining: bool = False
     stopping: bool = False
     storage_full: bool = False
+    store_set_aside: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -66,6 +66,7 @@ class NodeIdentity:
     unclean_boot: bool
     replace: bool
     software_version: str
+    store_set_aside: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +180,7 @@ class Membership:
             unclean_boot=me.unclean_boot,
             replace=me.replace,
             software_version=me.software_version,
+            store_set_aside=me.store_set_aside,
         )
 
     def _registered(self, response: pb.RegisterNodeResponse, sent_at_s: float) -> None:

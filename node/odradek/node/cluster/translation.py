@@ -62,6 +62,7 @@ def node_to_proto(node: NodeState) -> metadata_pb2.NodeMetadata:
         draining=node.draining,
         stopping=node.stopping,
         storage_full=node.storage_full,
+        store_set_aside=node.store_set_aside,
     )
 
 
@@ -87,6 +88,7 @@ def _node_from_proto(node: metadata_pb2.NodeMetadata) -> NodeState:
         draining=node.draining,
         stopping=node.stopping,
         storage_full=node.storage_full,
+        store_set_aside=node.store_set_aside,
     )
 
 

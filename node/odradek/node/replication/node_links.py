@@ -9,6 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+import structlog
+
 from odradek.node.cluster.session import NO_INCARNATION
 from odradek.node.cluster.view import ClusterView
 from odradek.node.replication.confirmations import Confirmations
@@ -25,9 +27,12 @@ from odradek.node.replication.repairs import Repairs
 from odradek.node.replication.replicas import Replicas
 from odradek.node.replication.session import Announcement
 from odradek.node.replication.throttle import Throttle
+from odradek.node.storage.store import DamagedTableError
 from odradek.protocol.errors import InvalidRequestError, StaleBrokerEpochError
 from odradek.protocol.types import Incarnation, NodeId, Offset
 from odradek.v1 import replica_pb2 as pb
+
+_log = structlog.get_logger()
 
 _TICK_S: Final = 1.0
 
@@ -57,7 +62,7 @@ class NodeLinks:
         self._proposals = IsrProposals(controller)
         self._peers = Peers(self._address)
         self._confirmations = Confirmations(self._peers)
-        self._repairs = Repairs(node_id, self._peers)
+        self._repairs = Repairs(node_id, self._peers, self._on_table_damaged)
         self._leaders: dict[NodeId, LeaderNode] = {}
         self._followers: dict[NodeId, FollowerNode] = {}
         self._throttle = Throttle(throttle_bytes_per_s)
@@ -65,9 +70,15 @@ class NodeLinks:
         self._changed = asyncio.Event()
         self._stopping = False
 
-    def serve(self, replicas: Replicas) -> None:
-        """Link these replicas; to be called once, before anything else."""
+    def serve(self, replicas: Replicas, condemn: Callable[[DamagedTableError], None]) -> None:
+        """Link these replicas; to be called once, before anything else.
+
+        Args:
+            replicas: Those of this node.
+            condemn: Gives up what this node has stored, and ends it.
+        """
         self._replicas = replicas
+        self._condemn = condemn
         self.lags = Lags(self._node_id, self._peers, replicas)
         replicas.synced = self._on_synced
 
@@ -94,6 +105,19 @@ class NodeLinks:
                 del self._leaders[leader_id]
             elif leader.task is None:
                 leader.task = tasks.create_task(leader.run(), name=f"follow node {leader_id}")
+
+    def _on_table_damaged(self, error: DamagedTableError) -> None:
+        """Give up what is stored here, unless this node alone has some of it."""
+        topics = self._view.image.topics.values()
+        for partition in (each for topic in topics for each in topic.partitions):
+            if self._node_id in partition.replicas and {self._node_id}.issuperset(partition.isr):
+                _log.error(
+                    "a table of the store is damaged and some of it cannot be read; it is kept,"
+                    " since no other node is in sync with all that is here",
+                    reason=error.message,
+                )
+                return
+        self._condemn(error)
 
     def stop(self) -> None:
         """End every stream from followers, and take no new ones."""

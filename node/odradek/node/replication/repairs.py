@@ -5,10 +5,15 @@ to nobody, but it must not be cut either, nor be missing when this replica is th
 index beside it holds its header, CRC included, so that what another replica offers for it is proven
 to be the same batch; it goes back to its place and nothing else changes: no role, no ISR, no epoch.
 
+A table of RocksDB cannot be put right a row at a time: what is written again lies above the damaged
+block and is read through it. Then the node's whole store is given up, if every partition here has
+another replica in sync; otherwise the rest stays readable, and it is said aloud.
+
 Invariant: a repair never changes what a log says, only what its disk holds.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 import grpc
@@ -17,6 +22,7 @@ import structlog
 from odradek.node.replication.partition import PartitionReplica
 from odradek.node.replication.peers import Peers
 from odradek.node.storage.repair import repair_batch
+from odradek.node.storage.store import DamagedTableError
 from odradek.protocol.errors import BrokerError, CorruptMessageError
 from odradek.protocol.record_batch import BatchHeader
 from odradek.protocol.types import NodeId, Offset, PartitionUid
@@ -35,11 +41,15 @@ class Repairs:
     Args:
         node_id: This node.
         peers: The other ones.
+        table_damaged: Called when a table of this node's store is found damaged.
     """
 
-    def __init__(self, node_id: NodeId, peers: Peers) -> None:
+    def __init__(
+        self, node_id: NodeId, peers: Peers, table_damaged: Callable[[DamagedTableError], None]
+    ) -> None:
         self._node_id = node_id
         self._peers = peers
+        self._table_damaged = table_damaged
         self._under_way: dict[PartitionUid, asyncio.Lock] = {}
 
     async def repair(self, replica: PartitionReplica, begin: Offset, bytes_max: int) -> bool:
@@ -54,6 +64,9 @@ class Repairs:
                 return await self._repair(replica, begin, bytes_max)
         except TimeoutError:
             return False
+        except DamagedTableError as error:
+            self._table_damaged(error)
+            return False
         except BrokerError as error:
             _log.error("a damaged batch stays", replica=str(replica), reason=error.message)
             return False
@@ -65,6 +78,8 @@ class Repairs:
         while bytes_max > 0:
             try:
                 batches = await replica.log.read(offset, _ONE_BATCH)
+            except DamagedTableError:
+                raise
             except CorruptMessageError as error:
                 _log.error("a batch is damaged", replica=str(replica), reason=error.message)
                 batch = await self._fetch(replica, offset)

@@ -99,7 +99,7 @@ class LogReader:
         return batches
 
     def _damaged(self, offset: Offset, error: CorruptMessageError) -> CorruptMessageError:
-        return CorruptMessageError(
+        return type(error)(
             f"partition uid {self._uid}, offset {offset}: {error.message}",
             field=error.field,
             value=error.value,

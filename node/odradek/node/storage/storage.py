@@ -28,8 +28,9 @@ from odradek.node.storage.group_commit import GroupCommit
 from odradek.node.storage.keys import Kind, Table, kind_range, number_of, partition_range
 from odradek.node.storage.log import PartitionLog
 from odradek.node.storage.segments import LOG_BEGIN, LogPoint
+from odradek.node.storage.set_aside import is_any_set_aside, set_aside
 from odradek.node.storage.space import Space
-from odradek.node.storage.store import Mutation, Store
+from odradek.node.storage.store import DamagedStoreError, DamagedTableError, Mutation, Store
 from odradek.node.storage.store_options import StoreOptions
 from odradek.node.storage.tables import StateTable
 from odradek.node.storage.tail_cache import TailCache
@@ -70,7 +71,8 @@ class RecoveryReport:
     """What this opening found, or an earlier one that could not tell the controller.
 
     Attributes:
-        lost_data: Data once synced is missing: no replica here is in sync.
+        lost_data: Data once synced is missing: no replica here is in sync. All of it is, when the
+            store was damaged and set aside.
         lost_pages: The machine went down without an orderly stop: unsynced appends are missing, so
             that no replica with `flush=os` is in sync.
     """
@@ -125,6 +127,8 @@ class Storage:
         self._synced = _Synced()
         self._uncut_from: LogPoint | None = None  # torn batches behind it are still in their logs
         self._marked_at_s = 0.0
+        self.has_set_aside = False
+        """Whether a damaged store, of this opening or an earlier one, lies beside the present."""
         self.is_reopening = False
         """The disk was full and the store is being started afresh: no log can be opened."""
 
@@ -196,15 +200,24 @@ class Storage:
         """Return a partition's log, opening it; one that never was is empty."""
         log = self._logs.get(uid)
         if log is None:
-            log = self._logs[uid] = PartitionLog(
-                uid,
-                store=self._store,
-                writer=self._writer,
-                cache=self._cache,
-                blocking=self._blocking,
-                now_ms=self._now_ms(),
-            )
+            try:
+                log = self._logs[uid] = PartitionLog(
+                    uid,
+                    store=self._store,
+                    writer=self._writer,
+                    cache=self._cache,
+                    blocking=self._blocking,
+                    now_ms=self._now_ms(),
+                )
+            except DamagedTableError as error:
+                self.condemn(error)
+                raise
         return log
+
+    def condemn(self, error: DamagedTableError) -> None:
+        """End the process; the next opening sets the store aside, to be filled again."""
+        self._store.condemn(error.message)
+        self._fatal(error)
 
     async def stored_uids(self) -> list[PartitionUid]:
         """Return the partitions of which anything is stored here; a seek each."""
@@ -237,17 +250,13 @@ class Storage:
         (self._directory / "store").mkdir(exist_ok=True)
         sync_directory(self._directory)  # always: whoever made them may have been killed here
         self._mark_file = MarkFile(self._directory / "durable.mark")
-        mark = self._mark_file.mark
         try:
-            self._store = Store(
-                self._directory / "store",
-                self._options.store,
-                self._fatal,
-                synced=mark.values_end if mark else None,
-            )
+            self._store = self._open_store()
         except BaseException:
             self._mark_file.close()
             raise
+        self.has_set_aside = is_any_set_aside(self._directory)
+        mark = self._mark_file.mark
         synced = self._to_sync()
         if mark is None:
             # Data without a mark: somebody lost the file, and with it the proof.
@@ -263,6 +272,19 @@ class Storage:
         self._store.sync()
         self._write_mark(synced)
         return self._untold
+
+    def _open_store(self) -> Store:
+        """Open the store; one that is damaged is set aside, and an empty one opened."""
+        directory, mark = self._directory / "store", self._mark_file.mark
+        try:
+            synced = mark.values_end if mark else None
+            return Store(directory, self._options.store, self._fatal, synced)
+        except DamagedStoreError as error:
+            # First: should this end before the controllers were told, the next opening tells them.
+            mark = mark or Mark(0, self._boot_id, clean_stop=False)
+            self._mark_file.write(replace(mark, data_lost=True))
+            set_aside(directory, self._now_ms(), error.message)
+        return Store(directory, self._options.store, self._fatal)
 
     async def _cut_torn_logs(self) -> None:
         """Cut the logs where the bytes of batches that nobody was promised are missing."""

@@ -20,7 +20,7 @@ only upper bounds are used; after ENOSPC RocksDB never resumes, but reopening ke
 import gc
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from rocksdict import (
 from odradek.node.storage.batch_places import BatchPlaces
 from odradek.node.storage.keys import Kind, offset_range
 from odradek.node.storage.segments import LogPoint
+from odradek.node.storage.set_aside import condemn, why_condemned
 from odradek.node.storage.store_options import StoreOptions
 from odradek.node.storage.value_log import is_full
 from odradek.protocol.errors import (
@@ -50,7 +51,17 @@ from odradek.protocol.errors import (
 from odradek.protocol.types import FIRST_OFFSET, Offset, PartitionUid
 
 _COMPACT_BYTES_MIN = 64 << 20
+_CORRUPTION = "Corruption"  # how RocksDB's messages of it begin
+_FILE_IS_MISSING = "IO error: No such file or directory"
 _ALL_OFFSETS = Offset((1 << 64) - 1)
+
+
+class DamagedStoreError(StorageError):
+    """Bits have rotted in what RocksDB needs to find its tables: the store does not open."""
+
+
+class DamagedTableError(CorruptMessageError):
+    """Bits have rotted in a table: what else lies in its block is unreadable, whoever wants it."""
 
 
 class Mutation:
@@ -115,7 +126,8 @@ class Store:
         synced: Up to where the value log is known to be synced; None when nobody knows.
 
     Raises:
-        StorageError: Another process has it open, or it is damaged.
+        DamagedStoreError: It is damaged, or was condemned.
+        StorageError: Another process has it open, or the disk failed.
         StorageFullError: No room to open it.
     """
 
@@ -136,6 +148,9 @@ class Store:
         self._readers_changed = threading.Condition()
         self._is_broken = self._is_value_log_full = False
         self._db: Any = None  # None also while it is being reopened
+        reason = why_condemned(directory)
+        if reason is not None:
+            raise DamagedStoreError(f"the store in {directory} was condemned: {reason}")
         try:
             self._db = self._open()
             self.batches = BatchPlaces(
@@ -150,7 +165,8 @@ class Store:
             self._close_handle()
             if _is_full(error):
                 raise _full(str(error)) from error
-            raise StorageError(f"the store in {directory} cannot be opened: {error}") from error
+            kind = DamagedStoreError if _is_damage(error) else StorageError
+            raise kind(f"the store in {directory} cannot be opened: {error}") from error
 
     @property
     def is_closed(self) -> bool:
@@ -215,7 +231,10 @@ class Store:
 
     def get(self, key: bytes) -> bytes | None:
         """Return a small value."""
-        value: bytes | None = self._handle().get(key)
+        try:
+            value: bytes | None = self._handle().get(key)
+        except Exception as error:
+            raise _damaged_table(error) from error
         return value
 
     def scan(
@@ -301,6 +320,11 @@ class Store:
             raise self._typed(error) from error
         self._is_broken = False
 
+    def condemn(self, reason: str) -> None:
+        """Have the next opening set this store aside; the process is to end."""
+        with suppress(OSError):
+            condemn(self._directory, reason)
+
     def interrupt(self) -> None:
         """Make a running `reclaim` end soon; only before `close`, since RocksDB never resumes."""
         self._interrupted = self._compacting
@@ -373,9 +397,7 @@ class Store:
             yield iterator
             del iterator
         except Exception as error:
-            if "Corruption" in str(error):
-                raise CorruptMessageError(f"a table of the store is damaged: {error}") from error
-            raise
+            raise _damaged_table(error) from error
         finally:
             with self._readers_changed:
                 self._readers -= 1
@@ -399,9 +421,23 @@ class Store:
         if self._is_broken or _is_full(error):  # the first error is followed by vaguer ones
             self._is_broken = True
             return _full(str(error))
+        if _CORRUPTION in str(error) and self._db is not None:
+            # No table could be written again, however often this node started.
+            self.condemn(str(error))
         failure = StorageError(f"the store failed: {error}")
         self._fatal(failure)
         return failure
+
+
+def _is_damage(error: Exception) -> bool:
+    text = str(error)
+    return isinstance(error, DamagedTableError) or _CORRUPTION in text or _FILE_IS_MISSING in text
+
+
+def _damaged_table(error: Exception) -> Exception:
+    if isinstance(error, CorruptMessageError) or _CORRUPTION not in str(error):
+        return error
+    return DamagedTableError(f"a table of the store is damaged: {error}")
 
 
 def _is_full(error: Exception) -> bool:

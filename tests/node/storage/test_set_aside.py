@@ -1,0 +1,131 @@
+"""A store that cannot be read is put out of the way whole, and whoever asks is told."""
+
+from pathlib import Path
+
+import pytest
+
+from odradek.node.storage import storage as storage_module
+from odradek.node.storage.store import DamagedTableError
+from odradek.protocol.errors import StorageError
+from odradek.protocol.types import PartitionUid
+from tests.node.storage.batches import append_patiently, batch, opened, read_all
+from tests.powerloss.bit_flips import flip
+from tests.powerloss.tracer import scan
+
+UID = PartitionUid(1)
+
+
+async def fill(directory: Path) -> list[bytes]:
+    """Write a few batches and return them as they are stored."""
+    async with opened(directory) as storage:
+        for _ in range(10):
+            await storage.group_commit.when_durable(await append_patiently(storage, UID, batch(2)))
+        return await read_all(storage.log(UID))
+
+
+def damage(directory: Path) -> bytes:
+    """Flip a bit that RocksDB cannot open without; return the file as it was."""
+    file = directory / "store" / "CURRENT"
+    content = file.read_bytes()
+    file.write_bytes(flip(content, 3, 0))
+    return content
+
+
+def moved(directory: Path) -> list[Path]:
+    """Return the stores that were set aside."""
+    return sorted(directory.glob("store.damaged-*"))
+
+
+async def test_it_begins_empty_and_says_so_until_the_controllers_know(tmp_path: Path) -> None:
+    await fill(tmp_path)
+    damage(tmp_path)
+    before = scan(tmp_path / "store")
+    for _ in range(2):
+        async with opened(tmp_path) as storage:
+            assert storage.recovered.lost_data
+            assert storage.has_set_aside
+            assert storage.log(UID).log_end_offset == 0
+    (aside,) = moved(tmp_path)
+    assert {path: data for path, data in scan(aside).items() if "LOG" not in path} == {
+        path: data for path, data in before.items() if "LOG" not in path
+    }
+    async with opened(tmp_path) as storage:
+        await storage.recovery_told()
+        await storage.group_commit.when_durable(await append_patiently(storage, UID, batch(1)))
+    async with opened(tmp_path) as storage:
+        assert not storage.recovered.lost_data
+        assert storage.has_set_aside
+        assert storage.log(UID).log_end_offset == 1
+    aside.rename(tmp_path / "kept elsewhere")
+    async with opened(tmp_path) as storage:
+        assert not storage.has_set_aside
+
+
+async def test_what_was_set_aside_can_be_repaired_and_put_back(tmp_path: Path) -> None:
+    right = await fill(tmp_path)
+    current = damage(tmp_path)
+    async with opened(tmp_path) as storage:
+        await storage.recovery_told()
+    (aside,) = moved(tmp_path)
+    (aside / "CURRENT").write_bytes(current)
+    (tmp_path / "store").rename(tmp_path / "empty")
+    aside.rename(tmp_path / "store")
+    async with opened(tmp_path) as storage:
+        assert not storage.recovered.lost_data
+        assert not storage.has_set_aside
+        assert await read_all(storage.log(UID)) == right
+
+
+async def test_a_crash_before_the_store_is_renamed_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(tmp_path)
+    (tmp_path / "durable.mark").unlink()  # nothing else would tell
+    damage(tmp_path)
+
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage_module, "set_aside", crash)
+        with pytest.raises(KeyboardInterrupt):
+            await fill(tmp_path)
+    async with opened(tmp_path) as storage:
+        assert storage.recovered.lost_data
+    assert len(moved(tmp_path)) == 1
+
+
+async def test_a_store_in_use_is_left_alone(tmp_path: Path) -> None:
+    async with opened(tmp_path):
+        with pytest.raises(StorageError, match="cannot be opened"):
+            async with opened(tmp_path):
+                pass
+    assert not moved(tmp_path)
+
+
+async def test_a_condemned_store_is_set_aside_by_the_next_opening(tmp_path: Path) -> None:
+    ended: list[BaseException] = []
+    async with opened(tmp_path, fatal=ended.append) as storage:
+        storage.condemn(DamagedTableError("a block is unreadable"))
+    assert len(ended) == 1
+    async with opened(tmp_path) as storage:
+        assert storage.recovered.lost_data
+    assert len(moved(tmp_path)) == 1
+
+
+async def test_a_log_whose_index_cannot_be_read_condemns_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(tmp_path)
+    ended: list[BaseException] = []
+    async with opened(tmp_path, fatal=ended.append) as storage:
+
+        def rotten(*_: object) -> bytes:
+            raise DamagedTableError("a table of the store is damaged")
+
+        monkeypatch.setattr(storage._store, "get", rotten)
+        with pytest.raises(DamagedTableError):
+            storage.log(UID)
+    assert len(ended) == 1
+    async with opened(tmp_path) as storage:
+        assert storage.recovered.lost_data
