@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Container, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Container, Iterable
 from typing import Final, Generic, TypeAlias, TypeVar
 
 from odradek.client.cluster.background import Background
