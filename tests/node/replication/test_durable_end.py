@@ -25,6 +25,17 @@ def test_a_cut_takes_back_what_lies_beyond() -> None:
     assert durable.end == 3
 
 
+def test_what_a_log_lost_meanwhile_does_not_count_in_another_role() -> None:
+    durable = DurableEnd(Offset(2))
+    durable.on_appended(10, Offset(9))
+    assert durable.begin_role(12, Offset(4))
+    assert not durable.on_synced(10)
+    assert durable.end == 2
+    assert durable.on_synced(12)
+    assert durable.end == 4
+    assert not durable.begin_role(12, Offset(4))
+
+
 def test_after_a_failed_sync_nothing_counts_before_the_store_is_back() -> None:
     durable = DurableEnd(Offset(5))
     durable.on_appended(10, Offset(9))

@@ -8,7 +8,7 @@ import pytest
 
 from odradek.node.cluster.image import ImageUpdate, NodeState, PartitionState, TopicState
 from odradek.node.cluster.view import ClusterView
-from odradek.node.replication.follower import Ack
+from odradek.node.replication.follower import ANNOUNCE_RETRY_S, Ack
 from odradek.node.replication.follower_node import FollowerNode
 from odradek.node.replication.leader_node import LeaderNode
 from odradek.node.replication.node_links import NodeLinks
@@ -27,7 +27,7 @@ from odradek.protocol.errors import (
 )
 from odradek.protocol.hot import Acks
 from odradek.protocol.record_batch import stamped
-from odradek.protocol.replication import PushFrame
+from odradek.protocol.replication import PushFrame, ReplicateFrame
 from odradek.protocol.types import (
     FIRST_OFFSET,
     Incarnation,
@@ -233,6 +233,50 @@ async def test_a_log_that_came_back_shorter_is_announced(host: _Host) -> None:
     replica.on_tick(now_s + 1)
     assert following.core.session > before
     assert following.core.log_end_offset == 0
+
+
+async def test_a_log_that_came_back_shorter_may_be_led(host: _Host) -> None:
+    """What had been noted of its lost end does not count, and is synced anew."""
+    replica = await _following(host, 3)
+    replica._durable.take(Offset(3))  # as `flush=os` counts it
+    replica.log.truncate_to(FIRST_OFFSET, 0)
+    host.image(ME, 1)
+    assert replica.leading is not None
+    assert replica.leading.core.durable_end == 0
+    replica.produce(batch(2), Acks.ALL, FutureWaiter(), 0)
+    host.replicas.commit_soon()
+    leading = replica.leading
+    await until(lambda: leading.core.durable_end == 2)
+
+
+async def test_a_refused_announcement_is_repeated_before_the_next_tick(host: _Host) -> None:
+    replica = await _following(host, 1)
+    assert replica.following is not None
+    core = replica.following.core
+    leader = LeaderNode(OTHER, host.replicas, lambda: None, lambda _: pb.ReplicateRequest())
+    leader.follow(replica)
+    refused = core.session
+    refusal = pb.ReplicaRefusal(uid=UID, leader_epoch=0, session=refused)
+    began_s = time.monotonic()
+    leader._take(ReplicateFrame(0, [], [], [refusal]))
+    await until(lambda: core.session > refused)
+    assert time.monotonic() - began_s >= ANNOUNCE_RETRY_S
+    assert not leader._refused
+
+
+async def test_a_follower_whose_disk_is_full_has_it_looked_after(
+    host: _Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica = await _following(host, 1)
+    following = replica.following
+    assert following is not None
+
+    def full(*_: object) -> int:
+        raise StorageFullError("no room")
+
+    monkeypatch.setattr(host.storage._store, "write", full)
+    following.on_pushed(_push(following.core.session, 1, _stamped(batch(), 1)))
+    assert host.replicas._storage_failed
 
 
 async def test_a_partition_that_returns_before_its_data_went_keeps_it(

@@ -20,14 +20,27 @@ class DurableEnd:
         self._unsynced: deque[tuple[int, Offset]] = deque()
 
     @property
+    def awaits_sync(self) -> bool:
+        """Whether a sync would bring `end` forward."""
+        return bool(self._unsynced)
+
+    @property
     def is_settled(self) -> bool:
         """Whether all of the log is on disk."""
         return not self._unsynced and not self._is_lost
 
-    @property
-    def awaits_sync(self) -> bool:
-        """Whether a sync would bring `end` forward."""
-        return bool(self._unsynced)
+    def begin_role(self, position: int, end: Offset) -> bool:
+        """The log ends here; what a full disk's store lost when it was reopened does not count.
+
+        Returns:
+            Whether it had lost something: a sync is to say anew what is on disk.
+        """
+        if self.end > end or any(noted > end for _, noted in self._unsynced):
+            self.on_truncated(position, end)
+            return True
+        if self.is_settled:
+            self.end = end
+        return False
 
     def on_appended(self, position: int, end: Offset) -> None:
         """The log ends further; that is on disk once a sync reaches the position."""

@@ -18,6 +18,7 @@ from odradek.node.replication.follower import (
     Append,
     Effect,
     FollowerReplica,
+    FollowerState,
     StartAfresh,
     Truncate,
 )
@@ -54,6 +55,7 @@ class Following:
         announce: Callable[[Announcement], None],
         ack: Callable[[Ack], None],
         unsynced: Callable[[], None],
+        storage_refused: Callable[[], None],
     ) -> None:
         """Begin to follow; nothing happens before `on_connected`.
 
@@ -67,6 +69,7 @@ class Following:
             announce: Carries an announcement to the leader.
             ack: Carries an acknowledgement to the leader.
             unsynced: Called when something awaits a group commit.
+            storage_refused: Called when the disk was found full.
         """
         self.core = FollowerReplica(
             partition.leader_id,
@@ -83,6 +86,7 @@ class Following:
         self._announce = announce
         self._ack = ack
         self._unsynced = unsynced
+        self._storage_refused = storage_refused
 
     def on_connected(self) -> None:
         """The streams to the leader's node stand."""
@@ -92,6 +96,11 @@ class Following:
     def on_disconnected(self) -> None:
         """They broke."""
         self.core.on_disconnected()
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether `on_tick` is to announce again before long."""
+        return self.core.state is FollowerState.PAUSED
 
     def on_tick(self, now_s: float) -> None:
         """Time has passed."""
@@ -161,6 +170,8 @@ class Following:
             log.append_replicated(split(pushed), _now_ms())
         except (StorageFullError, ThrottledError, CorruptMessageError, InvalidRecordError) as error:
             _log.warning("push not appended", uid=log.uid, reason=error.message)
+            if isinstance(error, StorageFullError):
+                self._storage_refused()
             self._note_appended()
             self.on_append_failed()
             return
@@ -183,6 +194,8 @@ class Following:
             position = cut(offset, _now_ms())
         except BrokerError as error:
             _log.warning("log not cut", uid=log.uid, reason=error.message)
+            if isinstance(error, StorageFullError):
+                self._storage_refused()
             self.on_append_failed()
             return
         _log.info("log cut", uid=log.uid, log_end=before, cut_to=log.log_end_offset)

@@ -94,14 +94,16 @@ class InSync:
         self.maximal |= members
         return self._pending
 
-    def on_answered(self, proposal: ProposeIsr, now_s: float) -> None:
+    def on_answered(self, proposal: ProposeIsr, now_s: float, *, accepted: bool) -> None:
         """The controller answered, or nobody knows.
 
         However it was answered, `maximal` stays until an image with a newer partition epoch: a
-        repeat may still be on its way. The next proposal, at once and with nobody new, raises the
-        epoch and ends the doubt; when that fails too, another one is made a moment later.
+        repeat may still be on its way. When it was not accepted, the next proposal, at once and
+        with nobody new, raises the epoch and ends the doubt; when that fails too, or no image comes
+        of one that was accepted, another one is made a moment later.
         """
         if proposal is self._pending:
             self._pending = None
             self._retry_at_s = now_s + PROPOSAL_RETRY_S
-            self._ends_doubt = any(each.node_id not in self.committed for each in proposal.isr)
+            named_others = any(each.node_id not in self.committed for each in proposal.isr)
+            self._ends_doubt = named_others and not accepted

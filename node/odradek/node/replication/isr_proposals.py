@@ -56,6 +56,7 @@ class IsrProposals:
 
     async def _ask(self, proposals: dict[PartitionReplica, ProposeIsr]) -> None:
         request = [_to_proto(replica, each) for replica, each in proposals.items()]
+        accepted: set[PartitionReplica] = set()
         try:
             refusals = await self._controller.alter_partitions(request)
         except OdradekError as error:
@@ -63,9 +64,11 @@ class IsrProposals:
         else:
             for replica, refusal in zip(proposals, refusals, strict=True):
                 _tell(replica, proposals[replica], refusal)
+                if refusal is None:
+                    accepted.add(replica)
         for replica, proposal in proposals.items():
             if replica.leading is not None:
-                replica.leading.on_proposal_answered(proposal)
+                replica.leading.on_proposal_answered(proposal, accepted=replica in accepted)
 
 
 def _tell(replica: PartitionReplica, proposal: ProposeIsr, error: BrokerError | None) -> None:

@@ -46,13 +46,7 @@ from odradek.protocol.errors import (
     StaleBrokerEpochError,
     UnknownLeaderEpochError,
 )
-from odradek.protocol.types import (
-    NO_LEADER_EPOCH,
-    Incarnation,
-    LeaderEpoch,
-    NodeId,
-    Offset,
-)
+from odradek.protocol.types import NO_LEADER_EPOCH, Incarnation, LeaderEpoch, NodeId, Offset
 
 __all__ = ["Cursor", "Diverging", "Effect", "Incarnations", "IsrMember", "LeaderReplica"]
 __all__ += ["ProposeIsr", "PushDue", "Refused"]
@@ -302,9 +296,11 @@ class LeaderReplica:
                 self.followers[member].caught_up_at_s = now_s
         return [*self._advance_high_watermark(), *self._propose(now_s)]
 
-    def on_proposal_answered(self, proposal: ProposeIsr, now_s: float) -> list[Effect]:
+    def on_proposal_answered(
+        self, proposal: ProposeIsr, now_s: float, *, accepted: bool = False
+    ) -> list[Effect]:
         """The controller answered, or nobody knows what became of it; only an image will tell."""
-        self._in_sync.on_answered(proposal, now_s)
+        self._in_sync.on_answered(proposal, now_s, accepted=accepted)
         return self._propose(now_s)
 
     def on_tick(self, now_s: float) -> list[Effect]:

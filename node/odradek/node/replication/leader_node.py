@@ -9,6 +9,7 @@ when the pair is gone; no frame is read while the storage has no room; both stre
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -17,7 +18,7 @@ from typing import Any, Final
 import grpc
 import structlog
 
-from odradek.node.replication.follower import Ack
+from odradek.node.replication.follower import ANNOUNCE_RETRY_S, Ack
 from odradek.node.replication.lane import Received
 from odradek.node.replication.partition import PartitionReplica
 from odradek.node.replication.replicas import Replicas
@@ -66,6 +67,9 @@ class LeaderNode:
         self._acks: dict[PartitionUid, tuple[LeaderEpoch, Ack]] = {}
         self._live, self._catch_up = Received(), Received()
         self._told = (0, 0)
+        self._refused: dict[PartitionReplica, None] = {}
+        """To be announced again when the timer ends."""
+        self._timer: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
         self._dial = asyncio.Event()
         self._chance = random.Random()  # noqa: S311  jitter, not a secret
@@ -187,6 +191,10 @@ class LeaderNode:
         self._acks.clear()
         self._live, self._catch_up = Received(), Received()
         self._told = (0, 0)
+        self._refused.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         for replica in self.followed.values():
             if replica.following is not None:
                 replica.following.on_disconnected()
@@ -214,6 +222,8 @@ class LeaderNode:
             replica = self.followed.get(push.uid)
             if replica is not None and replica.following is not None:
                 replica.following.on_pushed(push)
+                if replica.following.is_paused:  # the log did not take it
+                    self._announce_again_soon(replica)
         for divergence in frame.divergences:
             replica = self.followed.get(PartitionUid(divergence.uid))
             if replica is not None and replica.following is not None:
@@ -224,6 +234,22 @@ class LeaderNode:
             replica = self.followed.get(PartitionUid(refusal.uid))
             if replica is not None and replica.following is not None:
                 replica.following.on_refused(LeaderEpoch(refusal.leader_epoch), refusal.session)
+                self._announce_again_soon(replica)
+
+    def _announce_again_soon(self, replica: PartitionReplica) -> None:
+        self._refused[replica] = None
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(ANNOUNCE_RETRY_S, self._announce_again)
+
+    def _announce_again(self) -> None:
+        refused, self._refused, self._timer = self._refused, {}, None
+        now_s = time.monotonic()
+        for replica in refused:
+            if replica.following is not None:
+                replica.following.on_tick(now_s)
+                if replica.following.is_paused:  # it was refused after the first of these
+                    self._announce_again_soon(replica)
 
     async def _write(self, call: Any) -> None:
         while True:

@@ -113,9 +113,10 @@ class Leading:
         """A follower's streams ended."""
         self.core.on_disconnected(follower, incarnation)
 
-    def on_proposal_answered(self, proposal: ProposeIsr) -> None:
+    def on_proposal_answered(self, proposal: ProposeIsr, *, accepted: bool) -> None:
         """The controller answered, or nobody knows."""
-        self.perform(self.core.on_proposal_answered(proposal, time.monotonic()))
+        now_s = time.monotonic()
+        self.perform(self.core.on_proposal_answered(proposal, now_s, accepted=accepted))
 
     def on_tick(self, now_s: float) -> None:
         """Time has passed: about once a second."""

@@ -41,7 +41,6 @@ from odradek.protocol.topic_config import Flush, TimestampType, TopicConfig, par
 from odradek.protocol.types import FIRST_OFFSET, NO_NODE, LeaderEpoch, Offset
 
 UNCOMMITTED_BYTES_MAX: Final = 16 << 20
-
 _NO_TIME: Final = -1
 _UNKNOWN_OFFSET: Final = Offset(-1)
 
@@ -129,8 +128,8 @@ class PartitionReplica:
         """Lead or follow, as `partition` says; resign first when there is a role already."""
         assert self.leading is None, "resign first"
         assert self.following is None, "resign first"
-        if self._durable.is_settled:
-            self._durable.end = self.log.log_end_offset
+        if self._durable.begin_role(self.log.last_position, self.log.log_end_offset):
+            self._surroundings.unsynced(self)
         self._failure = None
         if self.partition.leader_id == self._surroundings.node_id:
             self._become_leader()
@@ -163,6 +162,7 @@ class PartitionReplica:
             announce=lambda announcement: self._links.announce(self, announcement),
             ack=lambda ack: self._links.ack(self, ack),
             unsynced=lambda: self._surroundings.unsynced(self),
+            storage_refused=self._surroundings.storage_refused,
         )
         self._links.follow(self)
 

@@ -95,6 +95,7 @@ class Replicas:
             incarnations=lambda: self._incarnations,
             links=links or Alone(),
             new_session=itertools.count(1).__next__,
+            storage_refused=self.storage_refused,
         )
         self._incarnations: Incarnations = {}
         self._replicas: dict[Key, PartitionReplica] = {}

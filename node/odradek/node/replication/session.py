@@ -43,8 +43,9 @@ class Announcement:
             None when it is a prefix of the leader's; otherwise how far they agree at most. Epoch
             -1: they have nothing in common, the follower begins at that offset.
         """
-        if self.log_end == log_start:
-            return None  # whatever is below is of no interest to anybody
+        entries = epochs.entries
+        if self.log_end == log_start and (not entries or self.last_epoch <= entries[0][0]):
+            return None  # whatever is below is of no interest to anybody, and what follows fits
         end = epochs.diverging(self.last_epoch, self.log_end, log_end)
         if self.log_end < log_start or (end is not None and end.epoch == NO_LEADER_EPOCH):
             return EpochEnd(NO_LEADER_EPOCH, log_start)

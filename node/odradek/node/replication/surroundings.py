@@ -99,6 +99,7 @@ class ReplicaSurroundings:
         incarnations: The nodes that are not fenced, as of the image in force.
         links: To the other nodes.
         new_session: Numbers announcements.
+        storage_refused: Called when a replica met a full disk.
     """
 
     node_id: NodeId
@@ -107,3 +108,4 @@ class ReplicaSurroundings:
     incarnations: Callable[[], Incarnations] = dict
     links: Links = field(default_factory=Alone)
     new_session: Callable[[], int] = lambda: 1
+    storage_refused: Callable[[], None] = lambda: None
