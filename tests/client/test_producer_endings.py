@@ -117,3 +117,36 @@ async def test_enqueueing_to_many_partitions_lets_the_loop_breathe(cluster: Fake
             await producer.enqueue("t", bytes(1024), partition=number % 64)
         counting.cancel()
     assert turns >= 3, "4 MiB, none of whose batches was full"
+
+
+async def test_a_failure_is_not_heard_by_a_send_many_that_was_cancelled(
+    cluster: FakeCluster,
+) -> None:
+    cluster.create_topic("t")
+    node = cluster.nodes[1]
+    async with producing(cluster) as producer:
+        node.answering.clear()
+        node.faults.append(Fault(RecordTooLargeError("refused")))
+        sending = asyncio.create_task(producer.send_many("t", [b"a", b"b"]))
+        await node.has_requests(1)
+        sending.cancel()
+        await asyncio.wait([sending])
+        node.answering.set()
+        with pytest.raises(DeliveryFailedError, match="refused") as caught:
+            await producer.flush()
+    assert caught.value.record_count == 2
+
+
+@pytest.mark.parametrize("keys", [None, [b"k"] * 3])
+async def test_what_a_refused_send_many_has_sent_is_not_hidden(
+    cluster: FakeCluster, keys: list[bytes] | None
+) -> None:
+    topic = cluster.create_topic("t", config={"max.message.bytes": "1024"})
+    cluster.nodes[1].faults.append(Fault(RecordTooLargeError("refused")))
+    async with producing(cluster) as producer:
+        with pytest.raises(RecordTooLargeError, match="it was not sent"):
+            await producer.send_many("t", [b"a", bytes(2000), b"c"], keys=keys)
+        with pytest.raises(DeliveryFailedError, match="refused") as caught:
+            await producer.flush()
+    assert caught.value.record_count == 1
+    assert topic.values() == []

@@ -8,6 +8,7 @@ from odradek.client import (
     Client,
     ClientClosedError,
     SerializationError,
+    serdes,
 )
 from odradek.protocol.errors import (
     InvalidTopicError,
@@ -38,6 +39,8 @@ async def test_an_unknown_partition_is_an_error(cluster: FakeCluster) -> None:
     async with producing(cluster) as producer:
         with pytest.raises(UnknownTopicOrPartitionError, match="0 to 2, not 3"):
             await producer.send("t", b"v", partition=3)
+        with pytest.raises(UnknownTopicOrPartitionError, match="0 to 2, not '1'"):
+            await producer.send("t", b"v", partition="1")  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("value", ["text", 7, object()])
@@ -61,6 +64,39 @@ async def test_a_header_that_is_not_bytes_is_named(cluster: FakeCluster) -> None
     async with producing(cluster) as producer:
         with pytest.raises(SerializationError, match="'unit'"):
             await producer.send("t", b"v", headers={"unit": "m"})  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("before", [[], [b"a"]], ids=["first", "behind another"])
+@pytest.mark.parametrize(
+    "headers", [{"\udcff": b"x"}, [("a", b"x", 1)], [("a",)], ["abc"], [None], 5]
+)
+async def test_bad_headers_are_refused_and_harm_no_other_record(
+    cluster: FakeCluster, headers: Any, before: list[bytes]
+) -> None:
+    topic = cluster.create_topic("t")
+    async with producing(cluster, linger_s=60.0) as producer:
+        for value in before:
+            await producer.enqueue("t", value)
+        for key in (None, b"k"):
+            with pytest.raises(SerializationError, match="headers"):
+                await producer.enqueue("t", b"bad", key=key, headers=headers)
+            with pytest.raises(SerializationError, match="headers"):
+                await producer.send_many("t", [b"bad"], headers=headers)
+        await producer.enqueue("t", b"good", headers={"unit": b"m"})
+    assert topic.values() == [*before, b"good"]
+
+
+async def test_a_serde_that_says_nothing_is_told_by_the_name_of_its_error(
+    cluster: FakeCluster,
+) -> None:
+    def refuse(value: str) -> bytes:
+        raise LookupError
+
+    cluster.create_topic("t")
+    serde = serdes.FunctionSerde("codes", refuse, str)
+    async with producing(cluster, value=serde) as producer:
+        with pytest.raises(SerializationError, match="codes: LookupError"):
+            await producer.send("t", "v")
 
 
 async def test_a_record_too_large_names_both_sizes_and_harms_no_other(cluster: FakeCluster) -> None:
@@ -99,3 +135,12 @@ async def test_a_producer_that_was_not_entered_refuses(cluster: FakeCluster) -> 
     async with Client(cluster.bootstrap) as client:
         with pytest.raises(ClientClosedError, match="async with"):
             await client.producer().send("t", b"v")
+
+
+async def test_a_topic_with_a_setting_of_a_newer_cluster_takes_records(
+    cluster: FakeCluster,
+) -> None:
+    topic = cluster.create_topic("t", config={"tier.storage": "cold"})
+    async with producing(cluster) as producer:
+        await producer.send("t", b"v")
+    assert topic.values() == [b"v"]

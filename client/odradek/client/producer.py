@@ -17,7 +17,13 @@ from typing import Any, Final, Generic, Self, TypeVar, overload
 from odradek.client.cluster.scope import Scope
 from odradek.client.config import ProducerOptions
 from odradek.client.producing.appender import Appender
-from odradek.client.producing.delivery import Acknowledgements, Delivery, acknowledged
+from odradek.client.producing.delivery import (
+    Acknowledgements,
+    Delivery,
+    Run,
+    outcomes,
+    raise_first,
+)
 from odradek.client.record import Headers, RecordMetadata
 from odradek.client.serdes import Serde
 from odradek.client.topic import Topic
@@ -256,7 +262,8 @@ class Producer(Generic[K, V]):
     ) -> Acknowledgements:
         """Append many records and return once all are acknowledged; the fastest way in bulk.
 
-        All values and keys are encoded before the first record is buffered.
+        All values and keys are encoded before the first record is buffered. Cancelling does not
+        recall what was buffered; if that fails, `flush` tells.
 
         Args:
             topic: As in `send`.
@@ -273,24 +280,42 @@ class Producer(Generic[K, V]):
             ValueError: Not as many keys as values; nothing was sent.
             DeliveryTimeoutError, BrokerError: Of the first record that failed; others may be in the
                 log.
-            SerializationError, RecordTooLargeError, UnknownTopicOrPartitionError, BufferFullError:
-                As in `send`.
+            SerializationError, UnknownTopicOrPartitionError: As in `send`; nothing was sent.
+            RecordTooLargeError, BufferFullError: Of one record; those before it are on their way.
         """
         core = self._core
         target = await core.target(topic)
         now_ms = time_ns() // 1_000_000 if timestamp_ms is None else timestamp_ms
-        if keys is None and headers is None and not core.intake.asks_partitioner:
-            runs = await core.fill(topic, target, list(values), partition, now_ms)
-        else:
-            every_key = repeat(None) if keys is None else keys
-            records = [
-                core.intake.encode(
-                    target, value, key, partition=partition, headers=headers, timestamp_ms=now_ms
+        runs: list[Run] = []
+        try:
+            if keys is None and headers is None and not core.intake.asks_partitioner:
+                await core.fill(
+                    topic,
+                    target,
+                    list(values),
+                    partition=partition,
+                    timestamp_ms=now_ms,
+                    runs=runs,
                 )
-                for value, key in zip(values, every_key, strict=keys is not None)
-            ]
-            runs = await core.append_each(topic, target, records)
-        await acknowledged(runs)
+            else:
+                every_key = repeat(None) if keys is None else keys
+                records = [
+                    core.intake.encode(
+                        target,
+                        value,
+                        key,
+                        partition=partition,
+                        headers=headers,
+                        timestamp_ms=now_ms,
+                    )
+                    for value, key in zip(values, every_key, strict=keys is not None)
+                ]
+                await core.append_each(topic, target, records, runs)
+            await outcomes(runs)
+        except BaseException:  # of a later record, or cancelled: of these nobody has heard
+            core.unwatch(runs)
+            raise
+        raise_first(runs)
         return Acknowledgements(runs, now_ms)
 
     # ------------------------------------------------------------------ ending

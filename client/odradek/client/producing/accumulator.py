@@ -11,6 +11,7 @@ Source: KIP-480, KIP-794 (sticky partitioning).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from odradek.client.cluster.image import TopicInfo
 from odradek.client.producing.ledger import Ledger
@@ -21,6 +22,8 @@ from odradek.protocol.errors import RecordTooLargeError, UnknownTopicOrPartition
 from odradek.protocol.record_batch import HEADER_BYTES
 from odradek.protocol.topic_config import parse_topic_config
 from odradek.protocol.types import PartitionIndex
+
+_MAX_MESSAGE_BYTES: Final = "max.message.bytes"
 
 
 @dataclass(slots=True, eq=False)
@@ -64,7 +67,7 @@ class TopicQueues:
         """Take over limits, new partitions and leaders; return the queues whose leader changed."""
         assert info.partitions, "a topic has partitions"
         self.info = info
-        self.batch_bytes_max = parse_topic_config(info.config).max_message_bytes
+        self.batch_bytes_max = _batch_bytes_max(info)
         limits = replace(
             self.limits, batch_bytes=min(self.limits.batch_bytes, self.batch_bytes_max)
         )
@@ -87,10 +90,10 @@ class TopicQueues:
         Raises:
             UnknownTopicOrPartitionError: The topic has no such partition.
         """
-        if not 0 <= partition < len(self.queues):
+        if not (isinstance(partition, int) and 0 <= partition < len(self.queues)):
             raise UnknownTopicOrPartitionError(
                 f"topic {self.info.name!r} has partitions 0 to {len(self.queues) - 1},"
-                f" not {partition}",
+                f" not {partition!r}",
                 field="partition",
                 value=partition,
                 limit=len(self.queues) - 1,
@@ -227,8 +230,14 @@ class TopicQueues:
             return
         raise RecordTooLargeError(
             f"the record makes a batch of {size_bytes} bytes, topic {self.info.name!r} allows"
-            f" {self.record_bytes_max} (max.message.bytes); nothing was sent",
+            f" {self.record_bytes_max} (max.message.bytes); it was not sent",
             field="max.message.bytes",
             value=size_bytes,
             limit=self.record_bytes_max,
         )
+
+
+def _batch_bytes_max(info: TopicInfo) -> int:
+    """Return what the topic takes; settings that only a newer cluster knows are none of ours."""
+    known = {key: text for key, text in info.config.items() if key == _MAX_MESSAGE_BYTES}
+    return parse_topic_config(known).max_message_bytes

@@ -212,13 +212,14 @@ class Appender:
         topic: str | Topic[Any, Any],
         target: Target,
         values: list[object],
+        *,
         partition: int | None,
         timestamp_ms: int,
-    ) -> list[Run]:
-        """Append records without keys and headers: no line of Python per record."""
+        runs: list[Run],
+    ) -> None:
+        """Append records without keys and headers, to `runs` too: no line of Python per record."""
         encoded = encode_values(target, values)
         queue = self.intake.choose(target.topic, None, partition)
-        runs: list[Run] = []
         position = 0
         while position < len(encoded):
             if not self.room.is_free:
@@ -236,13 +237,15 @@ class Appender:
             if opened:
                 await asyncio.sleep(0)
                 self._check_still(topic, target)
-        return runs
 
     async def append_each(
-        self, topic: str | Topic[Any, Any], target: Target, records: list[Encoded]
-    ) -> list[Run]:
-        """Append records one by one."""
-        runs: list[Run] = []
+        self,
+        topic: str | Topic[Any, Any],
+        target: Target,
+        records: list[Encoded],
+        runs: list[Run],
+    ) -> None:
+        """Append records one by one, to `runs` too."""
         for position, record in enumerate(records):
             delivery = None
             if self.ledger.is_quick:
@@ -251,7 +254,12 @@ class Appender:
             if delivery is None:
                 delivery = await self.append_slowly(topic, target, record)
             extend_runs(runs, delivery.as_run(position))
-        return runs
+
+    def unwatch(self, runs: list[Run]) -> None:
+        """Note that whoever sent these has gone without having heard of them."""
+        with self._lock:
+            for run in runs:
+                run.batch.unwatch(run.count)
 
     @staticmethod
     def _now_s() -> float:

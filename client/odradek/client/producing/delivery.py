@@ -72,7 +72,7 @@ class Delivery(Struct, eq=False, gc=False):
     def unwatch(self) -> None:
         """Note that whoever watched has gone without having heard."""
         self.is_watched = False
-        self.batch.watched_count -= 1
+        self.batch.unwatch(1)
 
     def outcome(self) -> RecordMetadata:
         """Return or raise what became of it; only once it is `done`."""
@@ -156,14 +156,17 @@ async def outcome(batch: ProducerBatch) -> None:
         await waiter
 
 
-async def acknowledged(runs: list[Run]) -> None:
-    """Wait for the outcome of every batch; raise the first error."""
-    batches = dict.fromkeys(run.batch for run in runs)
-    for batch in batches:
+async def outcomes(runs: list[Run]) -> None:
+    """Wait until every batch is acknowledged or has failed."""
+    for batch in dict.fromkeys(run.batch for run in runs):
         await outcome(batch)
-    for batch in batches:
-        if batch.error is not None:
-            raise batch.error
+
+
+def raise_first(runs: list[Run]) -> None:
+    """Raise the first error; every batch has its outcome."""
+    for run in runs:
+        if run.batch.error is not None:
+            raise run.batch.error
 
 
 def metadata_of(batch: ProducerBatch, index: int, timestamp_ms: int) -> RecordMetadata:

@@ -247,7 +247,7 @@ def _encode(target: Target, serde: Serde[Any], part: str, value: object, key: ob
         data: object = serde.encode(value)
     except Exception as error:
         raise SerializationError(
-            target.topic.info.name, part=part, key=key, serde=serde.name, reason=str(error)
+            target.topic.info.name, part=part, key=key, serde=serde.name, reason=_reason(error)
         ) from error
     if not isinstance(data, bytes):
         raise SerializationError(
@@ -260,16 +260,24 @@ def _encode(target: Target, serde: Serde[Any], part: str, value: object, key: ob
     return data
 
 
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
 def _encode_headers(target: Target, headers: Headers, key: object) -> list[Header]:
-    pairs = list(headers.items()) if isinstance(headers, Mapping) else [*headers]
-    for name, value in pairs:
-        if not isinstance(name, str) or not (value is None or isinstance(value, bytes)):
-            raise SerializationError(
-                target.topic.info.name,
-                part="headers",
-                key=key,
-                serde="headers",
-                reason=f"header {name!r} must be a str with bytes or None,"
-                f" not {type(value).__name__}",
-            )
-    return pairs
+    try:
+        pairs = headers.items() if isinstance(headers, Mapping) else headers
+        return [_checked_header(name, value) for name, value in pairs]
+    except (TypeError, ValueError) as error:
+        raise SerializationError(
+            target.topic.info.name, part="headers", key=key, serde="headers", reason=str(error)
+        ) from error
+
+
+def _checked_header(name: str, value: bytes | None) -> Header:
+    if not isinstance(name, str) or not (value is None or isinstance(value, bytes)):
+        raise TypeError(
+            f"header {name!r} must be a str with bytes or None, not {type(value).__name__}"
+        )
+    name.encode()  # not every str can be
+    return name, value

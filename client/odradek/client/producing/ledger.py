@@ -67,10 +67,15 @@ class Ledger:
         """A batch has its outcome."""
         self.used_bytes -= batch.charged_bytes
         assert self.used_bytes >= 0, "nothing is released twice"
-        if batch.error is not None and batch.unheard_count:
-            self._failed.append(batch)
-            if len(self._failed) > _FAILURES_MAX:
-                self._forget(self._failed.popleft())
+        self.on_unheard(batch)
+
+    def on_unheard(self, batch: Finished) -> None:
+        """Remember a batch if it has failed and somebody is still to hear of that."""
+        if batch.error is None or not batch.unheard_count or batch in self._failed:
+            return
+        self._failed.append(batch)
+        if len(self._failed) > _FAILURES_MAX:
+            self._forget(self._failed.popleft())
 
     def _forget(self, batch: Finished) -> None:
         """Let an old failure's batch go, but remember that it was."""

@@ -139,6 +139,12 @@ class ProducerBatch:
         assert not self.done, "nothing to wait for"
         self._waiters.append(waiter)
 
+    def unwatch(self, count: int) -> None:
+        """Note that whoever watched so many of its records has gone without having heard."""
+        self.watched_count -= count
+        if self.done:
+            self.ledger.on_unheard(self)
+
     def succeed(self, base_offset: int, append_time_ms: int) -> None:
         """Record the acknowledgement."""
         self.base_offset = base_offset
