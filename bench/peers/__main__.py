@@ -4,7 +4,8 @@ import argparse
 import asyncio
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import aclosing
 from importlib import import_module
 
 from rich.console import Console
@@ -52,12 +53,17 @@ def _load(name: str) -> System:
     return system
 
 
-async def _measure(systems: list[System], scale: float, console: Console) -> list[Measured]:
+async def _measure(
+    systems: Sequence[System], scale: float, console: Console, measured: list[Measured]
+) -> None:
+    """Add to `measured`, so that what there is survives a Ctrl-C."""
     task = asyncio.current_task()
     assert task is not None, "runs in a task"
     # As Ctrl-C does: leave every block, so that every server ends.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await compare(systems, scale, console)
+    async with aclosing(compare(systems, scale, console)) as figures:
+        async for figure in figures:
+            measured.append(figure)  # noqa: PERF401 - a comprehension would lose them
 
 
 def main() -> None:
@@ -69,19 +75,24 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     arguments = parser.parse_args()
     console = Console(stderr=True, highlight=False)
-    systems = available(arguments.only, console)
+    versions = available(arguments.only, console)
+    systems = list(versions)
+    measured: list[Measured] = []
+    stopped = False
     try:
-        measured = asyncio.run(_measure(list(systems), arguments.scale, console))
+        asyncio.run(_measure(systems, arguments.scale, console, measured))
     except (KeyboardInterrupt, asyncio.CancelledError):
-        sys.exit("bench.peers: stopped; every server was ended")
+        stopped = True
     if arguments.json:
         print(report.as_json(measured))
     else:
-        Console().print(table(measured, list(systems)))
-        for system, version in systems.items():
+        Console().print(table(measured, systems))
+        for system, version in versions.items():
             for durability, settings in system.settings.items():
                 print(f"{system.name}, {durability.value}: {version}; {settings}")
     console.print(f"kept in {report.save(measured)}", soft_wrap=True)
+    if stopped:
+        sys.exit("bench.peers: stopped before its end; every server was ended")
 
 
 if __name__ == "__main__":

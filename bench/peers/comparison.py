@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -41,9 +41,8 @@ async def compare(
     scale: float,
     console: Console,
     workloads: Mapping[Durability, Sequence[Workload]] = WORKLOADS,
-) -> list[Measured]:
-    """Measure every system in everything that it offers; say each figure at once."""
-    measured: list[Measured] = []
+) -> AsyncGenerator[Measured, None]:
+    """Measure every system in everything that it offers; say and yield each figure at once."""
     for durability in Durability:
         taking_part = [system for system in systems if durability in system.settings]
         async with AsyncExitStack() as servers:
@@ -64,8 +63,7 @@ async def compare(
                                 round=turn,
                             )
                             console.print(_line(result))
-                            measured.append(result)
-    return measured
+                            yield result
 
 
 async def _turn(

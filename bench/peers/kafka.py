@@ -109,6 +109,7 @@ class _Broker:
         await asyncio.to_thread(admin.create_topics([new])[topic].result, _TIMEOUT_S)
         producer = Producer({"bootstrap.servers": self.address, **_OF_PRODUCER})
         yield _Stream(self.address, topic, producer)
+        await asyncio.to_thread(producer.close)
         await asyncio.to_thread(admin.delete_topics([topic])[topic].result, _TIMEOUT_S)
 
 
@@ -142,6 +143,7 @@ class _Stream:
         async for value in values:
             producer.produce(self.topic, value, on_delivery=_on_delivery)
         await asyncio.to_thread(self._flush, producer)
+        await asyncio.to_thread(producer.close)
 
     async def consume(self, count: int, see: Callable[[bytes], object]) -> None:
         given_up = threading.Event()  # cancelling the await does not end the thread

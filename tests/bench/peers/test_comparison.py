@@ -32,7 +32,7 @@ def quiet() -> Console:
 
 async def test_systems_take_turns_in_every_round() -> None:
     systems = [MemorySystem("A", BOTH, []), MemorySystem("B", BOTH, [])]
-    measured = await compare(systems, 0.5, quiet(), everywhere(fast))
+    measured = [each async for each in compare(systems, 0.5, quiet(), everywhere(fast))]
     cached = [each for each in measured if each.durability == "no fsync"]
     assert [(each.system, each.round) for each in cached] == [
         (name, turn) for turn in range(1, ROUNDS + 1) for name in "AB"
@@ -44,7 +44,7 @@ async def test_a_system_is_served_only_with_the_durability_it_offers() -> None:
     served: list[tuple[str, Durability, Path]] = []
     never_syncs = MemorySystem("B", {Durability.CACHE: "never fsyncs"}, served)
     systems = [MemorySystem("A", BOTH, served), never_syncs]
-    measured = await compare(systems, 1, quiet(), everywhere(fast))
+    measured = [each async for each in compare(systems, 1, quiet(), everywhere(fast))]
     assert [(name, durability) for name, durability, _ in served] == [
         ("A", Durability.CACHE),
         ("B", Durability.CACHE),
@@ -56,7 +56,7 @@ async def test_a_system_is_served_only_with_the_durability_it_offers() -> None:
 
 async def test_the_table_has_a_column_for_each_and_a_dash_for_what_was_not_measured() -> None:
     systems = [MemorySystem("A", BOTH, []), MemorySystem("B", {Durability.CACHE: ""}, [])]
-    measured = await compare(systems, 1, quiet(), everywhere(fast))
+    measured = [each async for each in compare(systems, 1, quiet(), everywhere(fast))]
     shown = io.StringIO()
     Console(file=shown, width=120).print(table(measured, systems))
     lines = [
@@ -73,6 +73,8 @@ async def test_the_table_has_a_column_for_each_and_a_dash_for_what_was_not_measu
 async def test_what_was_measured_before_a_time_out_is_kept_and_the_others_go_on() -> None:
     said = io.StringIO()
     systems = [MemorySystem("A", BOTH, [])]
-    measured = await compare(systems, 1, Console(file=said), everywhere(stuck, fast))
+    measured = [
+        each async for each in compare(systems, 1, Console(file=said), everywhere(stuck, fast))
+    ]
     assert {each.workload for each in measured} == {"first half", "produce"}
     assert "A: stuck not done" in said.getvalue()

@@ -20,7 +20,9 @@ def test_a_peer_that_cannot_run_here_is_left_out_with_the_reason() -> None:
 @pytest.mark.cluster
 def test_a_stopped_comparison_leaves_no_process() -> None:
     command = (sys.executable, "-m", "bench.peers", "--only", "redpanda", "--scale", "0.01")
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as program:
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as program:
         assert program.stderr is not None
         assert any("Odradek" in line for line in program.stderr), "the first figure"
         children = Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text().split()
