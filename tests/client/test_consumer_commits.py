@@ -72,3 +72,24 @@ async def test_an_explicit_commit_holds_no_rebalance_up(two: World) -> None:
             await being_revoked(two, first)
             await first.commit()
             await two.groups.until(lambda: even(two))
+
+
+async def test_an_explicit_commit_is_not_taken_back(two: World) -> None:
+    topic = await two.topic(records=30)
+    async with two.consumer("t", group="g") as consumer:
+        async for batch in consumer.batches():
+            assert len(batch) > 7
+            await consumer.commit({("t", 0): 7})
+            break
+        async for batch in consumer.batches():
+            assert batch.records[0].offset == 7, "what was not committed comes again"
+            await consumer.commit({("t", 0): 9})
+            break
+    assert [offset for _, offset in two.groups.commits] == [7, 9]
+    async with two.consumer("t", group="g") as consumer:
+        assert (await anext(consumer)).offset == 9
+        await consumer.commit({("t", 0): 20})
+        assert (await anext(consumer)).offset == 10, "a commit is no seek"
+        await two.groups.until(lambda: two.groups.commits[-1][1] == 10)
+        consumer.pause(("t", 0))
+    assert two.groups.committed("g", topic, 0) == 10

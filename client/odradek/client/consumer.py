@@ -252,8 +252,9 @@ class Consumer(Generic[K, V]):
         """Commit now, whatever `auto_commit` says.
 
         Args:
-            offsets: For each partition the next offset to read. None: all that was handed out
-                counts as processed, the record in hand included (within `run`: what was handled).
+            offsets: For each partition the next offset to read; what was handed out below counts as
+                processed. None: all that was handed out does, the record in hand included (within
+                `run`: what was handled).
             metadata: Free text of at most 4096 bytes.
 
         Raises:

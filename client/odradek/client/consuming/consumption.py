@@ -26,10 +26,7 @@ from odradek.client.consuming.watchdog import Watchdog
 from odradek.client.errors import DeserializationError, InvalidOptionsError, NotAssignedError
 from odradek.client.record import Record
 from odradek.client.serdes import Serde
-from odradek.protocol.errors import (
-    InvalidRequestError,
-    UnknownTopicOrPartitionError,
-)
+from odradek.protocol.errors import InvalidRequestError
 from odradek.protocol.names import check_group_id
 from odradek.protocol.record_batch import PlainRecord
 from odradek.protocol.types import (
@@ -288,25 +285,8 @@ class Consumption(Generic[K, V]):
 
     # ------------------------------------------------------------------ partitions
 
-    def find(self, partition: Partition) -> TopicIdPartition:
-        """Return a partition with its topic's id.
-
-        Raises:
-            UnknownTopicOrPartitionError: This cluster has no such partition.
-        """
-        name = _name(partition)
-        info = self._scope.metadata.image.topics.get(name.topic)
-        if info is None:
-            raise self._scope.metadata.unknown_topic(name.topic)
-        if not 0 <= name.partition < len(info.partitions):
-            raise UnknownTopicOrPartitionError(
-                f"topic {name.topic!r} has {len(info.partitions)} partitions, there is no"
-                f" {name.partition}",
-                field="partition",
-                value=name.partition,
-                limit=len(info.partitions) - 1,
-            )
-        return TopicIdPartition(name.topic, name.partition, info.topic_id)
+    def _find(self, partition: Partition) -> TopicIdPartition:
+        return self.queries.find(_name(partition))
 
     def assigned(self, partition: Partition) -> TopicPartition:
         """Return the name of an assigned partition.
@@ -327,7 +307,7 @@ class Consumption(Generic[K, V]):
             raise InvalidOptionsError(
                 "Consumer.assign", ("the consumer was made with topics; assign is for one without",)
             )
-        wanted = {found.name: found for found in map(self.find, partitions)}
+        wanted = {found.name: found for found in map(self._find, partitions)}
         released = [state.id for state in self.positions if wanted.get(state.id.name) != state.id]
         names = [each.name for each in released]
         self.in_hand.let_go(names)
@@ -357,6 +337,20 @@ class Consumption(Generic[K, V]):
             points = [self._point(*each) for each in offsets.items()]
         timeout_s = self._scope.options.operation_timeout_s
         await self._commits.commit(points, timeout_s=timeout_s, metadata=metadata)
+        for point in points:
+            self._acknowledge(point)
+
+    def _acknowledge(self, point: CommitPoint) -> None:
+        """Count what was committed as processed, or an automatic commit would take it back."""
+        name = point.partition.name
+        state = self.positions.get(name)
+        if state is None or state.id != point.partition:
+            return
+        position = self.queries.known_position(name)
+        if position is not None and point.offset <= position:
+            self.in_hand.acknowledge_to(name, point.offset)
+            self.positions.on_processed(name, state.generation, point.offset, point.leader_epoch)
+            self.on_progress()
 
     def _point(self, partition: Partition, offset: int) -> CommitPoint:
         state = self.positions.get(self.assigned(partition))
@@ -384,7 +378,7 @@ class Consumption(Generic[K, V]):
             raise InvalidRequestError(
                 "a consumer without a group has no committed offsets", field="group", value=""
             )
-        return await self.queries.committed_soon([self.find(each) for each in partitions])
+        return await self.queries.committed_soon([self._find(each) for each in partitions])
 
 
 def _where(error: DeserializationError) -> TopicPartition:

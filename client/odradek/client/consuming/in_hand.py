@@ -64,7 +64,7 @@ class InHand(Generic[K, V]):
         self.settle()
         left = operator.length_hint(self.records) + self._returned
         if not self._at_most_once and self._acknowledged < self.position_in(taken):
-            left = len(taken.records) if self.record is None else left + 1
+            left = self._unacknowledged(taken) if self.record is None else left + 1
         self._handout.give_back(taken, left)
         self._drop()
 
@@ -82,6 +82,11 @@ class InHand(Generic[K, V]):
         if self.slice is not None:
             self._acknowledged = self.position_in(self.slice)
             self._processed(self.slice, self._acknowledged)
+
+    def acknowledge_to(self, partition: TopicPartition, end: Offset) -> None:
+        """The application says that it is done with a partition's records below `end`."""
+        if self.slice is not None and self.slice.partition.name == partition:
+            self._acknowledged = max(self._acknowledged, end)
 
     def let_go(self, partitions: Iterable[TopicPartition]) -> None:
         """Take back what the application did not look at yet, if it is of these partitions."""
@@ -109,6 +114,9 @@ class InHand(Generic[K, V]):
         if operator.length_hint(self.records):
             return taken.start if self.record is None else Offset(self.record.offset + 1)
         return self._end
+
+    def _unacknowledged(self, taken: Slice[K, V]) -> int:
+        return sum(record.offset >= self._acknowledged for record in taken.records)
 
     def _processed(self, taken: Slice[K, V], end: Offset) -> None:
         self._positions.on_processed(taken.partition.name, taken.generation, end, taken.epoch)

@@ -14,7 +14,11 @@ from odradek.client.consuming.in_hand import InHand
 from odradek.client.consuming.positions import Anchor, LogPosition, Target, TopicIdPartition
 from odradek.client.consuming.reader import Reader
 from odradek.client.errors import NotAssignedError
-from odradek.protocol.errors import OdradekError, RequestTimedOutError
+from odradek.protocol.errors import (
+    OdradekError,
+    RequestTimedOutError,
+    UnknownTopicOrPartitionError,
+)
 from odradek.protocol.types import MemberId, Offset, TopicPartition
 
 
@@ -63,6 +67,25 @@ class ConsumerQueries:
         self._coordinator = coordinator
         self._member = member
         self._clock_s = clock_s
+
+    def find(self, name: TopicPartition) -> TopicIdPartition:
+        """Return a partition with its topic's id.
+
+        Raises:
+            UnknownTopicOrPartitionError: This cluster has no such partition.
+        """
+        info = self._scope.metadata.image.topics.get(name.topic)
+        if info is None:
+            raise self._scope.metadata.unknown_topic(name.topic)
+        if not 0 <= name.partition < len(info.partitions):
+            raise UnknownTopicOrPartitionError(
+                f"topic {name.topic!r} has {len(info.partitions)} partitions, there is no"
+                f" {name.partition}",
+                field="partition",
+                value=name.partition,
+                limit=len(info.partitions) - 1,
+            )
+        return TopicIdPartition(name.topic, name.partition, info.topic_id)
 
     async def position(self, partition: TopicPartition) -> int:
         """Return the offset of the next record, once it is known."""
