@@ -1,5 +1,6 @@
 """Which replica a request reaches, and who may wait for one."""
 
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from odradek.node.cluster.image import ImageUpdate, PartitionState, TopicState
 from odradek.node.cluster.view import ClusterView
 from odradek.node.replication.parked import PARKED_BYTES_MAX
 from odradek.node.replication.replicas import Replicas, RoleChanges
+from odradek.node.replication.waiting import FutureWaiter
 from odradek.node.storage import Storage
 from odradek.protocol.errors import (
     InconsistentTopicIdError,
@@ -18,6 +20,7 @@ from odradek.protocol.errors import (
     UnknownTopicIdError,
     UnknownTopicOrPartitionError,
 )
+from odradek.protocol.hot import Acks
 from odradek.protocol.types import (
     LeaderEpoch,
     NodeId,
@@ -135,6 +138,39 @@ async def test_a_deleted_topics_data_is_gone(host: _Host) -> None:
     assert await appended == Offset(0)
     host.step(removed_topic_ids=(topic.topic_id,))
     assert host.storage.log(uid).log_end_offset == 0
+
+
+async def test_the_next_sync_runs_while_the_last_ones_appends_are_answered(
+    host: _Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = host.storage.group_commit
+    sync, begun = commit._sync, threading.Semaphore(0)
+
+    def counted() -> None:
+        begun.release()
+        sync()
+
+    monkeypatch.setattr(commit, "_sync", counted)
+    topic = _topic(ME)
+    host.step(snapshot=True, topics=(topic,))
+    replica = host.replicas.find(topic.topic_id, "t", ZERO, ANY_EPOCH)
+    overlapped: list[bool] = []
+
+    class Answered(FutureWaiter):
+        def committed(
+            self, index: int, base_offset: Offset, log_append_time_ms: int, log_start_offset: Offset
+        ) -> None:
+            overlapped.append(begun.acquire(timeout=5))
+            super().committed(index, base_offset, log_append_time_ms, log_start_offset)
+
+    first = Answered()
+    replica.produce(batch(), Acks.ALL, first, 0)
+    host.replicas.commit_soon()
+    second = replica.append(batch())
+    assert begun.acquire(timeout=5), "the first sync"
+    assert await first.future == Offset(0)
+    assert overlapped == [True]
+    assert await second == Offset(1)
 
 
 async def test_a_topic_deleted_before_it_was_heard_of_is_no_news(host: _Host) -> None:

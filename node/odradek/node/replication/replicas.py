@@ -326,7 +326,9 @@ class Replicas:
             if isinstance(error, BrokerError):
                 self._on_storage_failed(error)
             return
-        durable = self._storage.group_commit.durable
+        durable = self.durable_position
+        if self.awaited_position > durable:
+            self.commit_soon()  # first: the disk works while these are answered
         synced = [replica for replica in self._unsynced if replica.on_synced(durable)]
         for replica in synced:
             self._unsynced.pop(replica, None)
