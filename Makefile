@@ -49,7 +49,7 @@ demo: setup ## Carry 57,960 GPS points through a three-node cluster to two consu
 	@$(BIN)/python examples/demo.py
 
 # Half of the tests compute, half wait for processes: side by side, each half reported whole when it ends.
-test: setup ## Run every test: unit and cluster side by side; about 6 minutes on 2 cores
+test: setup ## Run every test: unit and cluster side by side on two cores
 	@echo "test: 'make unit' and 'make cluster' run side by side, each tells at its end"
 	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target unit cluster
 
