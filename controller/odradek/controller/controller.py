@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
+from typing import Final
 
 import structlog
 
@@ -26,6 +27,8 @@ from odradek.rpc.server import Server
 from odradek.v1 import controller_pb2_grpc, raft_pb2_grpc
 
 _log = structlog.get_logger()
+
+_DRAIN_S: Final = 0.1
 
 
 class Controller:
@@ -108,7 +111,9 @@ class Controller:
             finally:
                 for task in running:
                     task.cancel()
-                await server.drain(self._config.shutdown_grace_s)
+                # Streams of nodes and peers never end by themselves, and nobody else may become
+                # active before this process has let go of them.
+                await server.drain(min(_DRAIN_S, self._config.shutdown_grace_s))
 
     def _name_cluster(self, touched: Touched | None) -> None:
         """Say in the log which cluster this is, as soon as it is known."""

@@ -18,6 +18,7 @@ OVERRIDDEN = {
     "_SyncObj__loadDumpFile": ("clearJournal",),
     "_SyncObj__onBecomeLeader": (),
     "_SyncObj__onMessageReceived": ("node", "message"),
+    "_SyncObj__onNodeDisconnected": ("node",),
     "_SyncObj__sendAppendEntries": (),
     "_SyncObj__sendNextNodeIdx": ("node", "reset", "nextNodeIdx", "success"),
     "_SyncObj__setCurrentTerm": ("term", "votedForNodeId"),
@@ -32,7 +33,6 @@ CALLED = {
     "_SyncObj__getCurrentLogIndex": (),
     "_SyncObj__getCurrentLogTerm": (),
     "_SyncObj__onNodeConnected": ("node",),
-    "_SyncObj__onNodeDisconnected": ("node",),
     "doTick": ("timeToWait",),
 }
 """Methods we call: name -> parameters after self."""
