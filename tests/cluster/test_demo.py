@@ -11,6 +11,7 @@ pytestmark = pytest.mark.cluster
 
 # The active controller dies with the node.
 FAILOVER_MS_MAX = 3000
+HANDED_OVER_S_MAX = 10.0
 DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
 
 
@@ -28,3 +29,7 @@ async def test_the_demo_loses_nothing_and_says_so() -> None:
     assert last is not None, printed.decode()
     assert int(last[2]) < 60
     assert int(last[3]) < FAILOVER_MS_MAX
+    unwrapped = " ".join(printed.decode().split())
+    handed_over = re.search(r"live-map-2 are read by others after ([0-9.]+) s", unwrapped)
+    assert handed_over is not None, printed.decode()
+    assert float(handed_over[1]) <= HANDED_OVER_S_MAX

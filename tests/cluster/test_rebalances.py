@@ -141,6 +141,41 @@ async def test_a_member_that_hangs_is_replaced_and_may_come_back(
         )
 
 
+async def test_members_that_hang_together_come_back_also_to_another_coordinator(
+    cluster: LocalCluster, client: Client
+) -> None:
+    topic, group = await new_topic(client), unique("group")
+    async with load(client, topic) as running, AsyncExitStack() as joined:
+        hanging = [
+            await joined.enter_async_context(member_process(cluster.bootstrap, group, topic))
+            for _ in range(3)
+        ]
+        staying = await joined.enter_async_context(member_process(cluster.bootstrap, group, topic))
+        for round_number in range(2):
+            assert await shares(client, group, 4) == [1, 1, 2, 2]
+            coordinator_id = (await client.admin.describe_group(group)).coordinator_id
+            tell(hanging, signal.SIGSTOP)
+            try:
+                if round_number == 1:
+                    await cluster.nodes[coordinator_id].kill()
+                assert await shares(client, group, 1) == [PARTITIONS]
+            finally:
+                tell(hanging, signal.SIGCONT)
+        assert await shares(client, group, 4) == [1, 1, 2, 2]
+        running.stop()
+        await until(
+            lambda: together([*hanging, staying]) == running.acknowledged,
+            what="every record is processed",
+        )
+
+
+def tell(members: list[Member], what: signal.Signals) -> None:
+    for member in members:
+        assert member.process is not None
+        assert member.process.returncode is None, "a consumer's process ended by itself"
+        member.process.send_signal(what)
+
+
 def assert_each_in_order(members: list[Member]) -> None:
     """Each member processed each of its partitions forwards, and nobody skipped anything."""
     for member in members:
