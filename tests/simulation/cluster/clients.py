@@ -1,8 +1,8 @@
 """Producers and readers as honest clients are.
 
-A producer keeps five batches in flight for each partition and, when it hears anything but success,
-sends again from the first that is not acknowledged, in order. A reader goes on where it stopped and
-remembers the highest high watermark it was told.
+A producer keeps five batches in flight for each partition, once its first was acknowledged. When it
+hears anything but success, it sends again from the first that is not acknowledged, in order. A
+reader goes on where it stopped and remembers the highest high watermark it was told.
 """
 
 from collections import deque
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from odradek.protocol.errors import BrokerError
+from odradek.protocol.errors import BrokerError, OffsetOutOfRangeError
 from odradek.protocol.record_batch import BatchHeader
 from odradek.protocol.types import (
     FIRST_OFFSET,
@@ -143,6 +143,13 @@ class _Lane:
     next_index: int = 0  # of the first batch that is not on its way
     waits_until_s: float = 0.0
     asked_at_s: float = 0.0
+    is_known: bool = False  # a leader takes any sequence from a producer it does not know
+
+    @property
+    def may_send(self) -> bool:
+        """Whether another batch may be under way."""
+        in_flight_max = _IN_FLIGHT_MAX if self.is_known else 1
+        return self.next_index < min(len(self.unacknowledged or ()), in_flight_max)
 
 
 class SimulatedProducer(Client):
@@ -195,7 +202,7 @@ class SimulatedProducer(Client):
         queue, sent = lane.unacknowledged, lane.sent
         assert queue is not None
         assert sent is not None
-        if lane.next_index >= min(len(queue), _IN_FLIGHT_MAX) or self.now_s < lane.waits_until_s:
+        if not lane.may_send or self.now_s < lane.waits_until_s:
             return
         found = self.leader_of(lane.uid)
         if found is None:
@@ -205,7 +212,7 @@ class SimulatedProducer(Client):
             return  # until all of the other one has been heard of
         half = self.link_to(leader)
         lane.sent_to = leader
-        while lane.next_index < min(len(queue), _IN_FLIGHT_MAX):
+        while lane.may_send:
             batch = queue[lane.next_index]
             lane.next_index += 1
             self._correlation += 1
@@ -237,8 +244,8 @@ class SimulatedProducer(Client):
             lane.next_index = max(0, lane.next_index - 1)
             if queue.popleft() is batch:
                 break
-        if offset >= FIRST_OFFSET:
-            self.world.oracle.on_acknowledged(lane.uid, offset, batch.crc)
+        lane.is_known = True
+        self.world.oracle.on_acknowledged(lane.uid, offset, batch.crc)
         self._send(lane)
 
     def _start_over(self, lane: _Lane) -> None:
@@ -261,6 +268,7 @@ class SimulatedReader(Client):
         super().__init__(name, world)
         self.positions = dict.fromkeys(world.data_uids, FIRST_OFFSET)
         self._high_watermarks = dict.fromkeys(world.data_uids, FIRST_OFFSET)
+        self._epochs = dict.fromkeys(world.data_uids, NO_LEADER_EPOCH)
 
     def start(self) -> None:
         super().start()
@@ -269,12 +277,22 @@ class SimulatedReader(Client):
     def _tick(self) -> None:
         for uid in self.positions:
             found = self.leader_of(uid)
-            if found is not None:
-                leader, epoch = found
+            if found is not None and found[1] >= self._epochs[uid]:  # never back to an older one
+                leader, self._epochs[uid] = found
+                epoch = self._epochs[uid]
                 self.link_to(leader).send(Fetch(uid, epoch, self.positions[uid]))
 
     def on_answer(self, node_id: NodeId, answer: Any) -> None:
-        if not isinstance(answer, Fetched) or answer.error is not None:
+        if not isinstance(answer, Fetched):
+            return
+        if answer.error is not None:
+            check(
+                not isinstance(answer.error, OffsetOutOfRangeError),
+                "what was read stays readable",
+                "{} is out of range at node {}",
+                answer,
+                node_id,
+            )
             return
         known = self._high_watermarks[answer.uid]
         if answer.offset != self.positions[answer.uid]:

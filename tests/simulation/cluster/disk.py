@@ -26,6 +26,8 @@ class SimulatedLog:
         self.uid = uid
         self._disk = disk
         self.batches: list[Batch] = []
+        self._positions: list[int] = []  # of each batch
+        self._cut_at = 0  # the position of the last truncation
         self.high_watermark_checkpoint = FIRST_OFFSET
         self.restart()
 
@@ -48,7 +50,24 @@ class SimulatedLog:
         self.leader_epochs.assign(batch.leader_epoch, batch.base_offset)
         self.producers.appended(batch, now_ms)
         self.batches.append(batch)
-        return self._disk.did(self.batches.pop)
+        self._positions.append(self._disk.did(self._forget_last))
+        return self._positions[-1]
+
+    def _forget_last(self) -> None:
+        self.batches.pop()
+        self._positions.pop()
+
+    def is_durable(self, end: Offset) -> bool:
+        """Whether all below an offset is on disk."""
+        last = len(self.batches) - 1
+        while last >= 0 and self.batches[last].base_offset >= end:
+            last -= 1
+        return last < 0 or self._positions[last] <= self._disk.durable
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether what was truncated cannot come back."""
+        return self._cut_at <= self._disk.durable
 
     def stamp(self, batch: Batch, epoch: LeaderEpoch) -> Batch:
         """Return a producer's batch as the leader appends it."""
@@ -58,18 +77,26 @@ class SimulatedLog:
         """Remove every batch that reaches beyond an offset."""
         kept = [batch for batch in self.batches if batch.next_offset <= offset]
         removed = self.batches[len(kept) :]
+        positions = self._positions[len(kept) :]
         if not removed:
             return self._disk.appended
         checkpoint = self.high_watermark_checkpoint
-        del self.batches[len(kept) :]
+        del self.batches[len(kept) :], self._positions[len(kept) :]
         self.high_watermark_checkpoint = min(checkpoint, self.log_end_offset)
         self.restart()
 
         def undo() -> None:
             self.batches.extend(removed)
+            self._positions.extend(positions)
             self.high_watermark_checkpoint = checkpoint
 
-        return self._disk.did(undo)
+        self._cut_at = self._disk.did(undo)
+        return self._cut_at
+
+    def rot(self, count: int) -> None:
+        """Lose all but so many batches."""
+        del self.batches[count:], self._positions[count:]
+        self.high_watermark_checkpoint = min(self.high_watermark_checkpoint, self.log_end_offset)
 
     def checkpoint(self, high_watermark: Offset) -> None:
         """Note the high watermark."""
@@ -115,6 +142,10 @@ class SimulatedDisk:
         """Whether something is missing that the controller has not been told of."""
         return self.lost_data or self.lost_pages or self.is_replacement
 
+    def is_intact(self, *, pages_too: bool) -> bool:
+        """Whether nothing is missing that was promised, with `pages_too` in the page cache."""
+        return not (self.lost_data or self.is_replacement or (pages_too and self.lost_pages))
+
     def log(self, uid: PartitionUid) -> SimulatedLog:
         """Return a partition's log; one that never was is empty."""
         if uid not in self.logs:
@@ -157,10 +188,7 @@ class SimulatedDisk:
         """What was synced is gone as well, which the durable mark tells at the next start."""
         for log in self.logs.values():
             if log.batches and chance.random() < 0.7:
-                del log.batches[chance.randrange(len(log.batches)) :]
-                log.high_watermark_checkpoint = min(
-                    log.high_watermark_checkpoint, log.log_end_offset
-                )
+                log.rot(chance.randrange(len(log.batches)))
         self._undo.clear()
         self.appended = self.durable = self.appended + 1
         self.lost_data = True

@@ -80,8 +80,9 @@ class Process:
         def guarded() -> None:
             if self.life != life:
                 return
-            if self.is_paused:
-                self.scheduler.after(self.paused_until_s - self.now_s, guarded)
+            pause_s = self.paused_until_s - self.scheduler.now_s
+            if pause_s > 0:
+                self.scheduler.after(pause_s, guarded)
             else:
                 call()
 

@@ -138,6 +138,7 @@ class SimulatedMember(Client):
             self._leaving[partition] = self._claims.pop(partition)
         for partition in sorted(hears.assignment - self._claims.keys()):
             self._leaving.pop(partition, None)
+            self.world.on_claimed(self, partition)
             self._claims[partition] = _Claim()
         self._say()
 

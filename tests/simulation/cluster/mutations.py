@@ -1,47 +1,27 @@
 """Planted bugs: what the simulator must find, or its silence means nothing.
 
-Each is a mistake somebody made in a real system, or could make here with one line.
+Each is a mistake somebody made in a real system, or could make here with one line; and each is one
+line: a piece of a production function, and what stands in its place. Should the piece be gone, the
+mutation says so instead of planting nothing.
 """
 
+import inspect
+import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import CodeType, FunctionType
 from typing import Any
-from unittest.mock import patch
 
-from odradek.node.replication.follower import Effect as FollowerEffect
-from odradek.node.replication.follower import FollowerReplica, Truncate
-from odradek.node.replication.leader import Effect as LeaderEffect
+from odradek.controller.state import elections, nodes, partitions
+from odradek.controller.state.groups.reconcile import reconcile
+from odradek.node.coordination.members import GroupMembers
+from odradek.node.replication.durable_end import DurableEnd
+from odradek.node.replication.follower import FollowerReplica
+from odradek.node.replication.isr import InSync
 from odradek.node.replication.leader import LeaderReplica
+from odradek.node.replication.progress import Progress
 from odradek.node.storage.producers import ProducerStates
-from odradek.protocol.types import Offset
-
-_on_appended = LeaderReplica.on_appended
-_on_connected = FollowerReplica.on_connected
-_on_pushed = FollowerReplica.on_pushed
-
-
-def _counts_before_sync(self: LeaderReplica, log_end: Offset) -> list[LeaderEffect]:
-    return [*_on_appended(self, log_end), *self.on_durable(log_end)]
-
-
-def _acks_before_sync(self: FollowerReplica, *arguments: Any) -> list[FollowerEffect]:
-    self.durable_end = self.log_end_offset
-    return [*_on_appended_by_follower(self, *arguments), *self.on_durable(self.log_end_offset)]
-
-
-_on_appended_by_follower = FollowerReplica.on_appended
-
-
-def _truncates_by_high_watermark(self: FollowerReplica) -> list[FollowerEffect]:
-    if self.session or self.high_watermark == self.log_end_offset:
-        return _on_connected(self)
-    self._connected = True
-    return [Truncate(self.high_watermark)]
-
-
-def _does_nothing(*arguments: Any, **more: Any) -> None:
-    del arguments, more
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,55 +30,162 @@ class Mutation:
 
     Attributes:
         name: What is wrong.
-        target: Whose.
-        attribute: Which function.
-        replacement: What it does instead.
-        seeds: So many find it at the latest.
+        function: Whose line it is.
+        line: A piece of its source that occurs once.
+        becomes: What stands there instead.
+        first: The first seed to try: one that finds it, as long as the schedule stays.
     """
 
     name: str
-    target: Any
-    attribute: str
-    replacement: Callable[..., Any] | property
-    seeds: int = 60
+    function: Callable[..., Any] | property
+    line: str
+    becomes: str
+    first: int = 0
 
     @contextmanager
     def planted(self) -> Iterator[None]:
-        """Run with the bug."""
-        with ExitStack() as stack:
-            stack.enter_context(patch.object(self.target, self.attribute, self.replacement))
+        """Run with the bug, wherever the function is called."""
+        function = self.function.fget if isinstance(self.function, property) else self.function
+        assert isinstance(function, FunctionType)
+        code, function.__code__ = function.__code__, self._code(function)
+        try:
             yield
+        finally:
+            function.__code__ = code
+
+    def _code(self, function: FunctionType) -> CodeType:
+        source = textwrap.dedent(inspect.getsource(function))
+        source = source[source.index("def ") :]
+        assert source.count(self.line) == 1, f"{function.__qualname__} has no such line"
+        namespace: dict[str, Any] = {}
+        program = compile(source.replace(self.line, self.becomes), "<planted>", "exec")
+        exec(program, function.__globals__, namespace)
+        code: CodeType = namespace[function.__name__].__code__
+        return code
 
 
 MUTATIONS = (
     Mutation(
         "the leader counts itself before its sync",
-        LeaderReplica,
-        "on_appended",
-        _counts_before_sync,
-    ),
-    Mutation(
-        "a follower acknowledges before its sync",
-        FollowerReplica,
-        "on_appended",
-        _acks_before_sync,
-    ),
-    Mutation(
-        "a follower truncates by its high watermark",
-        FollowerReplica,
-        "on_connected",
-        _truncates_by_high_watermark,
+        LeaderReplica.on_appended,
+        "self.log_end_offset = self.log_end_offset, log_end",
+        "self.log_end_offset = self.log_end_offset, log_end; self.durable_end = log_end",
     ),
     Mutation(
         "the high watermark moves below the minimum ISR",
-        LeaderReplica,
-        "has_enough_replicas",
-        property(lambda _: True),
+        LeaderReplica.has_enough_replicas,
+        "len(self.isr) >= self.min_insync",
+        "True",
+    ),
+    Mutation(
+        "the high watermark ignores who is proposed",
+        LeaderReplica._advance_high_watermark,
+        "for member in self.maximal_isr",
+        "for member in self.isr",
+    ),
+    Mutation(
+        "a follower joins before it has what earlier leaders committed",
+        LeaderReplica._belongs,
+        "max(self.high_watermark, self.epoch_start)",
+        "self.high_watermark",
+    ),
+    Mutation(
+        "a follower joins by what it was sent",
+        LeaderReplica._belongs,
+        "progress.durable_end >=",
+        "progress.sent_end >=",
+    ),
+    Mutation(
+        "readers are served before it is known what is committed",
+        LeaderReplica.reached_epoch_start,
+        "self.high_watermark >= self.epoch_start",
+        "True",
+    ),
+    Mutation(
+        "logs are never compared",
+        LeaderReplica.on_announced,
+        "announced.diverging(epochs, log_start, self.log_end_offset)",
+        "None",
+    ),
+    Mutation(
+        "a refused proposal is forgotten",
+        InSync.on_answered,
+        "self._pending = None",
+        "self._pending = None; self.maximal = frozenset(self.committed)",
+        first=9,
+    ),
+    Mutation(
+        "a proposed member does not count",
+        InSync.propose,
+        "self.maximal |= members",
+        "pass",
+    ),
+    Mutation(
+        "the announced end is taken for durable",
+        Progress.match,
+        "self.durable_end = announced.durable_end",
+        "self.durable_end = announced.log_end",
+        first=5,
+    ),
+    Mutation(
+        "a cut leaves the durable end where it was",
+        DurableEnd.on_truncated,
+        "self.end = min(self.end, end)",
+        "pass",
+    ),
+    Mutation(
+        "a follower acknowledges before its sync",
+        FollowerReplica.on_appended,
+        "return self._advance_high_watermark()",
+        "return [*self._advance_high_watermark(), *self.on_durable(log_end)]",
+    ),
+    Mutation(
+        "a follower truncates by its high watermark",
+        FollowerReplica.on_diverging,
+        "min(end.end_offset, self._own_end(end.epoch, epochs))",
+        "self.high_watermark",
+        first=13,
+    ),
+    Mutation(
+        "a stale ISR proposal is accepted",
+        partitions._refusal,
+        "if proposal.partition_epoch != partition.partition_epoch",
+        "if False",
+    ),
+    Mutation(
+        "a replica that lost its data stays eligible",
+        nodes._end_incarnation,
+        "forget(draft, known.node_id, pages_only=pages_only, gone=gone)",
+        "pass",
+    ),
+    Mutation(
+        "a registration leaves the node where it led",
+        nodes._end_incarnation,
+        "depose(draft, known.node_id)",
+        "pass",
+    ),
+    Mutation(
+        "a new leader goes on in the old epoch",
+        elections.change,
+        "stays = after.leader == before.leader and",
+        "stays = True or",
     ),
     Mutation(
         "batches sent again are appended again",
-        ProducerStates,
-        "check",
-        _does_nothing,
+        ProducerStates.check,
+        "if not header.has_producer_id",
+        "if True",
+    ),
+    Mutation(
+        "a partition is released before its owner said so",
+        GroupMembers._release,
+        "member.revoking.keys() - presence.may_own.keys()",
+        "member.revoking.keys()",
+    ),
+    Mutation(
+        "a partition is handed over while it is being revoked",
+        reconcile,
+        "for partition in (*member.assigned, *member.revoking)",
+        "for partition in member.assigned",
     ),
 )

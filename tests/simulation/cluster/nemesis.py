@@ -1,11 +1,10 @@
 """What goes wrong, and when.
 
 Any fault may come at any time, several at once, with one rule: data that was promised to be on disk
-may be lost on one node only, and on another not before every replica is in sync again; and not at
-all with `min.insync.replicas=1`, since the others may be down, and out of the ISR, when that one
-disk goes. That is what replication promises to survive; everything else may come in any
-combination: kills, pauses, power cuts of all nodes at once with `flush=commit`, cut links, a
-deposed controller.
+may be lost when another node that may lead has all of it; and not at all with
+`min.insync.replicas=1`, since the others may be down, and out of the ISR, when that one disk goes.
+That is what replication promises to survive; everything else may come in any combination: kills,
+pauses, power cuts of all nodes at once with `flush=commit`, cut links, a deposed controller.
 """
 
 from collections.abc import Callable
@@ -37,10 +36,12 @@ class Nemesis:
             self._cut_power_of_all,
             self._kill_one_after_another,
             self._overtake_leader,
+            self._leave_behind,
             self._cut_links,
             self._isolate,
             self._slow_down,
             self._kill_controller,
+            self._lose_data,
             self._lose_data,
             self._disturb_members,
         ]
@@ -94,14 +95,10 @@ class Nemesis:
     def _overtake_leader(self) -> None:
         """Whatever a leader sends comes late, while its followers come and go, until it dies."""
         world = self.world
-        active = world.quorum.leader
-        partitions = [] if active is None else list(active.image.partitions.values())
-        led = [each for each in partitions if each.is_led]
-        if not led:
+        found = self._leader_and_followers()
+        if found is None:
             return
-        partition = self.chance.choice(led)
-        leader = world.nodes[partition.leader]
-        others = [world.nodes[each] for each in partition.replicas if each != leader.node_id]
+        leader, others = found
         delay_s = self.chance.choice([0.3, 0.6, 1.0])
         for server in (*world.controllers, *self.chance.sample(others, self.chance.choice([1, 2]))):
             self._slow(leader, server, delay_s)
@@ -110,6 +107,41 @@ class Nemesis:
             at_s += self.chance.random() * 2
             self._end_later(node, at_s, self.chance.choice([0.05, 0.05, 0.5]))
         self._end_later(leader, at_s + self.chance.random() * 2)
+
+    def _leave_behind(self) -> None:
+        """A follower joins and is cut off, or loses its data, before all have heard of it.
+
+        Whatever still names it as a member comes late then, and must not count any more.
+        """
+        found = self._leader_and_followers()
+        if found is None:
+            return
+        leader, followers = found
+        follower = self.chance.choice(followers)
+        if self.chance.random() < 0.5:
+            for controller in self.world.controllers:
+                self._slow(leader, controller, 1.0)
+        self._kill(follower, 0.05)
+
+        def strike() -> None:
+            if self.chance.random() < 0.5:
+                self._take_data(follower)
+                return
+            away_s = self.chance.choice([2.5, 4.0])
+            self._cut(_between(follower, *self.world.controllers), away_s)
+            self._cut(_between(follower, leader), away_s + self.chance.choice([1.0, 3.0, 6.0]))
+
+        self.world.scheduler.after(0.2 + self.chance.random() * 2, strike)
+
+    def _leader_and_followers(self) -> "tuple[SimulatedNode, list[SimulatedNode]] | None":
+        """Choose a partition."""
+        nodes = self.world.nodes
+        led = [each for each in self.world.image.partitions.values() if each.is_led]
+        if not led:
+            return None
+        partition = self.chance.choice(led)
+        followers = [nodes[each] for each in partition.replicas if each != partition.leader]
+        return nodes[partition.leader], followers
 
     def _end_later(
         self, node: "SimulatedNode", delay_s: float, down_s: float | None = None
@@ -126,7 +158,7 @@ class Nemesis:
 
     def _cut_power(self) -> None:
         node = self._some_node()
-        if not self.world.is_flushed and not self._may_lose_data():
+        if not self.world.is_flushed and not self._may_lose_data(node):
             return
         self._end_by_power_cut(node)
 
@@ -142,10 +174,17 @@ class Nemesis:
         node.disk.on_power_cut(self.chance)
 
     def _lose_data(self) -> None:
+        self._take_data(self._some_node())
+
+    def _take_data(self, node: "SimulatedNode") -> None:
         """One disk loses what was synced, or is replaced by an empty one."""
-        if not self._may_lose_data():
+        if not self._may_lose_data(node):
             return
-        node = self._some_node()
+        is_back_first = self.chance.random() < 0.5
+        if is_back_first:  # before the others hear that it had gone
+            for other in self.world.nodes.values():
+                if other is not node:
+                    self._slow(node, other, 1.0)
         if node.is_up:
             node.die()
         if self.chance.random() < 0.5:
@@ -153,8 +192,8 @@ class Nemesis:
         else:
             node.disk = SimulatedDisk(self.world.next_directory())
             node.disk.is_replacement = True
-        self._start_later(node)
-        if self.chance.random() < 0.5:
+        self._start_later(node, 0.05 if is_back_first else None)
+        if not is_back_first and self.chance.random() < 0.5:
             # The others lose nothing, but are away when it returns.
             for other in self.world.nodes.values():
                 if other is not node and other.is_up:
@@ -162,22 +201,16 @@ class Nemesis:
                         self.chance.random(), partial(self._kill, other, 10.0)
                     )
 
-    def _may_lose_data(self) -> bool:
-        active = self.world.quorum.leader
-        if active is None or self.world.min_insync == 1:
-            return False
-        for node in self.world.nodes.values():
-            known = active.image.nodes.get(node.node_id)
-            if (
-                not node.is_up
-                or node.disk.has_lost
-                or known is None
-                or known.incarnation != node.session.incarnation
-            ):
-                return False
-        return all(
-            set(partition.isr) == set(partition.replicas)
-            for partition in active.image.partitions.values()
+    def _may_lose_data(self, victim: "SimulatedNode") -> bool:
+        """Whether somebody else who may lead has everything, of each partition."""
+        intact = {
+            node.node_id
+            for node in self.world.nodes.values()
+            if node is not victim and node.disk.is_intact(pages_too=not self.world.is_flushed)
+        }
+        return self.world.min_insync > 1 and not any(
+            intact.isdisjoint((*each.isr, *each.elr))
+            for each in self.world.image.partitions.values()
         )
 
     # Everybody
@@ -204,25 +237,28 @@ class Nemesis:
 
     def _cut_links(self) -> None:
         one, other = self.chance.sample(self._servers(), 2)
-        cuts = {(one, other)} if self.chance.random() < 0.5 else {(one, other), (other, one)}
-        self._cut_for_a_while(cuts)
+        cuts = {(one, other)} if self.chance.random() < 0.5 else _between(one, other)
+        self._cut(cuts, self._while_s())
 
     def _isolate(self) -> None:
-        one = self.chance.choice(self._servers())
+        one = self.chance.choice([*self.world.nodes.values(), *self._servers()])
         others = [other for other in self._servers() if other is not one]
-        self._cut_for_a_while({pair for other in others for pair in ((one, other), (other, one))})
+        self._cut(_between(one, *others), self._while_s())
 
-    def _cut_for_a_while(self, cuts: set[tuple[Process, Process]]) -> None:
+    def _while_s(self) -> float:
+        return self.chance.choice([0.3, 1.5, 4.0, 9.0])
+
+    def _cut(self, cuts: set[tuple[Process, Process]], duration_s: float) -> None:
         network = self.world.network
         network.cuts |= cuts
 
         def mend() -> None:
             network.cuts -= cuts
 
-        self.world.scheduler.after(self.chance.choice([0.3, 1.5, 4.0, 9.0]), mend)
+        self.world.scheduler.after(duration_s, mend)
 
     def _slow_down(self) -> None:
-        one, other = self.chance.sample(self._servers(), 2)
+        one, other = self.chance.sample([*self._servers(), *self.world.members], 2)
         self._slow(one, other, self.chance.choice([0.02, 0.3, 1.0]))
 
     def _slow(self, one: Process, other: Process, delay_s: float) -> None:
@@ -243,3 +279,8 @@ class Nemesis:
         else:
             member.die()
             self.world.scheduler.after(3.0, lambda: None if member.is_up else member.start())
+
+
+def _between(one: Process, *others: Process) -> set[tuple[Process, Process]]:
+    """Return the links of one with others, in both directions."""
+    return {pair for other in others for pair in ((one, other), (other, one))}

@@ -70,26 +70,16 @@ class Half:
     def __init__(self, stream: "Stream", process: Process) -> None:
         self.stream = stream
         self.process = process
+        self.peer: Half  # the other end
         self.life = process.life
         self.end: StreamEnd | None = None
         self.is_broken = False
         self.arrives_s = 0.0  # the last frame towards this end
         self.stalled: list[Any] = []
 
-    @property
-    def peer(self) -> "Half":
-        """The other end."""
-        first, second = self.stream.halves
-        return second if self is first else first
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the process that opened or accepted the stream still runs."""
-        return self.process.life == self.life
-
     def send(self, frame: Any) -> None:
         """Send to the other end; lost when the stream is broken."""
-        if not self.is_broken and self.is_alive:
+        if not self.is_broken and self.process.life == self.life:
             self.stream.transmit(self, frame)
 
     def close(self) -> None:
@@ -100,17 +90,18 @@ class Half:
 
     def deliver(self, frame: Any) -> None:
         """Hand a frame that arrived to the process."""
-        if self.is_broken or not self.is_alive:
+        process = self.process
+        if self.is_broken or process.life != self.life:
             return
-        if self.process.is_paused:
-            delay_s = self.process.paused_until_s - self.process.now_s
-            self.process.scheduler.after(delay_s, lambda: self.deliver(frame))
+        if process.is_paused:
+            delay_s = process.paused_until_s - process.now_s
+            process.scheduler.after(delay_s, lambda: self.deliver(frame))
         elif self.end is not None:
             self.end.on_frame(frame)
 
     def break_off(self) -> None:
         """Tell the process."""
-        if self.is_broken or not self.is_alive:
+        if self.is_broken or self.process.life != self.life:
             return
         if self.process.is_paused:
             delay_s = self.process.paused_until_s - self.process.now_s
@@ -126,13 +117,13 @@ class Stream:
 
     def __init__(self, network: Network, client: Process, server: Process) -> None:
         self.network = network
-        self.halves = (Half(self, client), Half(self, server))
-        self._check_at_s = network.scheduler.now_s + KEEP_ALIVE_S
+        self.halves = ours, theirs = (Half(self, client), Half(self, server))
+        ours.peer, theirs.peer = theirs, ours
 
     def transmit(self, sender: Half, frame: Any) -> None:
         """Put a frame on its way."""
         network, receiver = self.network, sender.peer
-        if network.is_cut(sender.process, receiver.process) or receiver.stalled:
+        if receiver.stalled or network.is_cut(sender.process, receiver.process):
             self._stall(receiver, frame)
             return
         now_s = network.scheduler.now_s

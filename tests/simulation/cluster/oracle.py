@@ -6,9 +6,11 @@ controllers decide. Invariants have names; a broken one names itself.
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from odradek.controller.state.image import ClusterImage
+from odradek.node.coordination.records import OffsetCommitted
 from odradek.protocol.types import (
     NO_NODE,
     GroupId,
@@ -47,7 +49,8 @@ class _Committed:
     batches: list[Batch] = field(default_factory=list)
     epochs: list[LeaderEpoch] = field(default_factory=list)  # of the leader that committed each
     by_offset: dict[Offset, Batch] = field(default_factory=dict)
-    sequences: dict[tuple[int, int, int], Offset] = field(default_factory=dict)
+    contents: set[int] = field(default_factory=set)
+    sequences: dict[tuple[int, int], int] = field(default_factory=dict)  # the next of a producer
 
     @property
     def end(self) -> Offset:
@@ -56,14 +59,20 @@ class _Committed:
 
 @dataclass(slots=True)
 class Oracle:
-    """Everything that was ever promised."""
+    """Everything that was ever promised.
 
+    Attributes:
+        offset_records: The positions that groups commit, by the content of their batch.
+    """
+
+    offset_records: Mapping[int, OffsetCommitted]
     met: Counter[str] = field(default_factory=Counter)
     acknowledged: int = 0
     _committed: dict[PartitionUid, _Committed] = field(default_factory=dict)
     _leaders: dict[tuple[PartitionUid, LeaderEpoch], NodeId] = field(default_factory=dict)
     _named: dict[tuple[PartitionUid, LeaderEpoch, Offset], int] = field(default_factory=dict)
     _owners: dict[tuple[GroupId, object, int], str] = field(default_factory=dict)
+    _positions: dict[tuple[GroupId, object], Offset] = field(default_factory=dict)
 
     # Leaders
 
@@ -145,18 +154,33 @@ class Oracle:
         committed.batches.append(batch)
         committed.epochs.append(epoch)
         committed.by_offset[batch.base_offset] = batch
+        committed.contents.add(batch.crc)
         if batch.has_producer_id:
-            name = (batch.producer_id, batch.producer_epoch, batch.base_sequence)
-            known = committed.sequences.setdefault(name, batch.base_offset)
+            name = (batch.producer_id, batch.producer_epoch)
+            expected = committed.sequences.get(name, 0)
             check(
-                known == batch.base_offset,
-                "no duplicate",
-                "{}: producer, epoch, sequence {} at {} and {}",
+                batch.base_sequence == expected,
+                "no duplicate" if batch.base_sequence < expected else "no gap",
+                "{}: producer and epoch {} come with {}, not {}",
                 uid,
                 name,
-                known,
-                batch.base_offset,
+                batch.base_sequence,
+                expected,
             )
+            committed.sequences[name] = expected + batch.record_count
+        record = self.offset_records.get(batch.crc)
+        if record is not None:
+            place = (record.group, record.partition)
+            known = self._positions.setdefault(place, record.offset)
+            check(
+                record.offset >= known,
+                "committed offsets never go back",
+                "{} from {} to {}",
+                place,
+                known,
+                record.offset,
+            )
+            self._positions[place] = record.offset
 
     def on_replica(self, uid: PartitionUid, high_watermark: Offset, log: list[Batch]) -> None:
         """Compare what a replica has with what is committed, as far as it knows to be."""
@@ -178,11 +202,12 @@ class Oracle:
     # Clients
 
     def on_acknowledged(self, uid: PartitionUid, offset: Offset, content: int) -> None:
-        """A producer was told that its batch is safe."""
+        """A producer was told that its batch is safe, and unless that is -1, where."""
         self.acknowledged += 1
-        found = self._committed_of(uid).by_offset.get(offset)
+        committed = self._committed_of(uid)
+        found = committed.by_offset.get(offset)
         check(
-            found is not None and found.crc == content,
+            content in committed.contents if found is None else found.crc == content,
             "acknowledged means committed",
             "{} was acknowledged at {} of {}, where {} is committed",
             content,

@@ -3,7 +3,6 @@
 What `PartitionReplica` is to a real node, with callbacks for coroutines and virtual time.
 """
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from odradek.node.cluster.image import PartitionState, TopicState
 from odradek.node.replication import follower as following
 from odradek.node.replication import leader as leading
+from odradek.node.replication.durable_end import DurableEnd
 from odradek.node.replication.follower import FollowerReplica
 from odradek.node.replication.leader import LeaderReplica
 from odradek.node.replication.session import HighWatermarkAdvanced
@@ -63,10 +63,9 @@ class SimulatedReplica:
         self.log = node.disk.log(state.uid)
         self.leader: LeaderReplica | None = None
         self.follower: FollowerReplica | None = None
-        self.durable_end = self.log.log_end_offset
+        self._durable = DurableEnd(self.log.log_end_offset)
         self.high_watermark = self.log.high_watermark_checkpoint
         self._sessions = 0
-        self._unsynced: deque[tuple[int, Offset]] = deque()
         self._waiting: list[_Waiting] = []
         self._leader_epoch: LeaderEpoch | None = None
         self._take_config(topic)
@@ -115,9 +114,10 @@ class SimulatedReplica:
             node.incarnations,
             min_insync=self._min_insync,
             log_end=log.log_end_offset,
-            durable_end=self.durable_end,
-            high_watermark=min(self.high_watermark, self.durable_end),
+            durable_end=self._durable.end,
+            high_watermark=min(self.high_watermark, self._durable.end),
             now_s=node.now_s,
+            lag_time_max_s=node.world.lag_time_max_s,
         )
         self._perform(self.leader.start())
 
@@ -127,7 +127,7 @@ class SimulatedReplica:
             state.leader_epoch,
             last_epoch=self.log.leader_epochs.latest,
             log_end=self.log.log_end_offset,
-            durable_end=self.durable_end,
+            durable_end=self._durable.end,
             high_watermark=min(self.high_watermark, self.log.log_end_offset),
             new_session=self._new_session,
         )
@@ -257,9 +257,10 @@ class SimulatedReplica:
     def _appended(self, position: int) -> None:
         end = self.log.log_end_offset
         if self._flush is Flush.OS:
-            self._durable(end)
+            self._durable.take(end)
+            self._on_durable()
         else:
-            self._unsynced.append((position, end))
+            self._durable.on_appended(position, end)
         self.node.sync_soon()
 
     def _wait(self, end: Offset, done: Done) -> None:
@@ -275,14 +276,11 @@ class SimulatedReplica:
 
     def on_synced(self, position: int) -> None:
         """The group commit reached a position."""
-        end = None
-        while self._unsynced and self._unsynced[0][0] <= position:
-            _, end = self._unsynced.popleft()
-        if end is not None:
-            self._durable(end)
+        if self._durable.on_synced(position):
+            self._on_durable()
 
-    def _durable(self, end: Offset) -> None:
-        self.durable_end = max(end, self.durable_end)
+    def _on_durable(self) -> None:
+        end = self._durable.end
         if self.leader is not None:
             self._perform(self.leader.on_durable(end))
         elif self.follower is not None:
@@ -315,6 +313,7 @@ class SimulatedReplica:
             self.node.world.oracle.on_high_watermark(
                 self.uid, self.leader.leader_epoch, offset, self.log.batches
             )
+            self.node.world.electorate.on_committed(self.uid)
         self.high_watermark = offset
         released = [each for each in self._waiting if each.end <= offset]
         self._waiting = [each for each in self._waiting if each.end > offset]
@@ -351,12 +350,13 @@ class SimulatedReplica:
             self.follower.on_appended(self.log.log_end_offset, self.log.leader_epochs.latest)
         )
         if self._flush is Flush.OS:
-            self._durable(self.log.log_end_offset)
+            self._durable.take(self.log.log_end_offset)
+            self._on_durable()
 
     def _take(self, batch: Batch) -> None:
         position = self.log.append(batch, 0)
         if self._flush is not Flush.OS:
-            self._unsynced.append((position, self.log.log_end_offset))
+            self._durable.on_appended(position, self.log.log_end_offset)
         self.node.sync_soon()
 
     def _truncate(self, offset: Offset) -> None:
@@ -364,16 +364,15 @@ class SimulatedReplica:
         if offset < self.log.log_end_offset:
             self.node.world.oracle.met["truncations"] += 1
         position = self.log.truncate_to(offset)
+        self.node.world.electorate.on_truncated(self.uid, self.node.node_id)
         end = self.log.log_end_offset
-        self.durable_end = min(self.durable_end, end)
         self.high_watermark = min(self.high_watermark, end)
-        self._unsynced.clear()
+        self._durable.on_truncated(position, end)
         self.follower.on_truncated(end, self.log.leader_epochs.latest)
-        if position <= self.node.disk.durable:
-            self._durable(end)
-        else:
-            self._unsynced.append((position, end))
+        if position > self.node.disk.durable:
             self.node.sync_soon()
+        elif self._durable.on_synced(position):
+            self._on_durable()
 
     def progress_of(self, follower: NodeId) -> leading.Cursor | None:
         """Return from where a follower is to be sent."""

@@ -108,6 +108,8 @@ class Replication:
         assert replica.follower is not None
         half = self._to_leaders.get(replica.follower.leader_id)
         if half is not None:
+            electorate = self.node.world.electorate
+            electorate.on_claimed(replica.uid, self.node.node_id, announcement.durable_end)
             half.send(AnnounceFrame(replica.uid, announcement))
 
     def ack(self, replica: "SimulatedReplica", ack: following.Ack) -> None:
@@ -125,6 +127,8 @@ class Replication:
                 continue
             half = self._to_leaders.get(follower.leader_id)
             if half is not None:
+                electorate = self.node.world.electorate
+                electorate.on_claimed(uid, self.node.node_id, ack.durable_end)
                 half.send(AckFrame(uid, follower.leader_epoch, ack.session, ack.durable_end))
 
     def on_leader_frame(self, leader: NodeId, half: Half, frame: Any) -> None:

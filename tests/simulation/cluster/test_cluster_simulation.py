@@ -2,12 +2,15 @@
 
 import pytest
 
+from odradek.protocol.errors import BrokerError
 from tests.simulation.cluster.mutations import MUTATIONS, Mutation
 from tests.simulation.cluster.oracle import InvariantBrokenError
 from tests.simulation.cluster.world import run_seed
 
 GROUPS = 6
 SEEDS = 36
+SEEDS_MAX = 60
+"""So many find a planted bug at the latest."""
 
 
 @pytest.mark.parametrize("group", range(GROUPS))
@@ -23,17 +26,12 @@ def test_a_seed_is_reproducible() -> None:
     assert run_seed(3).line == run_seed(3).line
 
 
-def test_who_said_that_it_is_still_revoking_hands_over() -> None:
-    """A member that repeated what it was giving up could never confirm that it had."""
-    run_seed(385)
-
-
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
 def test_a_planted_bug_is_found(mutation: Mutation) -> None:
     with mutation.planted():
-        for seed in range(mutation.seeds):
+        for seed in range(mutation.first, mutation.first + SEEDS_MAX):
             try:
                 run_seed(seed)
-            except InvariantBrokenError:
+            except (AssertionError, BrokerError):  # of the simulator, or of the cores themselves
                 return
-    pytest.fail(f"{mutation.seeds} seeds did not find: {mutation.name}")
+    pytest.fail(f"{SEEDS_MAX} seeds did not find: {mutation.name}")

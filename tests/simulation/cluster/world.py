@@ -30,6 +30,7 @@ from odradek.protocol.types import (
 )
 from tests.simulation.cluster.clients import SimulatedProducer, SimulatedReader
 from tests.simulation.cluster.controllers import SimulatedController
+from tests.simulation.cluster.electorate import Electorate
 from tests.simulation.cluster.events import Process, Scheduler
 from tests.simulation.cluster.members import SimulatedMember
 from tests.simulation.cluster.nemesis import Nemesis
@@ -58,9 +59,10 @@ class World:
         self.chance = Random(seed)
         self.scheduler = Scheduler()
         self.network = Network(self.scheduler, self.chance)
-        self.oracle = Oracle()
         self.topic_name = TopicName("data")
         self.offset_records: dict[int, OffsetCommitted] = {}
+        self.oracle = Oracle(self.offset_records)
+        self.image = ClusterImage()
         self.commits: dict[tuple[GroupId, TopicIdPartition], Offset] = {}
         self._contents = 0
         self._directories = self.chance.randrange(5)
@@ -68,6 +70,7 @@ class World:
         self._leaders: dict[PartitionUid, tuple[NodeId, tuple[NodeId, ...]]] = {}
         self.is_flushed = self.chance.random() < 0.8
         self.batches_per_s = self.chance.choice([1.0, 4.0, 10.0])
+        self.lag_time_max_s = self.chance.choice([1.0, 3.0, 30.0])
         self.min_insync = self.chance.choice([1, 1, 2, 2, 3])
         count = self.chance.choice([1, 2, 3])
         self.data_uids = [PartitionUid(1 + index) for index in range(count)]
@@ -85,6 +88,10 @@ class World:
         self.members = [
             SimulatedMember(f"member-{n}", self, self.chance.choice(_GROUPS)) for n in (1, 2, 3)
         ]
+        minimum = dict.fromkeys(self.data_uids, self.min_insync)
+        minimum |= dict.fromkeys(self.offsets_uids, 2)
+        pages = () if self.is_flushed else self.data_uids
+        self.electorate = Electorate(self.nodes, self.oracle, minimum, frozenset(pages))
         self.nemesis = Nemesis(self)
 
     # Names
@@ -138,8 +145,8 @@ class World:
                 call(lambda reply, version: answer(reply, version) if caller.life == life else None)
 
         callee.after(network.delay_s(caller, callee), arrive)
-        if network.is_hostile and self.chance.random() < 0.05:
-            callee.after(self.chance.random(), arrive)
+        if network.is_hostile and self.chance.random() < 0.2:
+            callee.after(self.chance.choice([1.0, 10.0]) * self.chance.random(), arrive)
 
     # What is watched
 
@@ -156,8 +163,29 @@ class World:
         key = (group, partition)
         self.commits[key] = max(offset, self.commits.get(key, FIRST_OFFSET))
 
+    def on_claimed(self, claimer: SimulatedMember, partition: TopicIdPartition) -> None:
+        """A member begins to read a partition: nobody whom the controllers count does as well."""
+        for other in self.members:
+            check(
+                other is claimer
+                or other.group != claimer.group
+                or partition not in other.owned
+                or not (self._counts(claimer) and self._counts(other)),
+                "one reader per partition",
+                "{} is read by {} and {}",
+                partition,
+                claimer,
+                other,
+            )
+
+    def _counts(self, member: SimulatedMember) -> bool:
+        group = self.image.groups.get(member.group)
+        return member.is_up and group is not None and member.member_id in group.members
+
     def _on_image(self, image: ClusterImage) -> None:
+        self.image = image
         self.oracle.on_image(image)
+        self.electorate.on_image(image)
         for partition in image.partitions.values():
             leader, isr = self._leaders.get(partition.uid, (partition.leader, partition.isr))
             if partition.is_led and partition.leader != leader:

@@ -207,8 +207,23 @@ class Cluster:
             self.stop(member, power_loss=True)
         else:
             self.history.on_step(member.id, core, storage.journal)
-            if core._leads and core.commit_index > self.history.committed_index:
-                self.check_quorum(core, storage.journal)
+            if core._leads:
+                self.check_matches(core, storage.journal)
+                if core.commit_index > self.history.committed_index:
+                    self.check_quorum(core, storage.journal)
+
+    def check_matches(self, core: RaftCore, journal: Journal) -> None:
+        """What a leader believes of a follower that has not left it is so."""
+        for peer, node in core._peers.items():
+            member = self.members[peer]
+            index = core._SyncObj__raftMatchIndex[node]
+            if member.storage is None or index <= journal.first_index:
+                continue
+            state, theirs = member.storage.hard_state.state, member.storage.journal
+            if state.term > core.term or state.rejoin_nonce or theirs.first_index > index:
+                continue
+            same = theirs.durable_index >= index and theirs.term_at(index) == journal.term_at(index)
+            check(same, f"matching: {peer} does not have {index} of term {core.term}'s leader")
 
     def check_quorum(self, core: RaftCore, journal: Journal) -> None:
         index = core.commit_index

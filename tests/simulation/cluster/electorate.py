@@ -1,0 +1,145 @@
+"""Whoever may lead has everything: the invariant that all others follow from, checked all the time.
+
+A bug that lets the wrong replica into an ISR shows as a lost record only if that replica is elected
+before it catches up, which takes it milliseconds. So the oracle does not wait for that: after each
+decision of the controllers, each commitment, and each truncation, it looks at the disks of all who
+may lead.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from odradek.controller.state.image import ClusterImage
+from odradek.controller.state.records import Partition
+from odradek.protocol.types import NO_NODE, Incarnation, LeaderEpoch, NodeId, Offset, PartitionUid
+from tests.simulation.cluster.oracle import Oracle, check
+
+if TYPE_CHECKING:
+    from tests.simulation.cluster.node import SimulatedNode
+
+
+@dataclass(slots=True)
+class Electorate:
+    """Who may lead, as decided last, and what is on their disks.
+
+    Attributes:
+        nodes: All there are.
+        oracle: Knows what is committed.
+        minimum: `min.insync.replicas` of each partition.
+        pages: The partitions of topics with `flush=os`.
+    """
+
+    nodes: Mapping[NodeId, "SimulatedNode"]
+    oracle: Oracle
+    minimum: Mapping[PartitionUid, int]
+    pages: frozenset[PartitionUid]
+    _partitions: dict[PartitionUid, Partition] = field(default_factory=dict)
+    _leaders: dict[tuple[PartitionUid, LeaderEpoch], Incarnation] = field(default_factory=dict)
+
+    def on_image(self, image: ClusterImage) -> None:
+        """Something was decided."""
+        for uid, partition in image.partitions.items():
+            self._check_members(image, partition)
+            if partition.is_led:
+                incarnation = image.nodes[partition.leader].incarnation
+                known = self._leaders.setdefault((uid, partition.leader_epoch), incarnation)
+                check(
+                    known == incarnation,
+                    "one registration leads in an epoch",
+                    "{} and {} in {}",
+                    known,
+                    incarnation,
+                    partition,
+                )
+            before = self._partitions.get(uid)
+            if partition is not before:
+                if before is not None:
+                    _check_epochs(before, partition)
+                    self._check_eligible(before, partition)
+                self._partitions[uid] = partition
+                self.on_committed(uid)
+
+    def on_committed(self, uid: PartitionUid) -> None:
+        """A leader believes that more is committed, or others may lead: look at all who may."""
+        partition = self._partitions.get(uid)
+        if partition is not None:
+            for node_id in (*partition.isr, *partition.elr):
+                self._check(partition, node_id)
+
+    def on_truncated(self, uid: PartitionUid, node_id: NodeId) -> None:
+        """A replica has cut its log."""
+        partition = self._partitions[uid]
+        if node_id in partition.isr or node_id in partition.elr:
+            self._check(partition, node_id)
+
+    def on_claimed(self, uid: PartitionUid, node_id: NodeId, end: Offset) -> None:
+        """A replica says how much of its log is on disk."""
+        log = self.nodes[node_id].disk.log(uid)
+        check(
+            log.is_cut and (uid in self.pages or log.is_durable(end)),
+            "only what is on disk is acknowledged",
+            "{} of {} by node {}",
+            end,
+            uid,
+            node_id,
+        )
+
+    def _check(self, partition: Partition, node_id: NodeId) -> None:
+        uid, disk = partition.uid, self.nodes[node_id].disk
+        keeps_only_pages = uid in self.pages
+        if not disk.is_intact(pages_too=keeps_only_pages):
+            return  # the controllers are yet to be told
+        committed = self.oracle.committed_batches(uid)
+        if not committed:
+            return
+        log, index = disk.log(uid), len(committed) - 1
+        check(
+            index < len(log.batches)
+            and log.batches[index].crc == committed[index].crc
+            and (keeps_only_pages or log.is_durable(committed[index].next_offset)),
+            "whoever may lead has everything committed",
+            "node {} has {} of {} batches: {}",
+            node_id,
+            len(log.batches),
+            len(committed),
+            partition,
+        )
+
+    def _check_members(self, image: ClusterImage, partition: Partition) -> None:
+        isr, elr = frozenset(partition.isr), frozenset(partition.elr)
+        alive = {node.node_id for node in image.nodes.values() if not node.fenced}
+        check(
+            isr <= alive
+            and (partition.leader == NO_NODE or partition.leader in isr)
+            and isr.isdisjoint(elr)
+            and isr | elr <= frozenset(partition.replicas)
+            and (len(isr) < self.minimum[partition.uid] or not elr),
+            "leader, ISR and ELR agree",
+            "{}; alive are {}",
+            partition,
+            alive,
+        )
+
+    def _check_eligible(self, before: Partition, after: Partition) -> None:
+        gone = {*before.isr, *before.elr} - {*after.isr, *after.elr}
+        check(
+            len(after.isr) >= self.minimum[after.uid]
+            or all(self.nodes[node_id].disk.has_lost for node_id in gone),
+            "below the minimum, only who lost data is not eligible any more",
+            "{} after {}",
+            after,
+            before,
+        )
+
+
+def _check_epochs(before: Partition, after: Partition) -> None:
+    check(
+        after.partition_epoch > before.partition_epoch
+        and after.leader_epoch >= before.leader_epoch
+        and (after.leader == before.leader or after.leader_epoch > before.leader_epoch),
+        "epochs grow",
+        "{} after {}",
+        after,
+        before,
+    )
