@@ -25,12 +25,14 @@ class Measured(Figure):
 
     Attributes:
         system: Whose.
+        version: Of which server and client.
         durability: What its acknowledgements promised.
         settings: What was not as by default.
         round: In which round, from 1.
     """
 
     system: str
+    version: str
     durability: str
     settings: str
     round: int
@@ -43,6 +45,7 @@ async def compare(
     workloads: Mapping[Durability, Sequence[Workload]] = WORKLOADS,
 ) -> AsyncGenerator[Measured, None]:
     """Measure every system in everything that it offers; say and yield each figure at once."""
+    versions = {system: system.version() for system in systems}
     for durability in Durability:
         taking_part = [system for system in systems if durability in system.settings]
         async with AsyncExitStack() as servers:
@@ -58,6 +61,7 @@ async def compare(
                             result = Measured(
                                 **asdict(figure),
                                 system=system.name,
+                                version=versions[system],
                                 durability=durability.value,
                                 settings=system.settings[durability],
                                 round=turn,

@@ -37,7 +37,7 @@ async def test_systems_take_turns_in_every_round() -> None:
     assert [(each.system, each.round) for each in cached] == [
         (name, turn) for turn in range(1, ROUNDS + 1) for name in "AB"
     ]
-    assert {each.value for each in measured} == {50}
+    assert {(each.value, each.version) for each in measured} == {(50, "1.0")}
 
 
 async def test_a_system_is_served_only_with_the_durability_it_offers() -> None:
