@@ -9,7 +9,8 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import cache
+from typing import Final, TypeVar
 
 import grpc
 
@@ -20,6 +21,8 @@ from odradek.v1 import admin_pb2_grpc, broker_pb2_grpc, group_pb2_grpc, metadata
 
 Q = TypeVar("Q")
 A = TypeVar("A")
+
+_KEPT_BYTES: Final = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,7 @@ class Connections:
         await self.retain(())
 
     def _open(self, address: str) -> Connection:
+        _keep_freed_memory()
         channel = open_channel(address, tls=self._tls)
         return Connection(
             address,
@@ -80,6 +84,20 @@ class Connections:
             group_pb2_grpc.GroupServiceStub(channel),
             metadata_pb2_grpc.MetadataServiceStub(channel),
         )
+
+
+@cache
+def _keep_freed_memory() -> None:
+    """Have the process keep what messages of a megabyte leave behind, up to twice 16 MiB.
+
+    Mapping, zeroing and unmapping it for each message costs a fifth of what gRPC takes to receive
+    one. glibc maps no block smaller than the largest mapped one it saw freed, and keeps twice as
+    much; this one is never touched, and in other C libraries nothing comes of it.
+
+    Source: mallopt(3), M_MMAP_THRESHOLD: "dynamically adjusted".
+    """
+    large = bytes(_KEPT_BYTES)
+    del large
 
 
 @contextmanager

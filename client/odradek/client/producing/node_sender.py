@@ -132,8 +132,8 @@ class NodeSender:
         """Send until cancelled; a broken stream is opened again when there is something to send."""
         try:
             while True:
-                while self._due_at_s(self._loop.time()) > self._loop.time():
-                    await self._rest()
+                while (due_at_s := self._due_at_s(self._loop.time())) > self._loop.time():
+                    await self._rest(due_at_s)
                 try:
                     await self._converse()
                 except OdradekError as error:
@@ -176,11 +176,12 @@ class NodeSender:
         self, call: "grpc.aio.StreamStreamCall[bytes, Any]", reading: asyncio.Task[None]
     ) -> None:
         while not reading.done():
-            attempts = self._take()
-            if not attempts:
-                await self._rest()
+            now_s = self._loop.time()
+            due_at_s = self._due_at_s(now_s)
+            if due_at_s > now_s:
+                await self._rest(due_at_s)
                 continue
-            request = Request(self._loop.time(), attempts)
+            request = Request(now_s, self._take(now_s))
             self._correlation_id += 1
             self._requests[self._correlation_id] = request
             self._set_alarm(request.sent_s + _SUSPICION_S)
@@ -205,10 +206,10 @@ class NodeSender:
                 raise ConnectionLostError(f"node {self.node_id} ended the produce stream")
             self._on_response(response)
 
-    async def _rest(self) -> None:
+    async def _rest(self, until_s: float) -> None:
         """Sleep until woken, or until something is due."""
         self._wake.clear()
-        self._set_alarm(self._due_at_s(self._loop.time()))
+        self._set_alarm(until_s)
         await self._wake.wait()
 
     def _set_alarm(self, at_s: float) -> None:
@@ -262,11 +263,8 @@ class NodeSender:
                         return max(at_s, self._paused_until_s)
         return max(ready_at_s, self._paused_until_s) if any_size else math.inf
 
-    def _take(self) -> list[Attempt]:
+    def _take(self, now_s: float) -> list[Attempt]:
         """Move ready batches under way, one per partition and round, up to a request's size."""
-        now_s = self._loop.time()
-        if self._due_at_s(now_s) > now_s:
-            return []
         taken: list[Attempt] = []
         room_bytes = self._settings.options.request_bytes
         full_bytes = (
@@ -293,6 +291,7 @@ class NodeSender:
                 batch.build()
                 # Whoever was served goes to the end of the line.
                 self.queues[queue] = self.queues.pop(queue)
+        assert taken, "something was due"
         return taken
 
     async def _encode(self, correlation_id: int, request: Request) -> bytes:
