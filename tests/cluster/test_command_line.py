@@ -161,6 +161,26 @@ async def test_a_group_goes_on_where_it_stopped(odradek: Shell, client: Client) 
     assert (unknown.status, "groups list" in unknown.err) == (3, True)
 
 
+async def test_a_member_without_partitions_ends_when_the_others_are_at_the_end(
+    odradek: Shell, client: Client
+) -> None:
+    topic, group = await new_topic(client, partitions=1), unique("cli")
+    await odradek("produce", topic, stdin=b"1\n2\n3\n")
+    async with client.consumer(topic, group=group, auto_commit=False) as other:
+        assert [(await anext(other)).offset for _ in range(2)] == [0, 1]
+        waiting = asyncio.ensure_future(odradek("consume", topic, "-g", group, "--exit-at-end"))
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                if len((await client.admin.describe_group(group)).members) == 2:
+                    break
+                await asyncio.sleep(0.05)
+        assert not waiting.done(), "the last record was shown by nobody"
+        assert (await anext(other)).offset == 2
+        await other.commit({(topic, 0): 3})
+        ended = await waiting
+    assert (ended.status, ended.out) == (0, "")
+
+
 async def test_partitions_added_later_are_shown_too(odradek: Shell, client: Client) -> None:
     topic = await new_topic(client, partitions=1)
     await odradek("produce", topic, stdin=b"first\n")

@@ -16,6 +16,7 @@ from odradek.client.cli.start_position import StartPosition, parse_start
 app = session.new_app()
 
 _POLL_INTERVAL_S = 0.05
+_POLL_COMMITTED_INTERVAL_S = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +30,8 @@ class _Request:
         partitions: Which; empty: all, or those the group gives.
         render: How a record becomes a line.
         count_max: How many; None: no limit.
-        exit_at_end: End once everything that was there at the beginning was shown.
+        exit_at_end: End once everything that was there at the beginning was shown, here or, where
+            others of the group have every partition, by them.
     """
 
     topic: str
@@ -111,7 +113,7 @@ async def _consume(client: Client, request: _Request) -> bool:
     topics = [] if request.partitions else [request.topic]
     start = "earliest" if isinstance(request.start, int) else request.start
     async with session.interruption() as heard:
-        ends = await client.admin.list_offsets(request.topic) if request.exit_at_end else {}
+        ends = await _ends(client, request.topic) if request.exit_at_end else {}
         async with client.consumer(
             *topics, group=request.group, start=start, key=serdes.raw, value=serdes.raw
         ) as consumer:
@@ -124,8 +126,17 @@ async def _consume(client: Client, request: _Request) -> bool:
             work = [show(consumer, request, writing)]
             if request.exit_at_end:
                 work.append(_reach(consumer, ends, writing))
+                if request.group is not None:
+                    work.append(_others_reach(client, consumer, request.group, ends))
             await session.unless_interrupted(heard, *work)
         return heard.is_heard
+
+
+async def _ends(client: Client, topic: str) -> dict[TopicPartition, int]:
+    """Return where the logs that hold something end."""
+    begins = await client.admin.list_offsets(topic, "earliest")
+    ends = await client.admin.list_offsets(topic)
+    return {each: end for each, end in ends.items() if end > begins.get(each, 0)}
 
 
 async def _seek(client: Client, consumer: Consumer[bytes, bytes], topic: str, offset: int) -> None:
@@ -173,3 +184,21 @@ async def _reach(
             async with writing:  # the position is beyond what is in hand
                 return
         await asyncio.sleep(_POLL_INTERVAL_S)
+
+
+async def _others_reach(
+    client: Client,
+    consumer: Consumer[bytes, bytes],
+    group: str,
+    ends: Mapping[TopicPartition, int],
+) -> None:
+    """Return once the group has committed everything while this member has no partition."""
+    while True:
+        if not consumer.assignment:
+            committed = await client.admin.committed_offsets(group)
+            reached = (
+                each in committed and committed[each].offset >= end for each, end in ends.items()
+            )
+            if all(reached) and not consumer.assignment:
+                return
+        await asyncio.sleep(_POLL_COMMITTED_INTERVAL_S)
