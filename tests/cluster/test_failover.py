@@ -20,9 +20,10 @@ from tests.cluster.traffic import (
 
 pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="session")]
 
-# Half a session time-out: found by a broken stream, not by silence. The benchmark `failover-r3`
+# Of any partition. A death is found by a broken stream, not by silence; the benchmark `failover-r3`
 # measures the gap itself, on a machine that has nothing else to do.
-GAP_MAX_S = 3.0
+KILL_GAP_MAX_S = 1.0
+STOP_GAP_MAX_S = 3.0
 
 
 class TimedLoad(Load):
@@ -87,7 +88,7 @@ async def test_each_leader_killed_in_turn(cluster: LocalCluster, client: Client)
             running.begin()
             await cluster.nodes[node_id].kill()
             await running.more(600)
-            assert running.longest_gap_s < GAP_MAX_S
+            assert running.longest_gap_s < KILL_GAP_MAX_S
             assert node_id not in await leaders(client, topic)
             await cluster.start_node(node_id)
             await all_in_sync(client, topic)
@@ -134,7 +135,7 @@ async def test_a_planned_stop_moves_leaders_first(cluster: LocalCluster, client:
             running.begin()
             assert await cluster.nodes[node_id].stop() == 0
             await running.more()
-            assert running.longest_gap_s < GAP_MAX_S
+            assert running.longest_gap_s < STOP_GAP_MAX_S
             await cluster.start_node(node_id)
             await all_in_sync(client, topic)
     found = await read_all(client, topic)
