@@ -224,9 +224,11 @@ class Stage:
         del self.readers["final"]
 
     async def _start_worker(self, role: str, name: str, *more: str) -> LocalProcess:
+        """Start a worker; return once it heeds SIGTERM, which its history file shows."""
+        history = self._history_path(name)
         arguments = [role, name, "--bootstrap", self.cluster.bootstrap, "--topic", TOPIC]
         arguments += ["--partitions", str(self.options.partitions)]
-        arguments += ["--history", str(self._history_path(name)), *more]
+        arguments += ["--history", str(history), *more]
         worker = LocalProcess(
             name,
             module="tests.chaos.worker",
@@ -236,6 +238,15 @@ class Stage:
         )
         variables = await self.fabric.interface(name) | {"PYTHONPATH": _python_path()}
         await with_environment(worker, variables).start()
+
+        async def has_begun() -> bool:
+            return history.exists() or worker.crashed
+
+        try:
+            await until(has_begun, what=f"{name} writes its history")
+        except BaseException:
+            await worker.kill()  # nobody else knows it yet
+            raise
         return worker
 
     def _history_path(self, name: str) -> Path:
