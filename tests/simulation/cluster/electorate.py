@@ -36,9 +36,13 @@ class Electorate:
     pages: frozenset[PartitionUid]
     _partitions: dict[PartitionUid, Partition] = field(default_factory=dict)
     _leaders: dict[tuple[PartitionUid, LeaderEpoch], Incarnation] = field(default_factory=dict)
+    _incarnations: dict[NodeId, Incarnation] = field(default_factory=dict)
 
     def on_image(self, image: ClusterImage) -> None:
         """Something was decided."""
+        incarnations = {node.node_id: node.incarnation for node in image.nodes.values()}
+        registered = {node_id for node_id, _ in incarnations.items() - self._incarnations.items()}
+        self._incarnations = incarnations
         for uid, partition in image.partitions.items():
             self._check_members(image, partition)
             if partition.is_led:
@@ -56,7 +60,7 @@ class Electorate:
             if partition is not before:
                 if before is not None:
                     _check_epochs(before, partition)
-                    self._check_eligible(before, partition)
+                    self._check_eligible(before, partition, registered)
                 self._partitions[uid] = partition
                 self.on_committed(uid)
 
@@ -121,8 +125,9 @@ class Electorate:
             alive,
         )
 
-    def _check_eligible(self, before: Partition, after: Partition) -> None:
-        gone = {*before.isr, *before.elr} - {*after.isr, *after.elr}
+    def _check_eligible(self, before: Partition, after: Partition, registered: set[NodeId]) -> None:
+        # A late repeat of an earlier registration may speak of a loss long made good.
+        gone = {*before.isr, *before.elr} - {*after.isr, *after.elr} - registered
         check(
             len(after.isr) >= self.minimum[after.uid]
             or all(self.nodes[node_id].disk.has_lost for node_id in gone),

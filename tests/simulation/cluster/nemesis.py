@@ -1,10 +1,11 @@
 """What goes wrong, and when.
 
 Any fault may come at any time, several at once, with one rule: data that was promised to be on disk
-may be lost when another node that may lead has all of it; and not at all with
-`min.insync.replicas=1`, since the others may be down, and out of the ISR, when that one disk goes.
-That is what replication promises to survive; everything else may come in any combination: kills,
-pauses, power cuts of all nodes at once with `flush=commit`, cut links, a deposed controller.
+may be lost when another node that may lead has all of it, on one node at a time: the controllers
+hear of one loss before the next; and not at all with `min.insync.replicas=1`, since the others may
+be down, and out of the ISR, when that one disk goes. That is what replication promises to survive;
+everything else may come in any combination: kills, pauses, power cuts of all nodes at once with
+`flush=commit`, cut links, a deposed controller.
 """
 
 from collections.abc import Callable
@@ -202,15 +203,16 @@ class Nemesis:
                     )
 
     def _may_lose_data(self, victim: "SimulatedNode") -> bool:
-        """Whether somebody else who may lead has everything, of each partition."""
-        intact = {
-            node.node_id
-            for node in self.world.nodes.values()
-            if node is not victim and node.disk.is_intact(pages_too=not self.world.is_flushed)
-        }
-        return self.world.min_insync > 1 and not any(
-            intact.isdisjoint((*each.isr, *each.elr))
-            for each in self.world.image.partitions.values()
+        """Whether somebody else who may lead has everything, and the last loss is known."""
+        others = [node for node in self.world.nodes.values() if node is not victim]
+        pages_too = not self.world.is_flushed
+        return (
+            self.world.min_insync > 1
+            and all(node.disk.is_intact(pages_too=pages_too) for node in others)
+            and all(
+                any(node.node_id in (*each.isr, *each.elr) for node in others)
+                for each in self.world.image.partitions.values()
+            )
         )
 
     # Everybody
