@@ -33,6 +33,7 @@ from tests.simulation.cluster.frames import (
     RefusedFrame,
 )
 from tests.simulation.cluster.network import Half, connect
+from tests.simulation.cluster.oracle import check
 
 if TYPE_CHECKING:
     from tests.simulation.cluster.node import SimulatedNode
@@ -308,6 +309,14 @@ class Replication:
                 for outcome in reply.outcomes:
                     if isinstance(outcome.error, InvalidUpdateVersionError):
                         self.node.world.oracle.met["stale isr proposals"] += 1
+                    after = None if outcome.error else outcome.partition
+                    check(
+                        after is None or after.partition_epoch == proposal.partition_epoch + 1,
+                        "an ISR change is a compare-and-set",
+                        "{} made {}",
+                        proposal,
+                        after,
+                    )
             if leader is not None and replica.leader is leader:
                 replica.perform(leader.on_proposal_answered(proposal, self.node.now_s))
 
