@@ -71,9 +71,6 @@ HeartbeatInterval = Annotated[
     float | None,
     typer.Option(help="How often nodes send heartbeats, in seconds.", show_default="1"),
 ]
-ShutdownGrace = Annotated[
-    float | None, typer.Option(help="How long a stop may take, in seconds.", show_default="2")
-]
 LogFormat = Annotated[str | None, typer.Option(metavar="auto|json|console", show_default="auto")]
 LogLevel = Annotated[
     str | None, typer.Option(metavar="debug|info|warning|error", show_default="info")
@@ -100,7 +97,6 @@ def controller(  # noqa: PLR0917 - one parameter a flag
     session_timeout_s: SessionTimeout = None,
     disconnect_grace_s: DisconnectGrace = None,
     heartbeat_interval_s: HeartbeatInterval = None,
-    shutdown_grace_s: ShutdownGrace = None,
     log_format: LogFormat = None,
     log_level: LogLevel = None,
     config: Config = None,

@@ -60,8 +60,6 @@ class ControllerConfig(ProgramSettings):
     """How long a node is kept whose connection broke."""
     heartbeat_interval_s: Annotated[float, Field(ge=0.1, le=60)] = 1.0
     """How often nodes send heartbeats."""
-    shutdown_grace_s: Annotated[float, Field(ge=0, le=600)] = 2.0
-    """How long requests may take to end when the controller stops."""
 
     @property
     def others(self) -> dict[int, str]:

@@ -113,7 +113,7 @@ class Controller:
                     task.cancel()
                 # Streams of nodes and peers never end by themselves, and nobody else may become
                 # active before this process has let go of them.
-                await server.drain(min(_DRAIN_S, self._config.shutdown_grace_s))
+                await server.drain(_DRAIN_S)
 
     def _name_cluster(self, touched: Touched | None) -> None:
         """Say in the log which cluster this is, as soon as it is known."""
