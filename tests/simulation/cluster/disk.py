@@ -27,7 +27,6 @@ class SimulatedLog:
         self._disk = disk
         self.batches: list[Batch] = []
         self._positions: list[int] = []  # of each batch
-        self._cut_at = 0  # the position of the last truncation
         self.high_watermark_checkpoint = FIRST_OFFSET
         self.restart()
 
@@ -64,11 +63,6 @@ class SimulatedLog:
             last -= 1
         return last < 0 or self._positions[last] <= self._disk.durable
 
-    @property
-    def is_cut(self) -> bool:
-        """Whether what was truncated cannot come back."""
-        return self._cut_at <= self._disk.durable
-
     def stamp(self, batch: Batch, epoch: LeaderEpoch) -> Batch:
         """Return a producer's batch as the leader appends it."""
         return batch._replace(base_offset=self.log_end_offset, leader_epoch=epoch)
@@ -90,8 +84,7 @@ class SimulatedLog:
             self._positions.extend(positions)
             self.high_watermark_checkpoint = checkpoint
 
-        self._cut_at = self._disk.did(undo)
-        return self._cut_at
+        return self._disk.did(undo)
 
     def rot(self, count: int) -> None:
         """Lose all but so many batches."""
