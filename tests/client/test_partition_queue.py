@@ -220,6 +220,17 @@ def test_the_delivery_timeout_says_whether_the_record_may_be_in_the_log() -> Non
     assert queue.ledger.used_bytes == 0
 
 
+def test_the_delivery_timeout_names_the_last_answer_even_while_the_batch_is_sent_again() -> None:
+    queue = new_queue(delivery_timeout_s=10.0)
+    batch = put(queue, b"a")
+    take(queue)
+    queue.on_failed(batch, NotEnoughReplicasError("2 of 3 are missing"), 1.0)
+    take(queue, now_s=2.0)
+    queue.on_time(10.0)
+    assert "sent 2 time(s)" in str(batch.error)
+    assert "2 of 3 are missing" in str(batch.error)
+
+
 def test_a_late_answer_to_a_batch_given_up_changes_nothing() -> None:
     queue = new_queue(delivery_timeout_s=10.0)
     batch = put(queue, b"a")

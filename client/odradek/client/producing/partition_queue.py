@@ -222,7 +222,6 @@ class PartitionQueue:
             self._next_ordinal += 1
         batch.attempts += 1
         batch.awaits_answer = True
-        batch.answer = None
         self.in_flight.append(self.sealed.popleft())
         return batch
 
@@ -316,7 +315,7 @@ class PartitionQueue:
     @property
     def _going_back(self) -> bool:
         """True while a failed batch waits for the answers of the others under way."""
-        return any(batch.answer is not None for batch in self.in_flight)
+        return any(not batch.awaits_answer for batch in self.in_flight)
 
     def _settle(self, now_s: float) -> None:
         """Go back once everything under way is answered."""

@@ -60,7 +60,7 @@ class ProducerBatch:
         ordinal: Counts the partition's batches in the order of their first sending.
         attempts: How often it was sent.
         awaits_answer: True while an attempt is under way.
-        answer: The error that ended the last attempt.
+        answer: The error that ended the last attempt that has ended.
         done: True once the outcome is final.
         error: Why it failed; None when acknowledged.
         base_offset: Of its first record once acknowledged; -1 when the node no longer knows.
