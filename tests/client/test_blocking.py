@@ -203,7 +203,7 @@ def test_a_call_that_comes_after_the_loop_has_ended_is_refused() -> None:
         calling.result(20)
 
 
-def test_a_call_that_comes_while_the_loop_ends_does_not_wait_for_ever() -> None:
+def test_a_call_that_comes_while_the_loop_ends_is_refused_at_once() -> None:
     portal = LatePortal()
     portal.start()
     begun, ending, holding = threading.Event(), threading.Event(), threading.Event()
@@ -224,7 +224,7 @@ def test_a_call_that_comes_while_the_loop_ends_does_not_wait_for_ever() -> None:
     stopping = outcome_in_a_thread(portal.stop)
     ending.wait()
     portal.go_on.set()
-    holding.set()
-    stopping.result(20)
     with pytest.raises(ClientClosedError):
         calling.result(20)
+    holding.set()
+    stopping.result(20)

@@ -2,6 +2,9 @@
 
 A hop costs some 50 microseconds and two thread switches, so the faces built on this hop once per
 batch or slice, never per record.
+
+Invariant: no call enters the loop once it was told to stop; those inside are cancelled by then, and
+none is left when it closes.
 """
 
 import asyncio
@@ -29,6 +32,7 @@ class Portal:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
+        self._door = threading.Lock()
 
     def start(self) -> None:
         """Start the thread; return once its loop runs."""
@@ -47,7 +51,8 @@ class Portal:
 
     def stop(self) -> None:
         """End the loop and its thread."""
-        loop, self._loop = self._loop, None
+        with self._door:
+            loop, self._loop = self._loop, None
         if loop is not None and self._thread is not None:
             loop.call_soon_threadsafe(self._stopping.set)
             self._thread.join()
@@ -71,8 +76,11 @@ class Portal:
             work.close()
             raise
         try:
-            future = asyncio.run_coroutine_threadsafe(work, loop)
-        except RuntimeError:  # it has ended since
+            with self._door:
+                if self._loop is not loop:
+                    raise _closed_meanwhile()
+                future = asyncio.run_coroutine_threadsafe(work, loop)
+        except (ClientClosedError, RuntimeError):  # told to stop, or ended, since
             work.close()
             raise _closed_meanwhile() from None
         try:
