@@ -17,8 +17,10 @@ the leader epoch ends or this node leads; one method per event, effects in order
     time       -> on_tick          a few times a second
 
 Invariants: nothing is acknowledged that is not on disk, nor in any session but the last; a push is
-appended only at the end of the log; nothing is announced while a truncation is not on disk;
-high_watermark never falls nor passes the log's end, but for a truncation that cuts it.
+appended only at the end of the log; nothing is announced while a truncation of this epoch is not on
+disk; high_watermark never falls nor passes the log's end, but for a truncation that cuts it. An
+earlier epoch's truncation may still be under way: a crash then brings back what was cut, and the
+log is compared anew; what is said to be durable lies below the cut either way.
 
 Source: KIP-101, KIP-279 (truncation by leader epoch), KIP-595 (diverging epoch in the answer).
 """
