@@ -71,8 +71,12 @@ class FakeCluster:
         node = FakeNode(self, len(self.nodes) + 1)
         await node.start()
         self.nodes[node.node_id] = node
-        self.publish(metadata_pb2.MetadataUpdate(nodes=[node.metadata()]))
+        self.publish_node(node)
         return node
+
+    def publish_node(self, node: "FakeNode") -> None:
+        """Tell everybody where a node is, and how it fares."""
+        self.publish(metadata_pb2.MetadataUpdate(nodes=[node.metadata()]))
 
     def create_topic(
         self,
@@ -166,6 +170,7 @@ class FakeNode:
         answering: Cleared: produce requests are appended, but their answers are held back.
         reading: Cleared: produce requests are not even looked at, and probes not answered.
         deaf: True: hears no news of the cluster.
+        fenced: What metadata says of it.
         requests: Every produce request seen.
     """
 
@@ -180,6 +185,7 @@ class FakeNode:
         self.reading = asyncio.Event()
         self.reading.set()
         self.deaf = False
+        self.fenced = False
         self.requests: list[ProduceFrame] = []
         self._requested = asyncio.Condition()
         self.server = Server("127.0.0.1:0")
@@ -195,7 +201,9 @@ class FakeNode:
             await self._requested.wait_for(lambda: len(self.requests) >= count)
 
     def metadata(self) -> metadata_pb2.NodeMetadata:
-        return metadata_pb2.NodeMetadata(node_id=self.node_id, host="127.0.0.1", port=self.port)
+        return metadata_pb2.NodeMetadata(
+            node_id=self.node_id, host="127.0.0.1", port=self.port, fenced=self.fenced
+        )
 
     async def start(self) -> None:
         for join in self.servicers:

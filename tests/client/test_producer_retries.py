@@ -1,6 +1,7 @@
 """Lost answers, refusals, moved and silent leaders: once and in order, or an honest error."""
 
 import asyncio
+import socket
 
 import pytest
 
@@ -147,6 +148,49 @@ async def test_leaders_that_move_to_and_fro_neither_duplicate_nor_reorder(
     for index, partition in enumerate(topic.partitions):
         sent = [number for number in range(1, 3001) if number % 2 == index]
         assert [number for number in numbers(partition.values()) if number] == sent
+
+
+@pytest.mark.parametrize("is_bootstrap", [True, False], ids=["channel kept", "channel closed"])
+async def test_a_node_that_comes_back_elsewhere_gets_what_waited_for_its_old_address(
+    cluster: FakeCluster, *, is_bootstrap: bool
+) -> None:
+    """The old one accepts and says nothing: the producer would dial it for many seconds."""
+    moving = await cluster.start_node()
+    topic = cluster.create_topic("t", leader=moving.node_id)
+    with socket.create_server(("127.0.0.1", 0)) as hole:
+        hole.setblocking(False)
+        new_port, moving.port = moving.port, hole.getsockname()[1]
+        bootstrap = cluster.bootstrap if is_bootstrap else cluster.nodes[1].address
+        async with Client(bootstrap) as client, client.producer() as producer:
+            waiting = [await producer.enqueue("t", b"%d" % number) for number in range(9)]
+            dialled, _ = await asyncio.get_running_loop().sock_accept(hole)
+            with dialled:
+                moving.port = new_port
+                cluster.publish_node(moving)
+                async with asyncio.timeout(3):
+                    await asyncio.gather(*waiting)
+                    await producer.send("t", b"9")
+    assert numbers(topic.values()) == list(range(10))
+
+
+async def test_a_leader_that_moves_away_from_a_dead_address_gets_what_waited_there(
+    cluster: FakeCluster,
+) -> None:
+    gone = await cluster.start_node()
+    topic = cluster.create_topic("t", leader=gone.node_id)
+    with socket.create_server(("127.0.0.1", 0)) as hole:
+        hole.setblocking(False)
+        gone.port = hole.getsockname()[1]
+        async with producing(cluster) as producer:
+            waiting = [await producer.enqueue("t", b"%d" % number) for number in range(9)]
+            dialled, _ = await asyncio.get_running_loop().sock_accept(hole)
+            with dialled:
+                gone.fenced = True
+                cluster.publish_node(gone)
+                cluster.move_leader(topic, 0, 1)
+                async with asyncio.timeout(3):
+                    await asyncio.gather(*waiting)
+    assert numbers(topic.values()) == list(range(9))
 
 
 async def test_a_leader_that_no_node_answers_for_is_waited_for(cluster: FakeCluster) -> None:

@@ -6,7 +6,8 @@ next request goes out when a whole one is ready or when an answer is in. Batches
 partitions travel together.
 
 A node that takes nothing in is as silent as one that does not answer: one alarm watches the oldest
-request, from before it is written, however many there are.
+request, from before it is written, however many there are. A stream to where the node no longer is
+ends as soon as metadata says so: dialling a dead address takes longest of all.
 
 Invariants: a batch is registered as under way before its bytes leave; when the stream ends, every
 batch of its requests is answered "lost"; an answer counts only for the attempt it belongs to; while
@@ -20,15 +21,15 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import grpc
 
-from odradek.client.cluster.connections import Connection
+from odradek.client.cluster.connections import Connection, calls_end_with_errors
 from odradek.client.config import Acks, ProducerOptions
 from odradek.client.producing.partition_queue import PartitionQueue
+from odradek.client.producing.produce_request import Attempt, Request, encode
 from odradek.client.producing.producer_batch import ProducerBatch, ProducerIdentity
-from odradek.protocol import hot
 from odradek.protocol.errors import (
     DuplicateSequenceNumberError,
     OdradekError,
@@ -36,7 +37,6 @@ from odradek.protocol.errors import (
     UnknownServerError,
     error_from_proto,
 )
-from odradek.protocol.hot import ProduceFrame, ProducePartitionFrame, encode_produce_request
 from odradek.protocol.record_batch import Codec, compress
 from odradek.protocol.types import NodeId
 from odradek.rpc.channels import ConnectionLostError, error_from_rpc
@@ -48,32 +48,6 @@ _SMALL_REQUESTS_MAX: Final = 2
 _SUSPICION_S: Final = 1.0
 
 _log = logging.getLogger(__name__)
-
-
-class Attempt(NamedTuple):
-    """One sending of a batch; an answer counts only while `number` is the batch's present one."""
-
-    queue: PartitionQueue
-    batch: ProducerBatch
-    number: int
-
-    @property
-    def is_current(self) -> bool:
-        """False once the batch was sent again."""
-        return self.batch.attempts == self.number
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One request under way.
-
-    Attributes:
-        sent_s: When.
-        attempts: Its batches.
-    """
-
-    sent_s: float
-    attempts: list[Attempt]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,11 +96,20 @@ class NodeSender:
         self._paused_until_s = 0.0
         self._loop = asyncio.get_running_loop()
         self._alarm: asyncio.TimerHandle | None = None
-        self._silence = asyncio.timeout(None)
+        self._patience = asyncio.timeout(None)
+        self._address: str | None = None
+        self._given_up: OdradekError | None = None
 
     def wake(self) -> None:
         """Look again at the queues."""
         self._wake.set()
+
+    def on_address(self, address: str | None) -> None:
+        """Metadata says where the node is (None: nowhere): end a stream to anywhere else."""
+        if self._address not in {None, address}:
+            self._give_up(
+                ConnectionLostError(f"node {self.node_id} is no longer at {self._address}")
+            )
 
     async def run(self) -> None:
         """Send until cancelled; a broken stream is opened again when there is something to send."""
@@ -158,15 +141,16 @@ class NodeSender:
         # No TaskGroup: one that is cancelled while a child fails forgets the cancellation (3.11).
         reading = asyncio.create_task(self._read(call))
         reading.add_done_callback(lambda _: self._wake.set())
+        self._given_up = None
         try:
-            async with asyncio.timeout(None) as self._silence:
+            async with asyncio.timeout(None) as self._patience:
+                self._address = connection.address
                 await self._write(call, reading)
         except TimeoutError:
-            raise RequestTimedOutError(
-                f"node {self.node_id} did not answer for"
-                f" {self._settings.options.request_timeout_s:g} s"
-            ) from None
+            assert self._given_up is not None, "patience ends for a reason"
+            raise self._given_up from None
         finally:
+            self._address = None
             self._stop_alarm()
             reading.cancel()
             call.cancel()
@@ -187,7 +171,8 @@ class NodeSender:
             self._set_alarm(request.sent_s + _SUSPICION_S)
             data = await self._encode(self._correlation_id, request)
             try:
-                await call.write(data)
+                with calls_end_with_errors():
+                    await call.write(data)
             except grpc.aio.AioRpcError as error:
                 raise error_from_rpc(error) from error
             except asyncio.InvalidStateError as error:
@@ -229,11 +214,18 @@ class NodeSender:
         if self._requests:
             self._watch_silence(next(iter(self._requests.values())).sent_s, self._loop.time())
 
+    def _give_up(self, reason: OdradekError) -> None:
+        """End the stream."""
+        if self._given_up is None:
+            self._given_up = reason
+            self._patience.reschedule(self._loop.time())
+
     def _watch_silence(self, sent_s: float, now_s: float) -> None:
         """Suspect a node that has not answered the oldest request; end the stream in the end."""
         timeout_s = self._settings.options.request_timeout_s
         if now_s >= sent_s + timeout_s:
-            self._silence.reschedule(now_s)
+            error = f"node {self.node_id} did not answer for {timeout_s:g} s"
+            self._give_up(RequestTimedOutError(error))
             return
         suspects = now_s >= sent_s + _SUSPICION_S
         if suspects:
@@ -299,25 +291,7 @@ class NodeSender:
         payloads = [batch.data for batch in batches]
         if self._settings.codec is not Codec.NONE:
             payloads = await self._compress(batches, payloads)
-        options = self._settings.options
-        return encode_produce_request(
-            ProduceFrame(
-                correlation_id,
-                hot.Acks.ALL if options.acks is Acks.ALL else hot.Acks.LEADER,
-                int(options.request_timeout_s * 1000),
-                "",
-                [
-                    ProducePartitionFrame(
-                        queue.topic_id,
-                        queue.topic,
-                        queue.partition,
-                        queue.leader_epoch,
-                        payload,
-                    )
-                    for (queue, _, _), payload in zip(request.attempts, payloads, strict=True)
-                ],
-            )
-        )
+        return encode(correlation_id, request, payloads, self._settings.options)
 
     async def _compress(
         self, batches: list[ProducerBatch], payloads: list[bytearray]

@@ -208,10 +208,13 @@ class Sender:
                     continue
                 moved = topic.on_info(info, now_s)
             for queue in moved:
-                for node in self._nodes.values():
-                    node.queues.pop(queue, None)
+                for sender in self._nodes.values():
+                    sender.queues.pop(queue, None)
                 if not queue.idle:
                     self.on_ready(queue)
+        for node_id, sender in self._nodes.items():
+            node = image.nodes.get(node_id)
+            sender.on_address(None if node is None or node.fenced else node.address)
 
     def _drop(self, topic: TopicQueues) -> None:
         """Fail what waits for a topic that was deleted."""
