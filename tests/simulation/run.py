@@ -11,6 +11,9 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
+from rich.console import Console
+from rich.progress import track
+
 from tests.simulation.registry import SIMULATIONS, events, simulation
 
 PRINTED_MAX = 10
@@ -55,7 +58,10 @@ def run_many(name: str, seeds: range, jobs: int) -> Result:
     met: Counter[str] = Counter()
     started_s = time.monotonic()
     with ProcessPoolExecutor(max_workers=jobs, initializer=_collect_rarely) as pool:
-        for outcome in pool.map(partial(run_one, name), seeds, chunksize=8):
+        outcomes = pool.map(partial(run_one, name), seeds, chunksize=8)
+        for outcome in track(
+            outcomes, name, len(seeds), console=Console(stderr=True), transient=True
+        ):
             met.update(outcome.met)
             if outcome.broken is not None:
                 result.failed.append(outcome.seed)
