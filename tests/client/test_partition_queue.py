@@ -241,6 +241,16 @@ def test_a_late_answer_to_a_batch_given_up_changes_nothing() -> None:
     assert queue.idle
 
 
+def test_a_late_answer_to_a_batch_abandoned_changes_nothing() -> None:
+    queue = new_queue()
+    batch = put(queue, b"a")
+    take(queue)
+    queue.abandon("the producer ended")
+    queue.on_acknowledged(batch, 3, -1, 1.0)
+    assert isinstance(batch.error, DeliveryAbandonedError)
+    assert queue.idle
+
+
 @pytest.mark.parametrize("attempts", [1, 3])
 def test_pauses_grow_while_retries_fail(attempts: int) -> None:
     queue = new_queue()

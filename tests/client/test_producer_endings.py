@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from odradek.client import ClientClosedError, DeliveryAbandonedError, DeliveryFailedError
+from odradek.client import Client, ClientClosedError, DeliveryAbandonedError, DeliveryFailedError
 from odradek.protocol.errors import RecordTooLargeError
 from tests.client.fake_node import FakeCluster, Fault
 from tests.client.producing import producing
@@ -150,3 +150,63 @@ async def test_what_a_refused_send_many_has_sent_is_not_hidden(
             await producer.flush()
     assert caught.value.record_count == 1
     assert topic.values() == []
+
+
+async def test_a_client_that_closes_first_ends_its_producers_at_once(cluster: FakeCluster) -> None:
+    cluster.create_topic("t", partitions=2)
+    node = cluster.nodes[1]
+    async with asyncio.timeout(5):
+        async with Client(cluster.bootstrap) as client:
+            producer = client.producer(buffer_bytes=4096, batch_bytes=2048)
+            await producer.__aenter__()
+            await producer.send("t", b"warm", partition=0)
+            cluster.move_leader(cluster.topics["t"], 1, -1)
+            await client._scope.metadata.at_least(cluster.version, timeout_s=5.0)
+            node.answering.clear()
+            sent = await producer.enqueue("t", b"v", partition=0)
+            await node.has_requests(2)
+            unsent = await producer.enqueue("t", bytes(5000), partition=1)
+            waiting = asyncio.create_task(producer.send("t", b"no room"))
+            await asyncio.sleep(0)
+        node.answering.set()
+        for delivery in (sent, unsent):
+            with pytest.raises(DeliveryAbandonedError, match="the client was closed") as caught:
+                await delivery
+            assert caught.value.maybe_appended is (delivery is sent)
+        with pytest.raises(ClientClosedError, match="the client is closed"):
+            await waiting
+        with pytest.raises(ClientClosedError, match="the client is closed"):
+            await producer.send("t", b"v")
+        await producer.close()
+
+
+async def test_a_producer_closed_after_its_client_raises_what_nobody_heard_of(
+    cluster: FakeCluster,
+) -> None:
+    cluster.create_topic("t", leader=-1)
+    async with asyncio.timeout(5), Client(cluster.bootstrap) as client:
+        producer = client.producer()
+        await producer.__aenter__()
+        await producer.enqueue("t", b"v")
+        await client.close()
+        with pytest.raises(DeliveryFailedError, match="never sent"):
+            await producer.close()
+
+
+async def test_a_send_that_waits_to_hear_of_its_topic_ends_with_the_client(
+    cluster: FakeCluster,
+) -> None:
+    node = cluster.nodes[1]
+    async with (
+        asyncio.timeout(5),
+        Client(cluster.bootstrap) as client,
+        client.producer() as producer,
+    ):
+        await node.stop()
+        while client._scope.metadata._watched is not None:
+            await client._scope.metadata._changed.wait()
+        sending = asyncio.create_task(producer.send("unknown", b"v"))
+        await asyncio.sleep(0)
+        await client.close()
+        with pytest.raises(ClientClosedError):
+            await sending

@@ -126,7 +126,9 @@ class Client:
     async def close(self) -> None:
         """End every call under way and close every connection; a second call does nothing.
 
-        Producers and consumers still open are not drained: leave their own blocks first.
+        Producers and consumers still open are not drained: leave their own blocks first. What a
+        producer has accepted and not delivered fails at once with DeliveryAbandonedError, which
+        says whether it may be in the log; every further call raises ClientClosedError.
         """
         if self._closed:
             return

@@ -25,7 +25,7 @@ from odradek.client.cluster.connections import (
 )
 from odradek.client.cluster.image import EMPTY, ClusterImage, NodeInfo, TopicInfo
 from odradek.client.cluster.image_update import apply_update
-from odradek.client.errors import NodesUnreachableError
+from odradek.client.errors import ClientClosedError, NodesUnreachableError
 from odradek.protocol.errors import (
     BrokerError,
     OdradekError,
@@ -74,6 +74,7 @@ class Metadata:
         self._suspected = asyncio.Event()
         self._watched: str | None = None
         self._failures: dict[str, OdradekError] = {}
+        self._is_closed = False
 
     # ------------------------------------------------------------------ what readers ask
 
@@ -84,6 +85,7 @@ class Metadata:
             UnknownTopicOrPartitionError: At once, with near names.
             InvalidTopicError: The name is illegal.
             NodesUnreachableError: No node answered in time.
+            ClientClosedError: The client was closed meanwhile.
         """
         info = self.image.topics.get(TopicName(name))
         if info is not None:
@@ -171,6 +173,11 @@ class Metadata:
     def suspect(self) -> None:
         """Say that something does not answer: the watched node is probed now, not in a while."""
         self._suspected.set()
+
+    def close(self) -> None:
+        """Let nobody wait any more for what will not come."""
+        self._is_closed = True
+        self._announce()
 
     # ------------------------------------------------------------------ the watch
 
@@ -314,6 +321,8 @@ class Metadata:
         try:
             async with asyncio.timeout(timeout_s):
                 while not holds():
+                    if self._is_closed:
+                        raise ClientClosedError("the client is closed")
                     await self._changed.wait()
         except TimeoutError:
             met = "; ".join(f"{address}: {error}" for address, error in self._failures.items())

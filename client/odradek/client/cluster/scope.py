@@ -8,6 +8,7 @@ import asyncio
 import os
 import random
 import weakref
+from collections.abc import Callable
 
 from odradek.client.cluster.connections import Connections
 from odradek.client.cluster.metadata import Metadata
@@ -27,6 +28,8 @@ class Scope:
         chance: For jitter and choices.
         loop: The loop the client was entered in; None before that, and after closing or a fork,
             so that one comparison on the hot path covers every misuse.
+        on_close: Called when the client closes: what producers and consumers still open hold of
+            their application's must not wait for a cluster that nobody talks to any more.
     """
 
     def __init__(self, options: ClientOptions) -> None:
@@ -40,6 +43,7 @@ class Scope:
             chance=self.chance,
         )
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.on_close: set[Callable[[], None]] = set()
         self._forked = False
         self._entered = False
         _scopes.add(self)
@@ -53,8 +57,11 @@ class Scope:
         self.loop = asyncio.get_running_loop()
 
     def close(self) -> None:
-        """Refuse every use from now on."""
+        """Refuse every use from now on, and tell those who wait."""
         self.loop = None
+        self.metadata.close()
+        for tell in list(self.on_close):
+            tell()
 
     def check(self) -> None:
         """Raise unless the client may be used here and now.

@@ -295,6 +295,8 @@ class PartitionQueue:
             self.seal()
         for batch in list(self.pending()):
             batch.fail(error_of(batch))
+        for batch in self.in_flight:
+            batch.awaits_answer = False
         self.sealed.clear()
         self.in_flight.clear()
 

@@ -104,6 +104,7 @@ class Sender:
     async def start(self) -> None:
         """Begin to drain."""
         await self._background.start()
+        self._scope.on_close.add(self._on_client_closed)
         self._background.spawn(self._follow_leaders(), name="leaders")
         self._background.spawn(self._keep_time(), name="time")
         if self._options.acks is Acks.ALL:
@@ -111,12 +112,13 @@ class Sender:
             self._background.spawn(self._keep_identity(), name="identity")
 
     def check(self) -> None:
-        """Refuse when a task of the producer has failed, if one has.
+        """Refuse when the client was closed, or a task of the producer has failed.
 
         Raises:
-            ClientClosedError: Caused by that failure.
+            ClientClosedError: Caused by that failure, if it was one.
         """
         if self._broken is not None:
+            self._scope.check()
             raise ClientClosedError(f"the producer broke: {self._broken!r}") from self._broken
 
     def use(self, info: TopicInfo) -> TopicQueues:
@@ -152,6 +154,7 @@ class Sender:
 
     async def close(self) -> None:
         """Stop; whatever is still without outcome fails."""
+        self._scope.on_close.discard(self._on_client_closed)
         try:
             await self._background.close()
         finally:
@@ -159,10 +162,16 @@ class Sender:
             self._compressor.shutdown(wait=False)
 
     def _on_broken(self, error: BaseException) -> None:
+        self._refuse(error, f"the producer broke: {error!r}")
+
+    def _on_client_closed(self) -> None:
+        self._refuse(self._scope.misuse(), "the client was closed")
+
+    def _refuse(self, error: BaseException, reason: str) -> None:
         """Nobody would ever answer those who wait: tell them."""
         self._broken = self._broken or error
         self._tell_broken()
-        self._abandon(f"the producer broke: {error!r}")
+        self._abandon(reason)
 
     def _abandon(self, reason: str) -> None:
         with self.lock:
