@@ -21,9 +21,16 @@ class ThreadedWorld:
     def __init__(self, portal: Portal, made: World) -> None:
         self.portal = portal
         self.made = made
+        self.client = Client(made.cluster.bootstrap)
 
     def topic(self, *, records: int = 0) -> FakeTopic:
-        return self.portal.call(self.made.topic(records=records))
+        """A topic the client knows of."""
+        topic = self.portal.call(self.made.topic(records=records))
+        known = self.client._inner._scope.metadata.at_least(
+            self.made.cluster.version, timeout_s=TIMEOUT_S
+        )
+        self.client._portal.call(known)
+        return topic
 
     def committed(self, topic: FakeTopic) -> int | None:
         return self.portal.run(self.made.groups.committed, "g", topic, 0)
@@ -41,7 +48,7 @@ def one() -> Iterator[ThreadedWorld]:
 
 @pytest.fixture
 def client(one: ThreadedWorld) -> Iterator[Client]:
-    with Client(one.made.cluster.bootstrap) as entered:
+    with one.client as entered:
         yield entered
 
 
