@@ -158,8 +158,12 @@ class Consumption(Generic[K, V]):
             await self._background.close()
 
     async def _leave(self) -> None:
+        """Give up what is assigned and leave the group, after the rebalance under way, if any."""
         try:
             if self._rebalance is not None:
+                if self._session is not None:
+                    with self._rebalance.hurried():
+                        await self._session.settle(timeout_s=_CLOSE_COMMIT_TIMEOUT_S)
                 names = sorted(self.positions.assigned())
                 await self._rebalance.finish(names, timeout_s=_CLOSE_COMMIT_TIMEOUT_S)
         finally:
@@ -173,10 +177,8 @@ class Consumption(Generic[K, V]):
         """The application takes longer than it allowed itself: give its partitions to others."""
         if self._session is None or self._rebalance is None or self._runner is not None:
             return
-        names = sorted(self.positions.assigned())
-        self.positions.hold(names)
-        await self._rebalance.finish(names, timeout_s=_CLOSE_COMMIT_TIMEOUT_S)
-        await self._session.leave()
+        self.positions.hold(self.positions.assigned())
+        await self._leave()
 
     def _oldest_in_hand(self) -> Record[K, V] | None:
         if self._runner is not None:

@@ -119,6 +119,7 @@ class GroupSession:
         self._stream: _Stream | None = None
         self._walk: asyncio.Task[None] | None = None
         self._ticking: asyncio.Task[None] | None = None
+        self._settles = False
         self._step = asyncio.Event()
         self._pauses = delays(scope.chance)
 
@@ -134,6 +135,7 @@ class GroupSession:
 
     def start(self) -> None:
         """Join the group; also after `leave`."""
+        self._settles = False
         self._perform(self._member.on_start(self._now_s()))
         self._ticking = self._background.spawn(self._tick(), name="heartbeats")
 
@@ -144,8 +146,24 @@ class GroupSession:
         if self._member.state is MemberState.LEFT:
             self.start()
 
+    async def settle(self, *, timeout_s: float) -> None:
+        """Begin no rebalance any more until `start`, and let the one under way end.
+
+        Whoever gives everything up must not do so beside a walk that gives up, or takes over, too.
+        A walk may be what waits for us: it is cancelled once the time is up.
+        """
+        self._settles = True
+        try:
+            async with asyncio.timeout(timeout_s):
+                # One walk may follow another: a membership that ends is told at all times.
+                while self._walk not in {None, asyncio.current_task()} and not self._walk.done():
+                    await asyncio.wait([self._walk])
+        except TimeoutError:
+            _log.warning("group %s: a rebalance callback does not end", self._member.group)
+            self._cancel_walk()
+
     async def leave(self, *, for_good: bool = False) -> None:
-        """Leave the group; the consumer has committed and told everything before."""
+        """Leave the group; the consumer has settled, committed and told everything before."""
         self._cancel_walk()
         if self._ticking is not None:
             self._ticking.cancel()
@@ -168,6 +186,8 @@ class GroupSession:
                 case Send():
                     assert self._stream is not None, "frames are made for a stream"
                     self._stream.send(effect.heartbeat)
+                case Reconcile() if self._settles:
+                    pass  # what is owned is about to be given up, what is not stays another's
                 case Reconcile():
                     assert self._walk is None, "one walk at a time"
                     self._walk = self._background.spawn(self._reconcile(effect), name="rebalance")

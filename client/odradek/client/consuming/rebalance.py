@@ -8,7 +8,8 @@ tell first, so that the application may seek, then hand out.
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from odradek.client.config import ConsumerOptions, RebalanceCallback
@@ -46,6 +47,19 @@ class Rebalance:
         self._commits = commits
         self._let_go = let_go
         self._progress = asyncio.Event()
+        self._is_hurried = False
+        self._revoked: list[TopicPartition] = []
+        self._lost: set[TopicPartition] = set()
+
+    @contextmanager
+    def hurried(self) -> Iterator[None]:
+        """For the length of a block, wait for no records that the application still processes."""
+        self._is_hurried = True
+        self._progress.set()
+        try:
+            yield
+        finally:
+            self._is_hurried = False
 
     def on_progress(self) -> None:
         """The application is done with something."""
@@ -75,28 +89,38 @@ class Rebalance:
         self._let_go(names)
         if self._options.auto_commit:
             await self._commits.commit_due(names, timeout_s=timeout_s)
-        await _call(self._options.on_revoked, names)
-        self._reader.unassign(names)
+        self._revoked = self._known(names)  # without what was lost meanwhile
+        try:
+            await _call(self._options.on_revoked, self._revoked)
+            self._reader.unassign(self._revoked)
+        finally:
+            self._revoked = []
 
     def drop(self, partitions: frozenset[TopicIdPartition]) -> None:
         """Stop reading at once: others may read these already."""
-        self._reader.positions.hold(_names(partitions))
-        self._let_go(_names(partitions))
-        self._reader.unassign(_names(partitions))
+        names = self._known(_names(partitions))
+        self._lost = set(names).difference(self._revoked)
+        self._reader.positions.hold(names)
+        self._let_go(names)
+        self._reader.unassign(names)
 
     async def tell_lost(
         self, partitions: frozenset[TopicIdPartition], reason: OdradekError | None
     ) -> None:
-        """Tell the application what was dropped."""
-        if not partitions:
+        """Tell the application what was dropped, but for what it knows to be given up."""
+        names = [each for each in _names(partitions) if each in self._lost]
+        if not names:
             return
         _log.warning(
             "group %s: lost %s (%s); joining again",
             self._options.group,
-            ", ".join(map(str, sorted(partitions))),
+            ", ".join(map(str, names)),
             reason or "no contact to the coordinator for a session",
         )
-        await _call(self._options.on_lost or self._options.on_revoked, _names(partitions))
+        await _call(self._options.on_lost or self._options.on_revoked, names)
+
+    def _known(self, names: Iterable[TopicPartition]) -> list[TopicPartition]:
+        return [each for each in names if self._reader.positions.get(each) is not None]
 
     def fail(self, error: BaseException) -> None:
         """Give the application an error at its next step."""
@@ -105,7 +129,7 @@ class Rebalance:
     async def _wait_processed(self, names: list[TopicPartition]) -> None:
         try:
             async with asyncio.timeout(self._options.rebalance_timeout_s * _WAIT_FRACTION):
-                while not self._reader.positions.are_settled(names):
+                while not (self._is_hurried or self._reader.positions.are_settled(names)):
                     self._progress.clear()
                     await self._progress.wait()
         except TimeoutError:
@@ -122,7 +146,20 @@ def _names(partitions: frozenset[TopicIdPartition]) -> list[TopicPartition]:
 
 
 async def _call(callback: RebalanceCallback | None, names: list[TopicPartition]) -> None:
-    if callback is not None:
+    """Call back, if there is whom and about what.
+
+    Raises:
+        RuntimeError: The callback raised CancelledError and nobody had cancelled it: a task it
+            awaited, say. Passed on, that would silently end whoever called.
+    """
+    if callback is None or not names:
+        return
+    try:
         outcome = callback(tuple(names))
         if inspect.isawaitable(outcome):
             await outcome
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise RuntimeError("a rebalance callback raised CancelledError") from error
