@@ -16,6 +16,8 @@ from odradek.protocol.errors import (
 from odradek.protocol.hot import EpochEnd
 from odradek.protocol.types import LeaderEpoch, Offset
 from tests.client.consumer_world import TIMEOUT_S, World, offsets, read, world
+from tests.client.fake_fetch import FakeFetch
+from tests.client.fake_node import FakeNode
 
 T0 = ("t", 0)
 
@@ -65,6 +67,25 @@ async def test_a_node_that_dies_and_comes_back_is_found_again(two: World) -> Non
         two.cluster.move_leader(topic, 0, 2)
         two.fill(topic, 0, 20)
         assert offsets(await read(consumer, 20)) == list(range(20, 40))
+
+
+async def test_a_node_that_is_elsewhere_is_read_there(two: World) -> None:
+    """What it left behind keeps the stream open and says nothing."""
+    topic = await two.topic(records=20)
+    two.cluster.move_leader(topic, 0, 2)
+    async with two.consumer("t") as consumer:
+        assert len(await read(consumer, 20)) == 20
+        left_behind = two.cluster.nodes[2]
+        moved = FakeNode(two.cluster, 2)
+        fetch = FakeFetch(moved, two.logs)
+        await moved.start()
+        two.cluster.nodes[2] = moved
+        two.cluster.publish_node(moved)
+        await subscribed_from(two, 20)
+        assert fetch.streams
+        two.fill(topic, 0, 20)
+        assert offsets(await read(consumer, 20)) == list(range(20, 40))
+    await left_behind.stop()
 
 
 async def test_what_is_retriable_is_retried(two: World) -> None:

@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 
 from odradek.client.cluster.background import Background
 from odradek.client.cluster.connections import calls_end_with_errors
+from odradek.client.cluster.image import NodeInfo
 from odradek.client.cluster.log_offsets import ISOLATION_LEVELS, leader_of
 from odradek.client.cluster.scope import Scope
 from odradek.client.config import ConsumerOptions
@@ -166,12 +167,20 @@ class Fetcher:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._write(node, call))
                 tasks.create_task(self._read(node, call))
+                tasks.create_task(self._follow_node(info))
         except* (grpc.aio.AioRpcError, asyncio.InvalidStateError, OdradekError) as lost:
             failures = lost.exceptions
         finally:
             call.cancel()
             self._forget_stream(node)
         raise _lost(failures[0])
+
+    async def _follow_node(self, info: NodeInfo) -> None:
+        """End the stream once the node is elsewhere: what it left behind may be silent for long."""
+        image = self._scope.metadata.image
+        while (known := image.nodes.get(info.node_id)) and known.address == info.address:
+            image = await self._scope.metadata.newer_than(image)
+        raise ConnectionLostError(f"node {info.node_id} is no longer at {info.address}")
 
     def _forget_stream(self, node: NodeId) -> None:
         stream = self._streams.pop(node, None)
