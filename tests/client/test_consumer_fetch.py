@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from odradek.client.errors import LogTruncatedError
+from odradek.client.errors import ClientClosedError, LogTruncatedError
 from odradek.protocol.errors import (
     CorruptMessageError,
     InvalidRequestError,
@@ -86,6 +86,20 @@ async def test_a_node_that_is_elsewhere_is_read_there(two: World) -> None:
         two.fill(topic, 0, 20)
         assert offsets(await read(consumer, 20)) == list(range(20, 40))
     await left_behind.stop()
+
+
+@pytest.mark.parametrize("group", [None, "g"])
+async def test_a_loop_that_waits_ends_when_the_client_closes_first(
+    two: World, group: str | None
+) -> None:
+    await two.topic(records=20)
+    async with asyncio.timeout(TIMEOUT_S / 4), two.consumer("t", group=group) as consumer:
+        await read(consumer, 20)
+        waiting = asyncio.ensure_future(anext(consumer))
+        await asyncio.sleep(0)
+        await two.client.close()
+        with pytest.raises(ClientClosedError):
+            await waiting
 
 
 async def test_what_is_retriable_is_retried(two: World) -> None:

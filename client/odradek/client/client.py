@@ -128,7 +128,8 @@ class Client:
 
         Producers and consumers still open are not drained: leave their own blocks first. What a
         producer has accepted and not delivered fails at once with DeliveryAbandonedError, which
-        says whether it may be in the log; every further call raises ClientClosedError.
+        says whether it may be in the log; every further call, and a consumer's loop that waits,
+        raises ClientClosedError.
         """
         if self._closed:
             return

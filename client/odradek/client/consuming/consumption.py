@@ -121,6 +121,7 @@ class Consumption(Generic[K, V]):
         for topic in self._topics:
             await self.topic(topic)
         await self._background.start()
+        self._scope.on_close.add(self._on_client_closed)
         self.reader.start()
         if self._session is not None:
             self._session.start()
@@ -144,6 +145,7 @@ class Consumption(Generic[K, V]):
 
     async def close(self) -> None:
         """Stop handing out, let handlers end, commit, tell, leave."""
+        self._scope.on_close.discard(self._on_client_closed)
         self.reader.handout.close()
         self.in_hand.let_go(self.positions.assigned())
         try:
@@ -172,6 +174,9 @@ class Consumption(Generic[K, V]):
 
     def _on_failure(self, error: BaseException) -> None:
         self.reader.handout.fail(error)
+
+    def _on_client_closed(self) -> None:
+        self._on_failure(self._scope.misuse())
 
     async def _expel(self) -> None:
         """The application takes longer than it allowed itself: give its partitions to others."""
