@@ -79,7 +79,7 @@ class Application:
     def __init__(self, chance: Random, takes_s: Sequence[float]) -> None:
         self.told: dict[int, list[str]] = {}
         self._chance = chance
-        self._takes_s = takes_s
+        self.takes_s = takes_s
         self._hears = False
 
     async def _hear(self, what: str, partitions: Sequence[TopicPartition]) -> None:
@@ -88,7 +88,7 @@ class Application:
         for each in partitions:
             self.told.setdefault(each.partition, []).append(what)
         try:
-            await asyncio.sleep(self._chance.choice(self._takes_s))
+            await asyncio.sleep(self._chance.choice(self.takes_s))
         finally:
             self._hears = False
 
@@ -171,6 +171,20 @@ def test_closing_while_partitions_are_taken_over_gives_them_up(
     run(scenario())
 
 
+def test_closing_does_not_wait_for_ever_for_a_callback(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        stage = Stage(monkeypatch, Random(0), takes_s=[1e9])
+        stage.node.wanted = frozenset({0})
+        await stage.consumer.start()
+        await asyncio.sleep(0.5)
+        stage.application.takes_s = [0.0]
+        async with asyncio.timeout(60):
+            await stage.consumer.close()
+        assert stage.application.told == {0: ["taken", "given up"]}
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_whatever_happens_meanwhile_each_partition_taken_over_is_given_up_once(
     monkeypatch: pytest.MonkeyPatch, seed: int
@@ -190,7 +204,10 @@ def test_whatever_happens_meanwhile_each_partition_taken_over_is_given_up_once(
                     size = chance.randrange(PARTITIONS + 1)
                     stage.node.wanted = frozenset(chance.sample(range(PARTITIONS), size))
             await asyncio.sleep(chance.choice([0, 0.005, 0.02, 0.5, HEARTBEAT_S, SESSION_S]))
+        overdue = asyncio.create_task(stage.consumer._expel())
+        await asyncio.sleep(chance.choice([0, 0.005, 0.5]))
         await stage.consumer.close()
+        await overdue
         stage.application.has_nothing_left()
 
     run(scenario())

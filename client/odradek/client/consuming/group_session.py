@@ -156,11 +156,19 @@ class GroupSession:
         try:
             async with asyncio.timeout(timeout_s):
                 # One walk may follow another: a membership that ends is told at all times.
-                while self._walk not in {None, asyncio.current_task()} and not self._walk.done():
-                    await asyncio.wait([self._walk])
+                while (walk := self._walk_of_others()) is not None:
+                    await asyncio.wait([walk])
         except TimeoutError:
             _log.warning("group %s: a rebalance callback does not end", self._member.group)
+            walk = self._walk_of_others()
             self._cancel_walk()
+            if walk is not None:
+                await asyncio.wait([walk], timeout=_LEAVE_TIMEOUT_S)
+
+    def _walk_of_others(self) -> asyncio.Task[None] | None:
+        """Return the walk under way, unless it is what asks."""
+        walk = self._walk
+        return None if walk is None or walk.done() or walk is asyncio.current_task() else walk
 
     async def leave(self, *, for_good: bool = False) -> None:
         """Leave the group; the consumer has settled, committed and told everything before."""

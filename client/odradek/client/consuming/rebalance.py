@@ -48,7 +48,7 @@ class Rebalance:
         self._let_go = let_go
         self._progress = asyncio.Event()
         self._is_hurried = False
-        self._revoked: list[TopicPartition] = []
+        self._revoked: set[TopicPartition] = set()
         self._lost: set[TopicPartition] = set()
 
     @contextmanager
@@ -89,12 +89,14 @@ class Rebalance:
         self._let_go(names)
         if self._options.auto_commit:
             await self._commits.commit_due(names, timeout_s=timeout_s)
-        self._revoked = self._known(names)  # without what was lost meanwhile
+        # Without what was lost meanwhile, or what another of us is telling already.
+        names = [each for each in self._known(names) if each not in self._revoked]
+        self._revoked.update(names)
         try:
-            await _call(self._options.on_revoked, self._revoked)
-            self._reader.unassign(self._revoked)
+            await _call(self._options.on_revoked, names)
+            self._reader.unassign(names)
         finally:
-            self._revoked = []
+            self._revoked.difference_update(names)
 
     def drop(self, partitions: frozenset[TopicIdPartition]) -> None:
         """Stop reading at once: others may read these already."""
