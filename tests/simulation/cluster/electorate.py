@@ -6,12 +6,12 @@ decision of the controllers, each commitment, and each truncation, it looks at t
 may lead.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from odradek.controller.state.image import ClusterImage
-from odradek.controller.state.records import Partition
+from odradek.controller.state.records import Partition, PartitionChanged, Record
 from odradek.protocol.types import NO_NODE, Incarnation, LeaderEpoch, NodeId, Offset, PartitionUid
 from tests.simulation.cluster.oracle import Oracle, check
 
@@ -38,31 +38,24 @@ class Electorate:
     _leaders: dict[tuple[PartitionUid, LeaderEpoch], Incarnation] = field(default_factory=dict)
     _incarnations: dict[NodeId, Incarnation] = field(default_factory=dict)
 
-    def on_image(self, image: ClusterImage) -> None:
-        """Something was decided."""
+    def on_image(self, image: ClusterImage, records: Iterable[Record]) -> None:
+        """Something was decided: several steps at once, perhaps, each with its own ISR and ELR."""
         incarnations = {node.node_id: node.incarnation for node in image.nodes.values()}
         registered = {node_id for node_id, _ in incarnations.items() - self._incarnations.items()}
         self._incarnations = incarnations
-        for uid, partition in image.partitions.items():
+        steps = [each.partition for each in records if isinstance(each, PartitionChanged)]
+        for partition in steps:
+            before = self._partitions[partition.uid]
+            _check_epochs(before, partition)
+            self._check_eligible(before, partition, registered)
+            self._partitions[partition.uid] = partition
+        self._partitions = dict(image.partitions)
+        for partition in image.partitions.values():
             self._check_members(image, partition)
             if partition.is_led:
-                incarnation = image.nodes[partition.leader].incarnation
-                known = self._leaders.setdefault((uid, partition.leader_epoch), incarnation)
-                check(
-                    known == incarnation,
-                    "one registration leads in an epoch",
-                    "{} and {} in {}",
-                    known,
-                    incarnation,
-                    partition,
-                )
-            before = self._partitions.get(uid)
-            if partition is not before:
-                if before is not None:
-                    _check_epochs(before, partition)
-                    self._check_eligible(before, partition, registered)
-                self._partitions[uid] = partition
-                self.on_committed(uid)
+                self._check_leader(image, partition)
+        for uid in {partition.uid for partition in steps}:
+            self.on_committed(uid)
 
     def on_committed(self, uid: PartitionUid) -> None:
         """A leader believes that more is committed, or others may lead: look at all who may."""
@@ -107,6 +100,19 @@ class Electorate:
             node_id,
             len(log.batches),
             len(committed),
+            partition,
+        )
+
+    def _check_leader(self, image: ClusterImage, partition: Partition) -> None:
+        incarnation = image.nodes[partition.leader].incarnation
+        led = partition.uid, partition.leader_epoch
+        known = self._leaders.setdefault(led, incarnation)
+        check(
+            known == incarnation,
+            "one registration leads in an epoch",
+            "{} and {} in {}",
+            known,
+            incarnation,
             partition,
         )
 

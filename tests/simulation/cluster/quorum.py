@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from odradek.controller.state.decide import NodeReply
 from odradek.controller.state.image import ClusterImage
-from odradek.controller.state.records import Command
+from odradek.controller.state.records import Command, Record
 from tests.simulation.cluster.events import Scheduler
 from tests.simulation.cluster.network import Network
 
@@ -34,7 +34,7 @@ class Quorum:
         self.controllers: list[SimulatedController] = []
         self.committed: list[Command | None] = []
         self.replies: dict[bytes, NodeReply] = {}
-        self.on_committed: list[Callable[[ClusterImage], None]] = []
+        self.on_committed: list[Callable[[ClusterImage, tuple[Record, ...]], None]] = []
         self.term = 0
         self.leader: SimulatedController | None = None
         self._under_way: list[_Proposal] = []
@@ -89,8 +89,9 @@ class Quorum:
     def _commit(self, leader: "SimulatedController", command: Command | None) -> bool:
         self.committed.append(command)
         accepted = leader.catch_up()
+        records = command.records if accepted and command is not None else ()
         for told in self.on_committed:
-            told(leader.image)
+            told(leader.image, records)
         return accepted
 
     def on_leader_gone(self, controller: "SimulatedController") -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from odradek.controller.state.decide import Reply
 from odradek.controller.state.image import ClusterImage, Draft
-from odradek.controller.state.records import Command, Partition, Topic, TopicCreated
+from odradek.controller.state.records import Command, Partition, Record, Topic, TopicCreated
 from odradek.node.coordination.model import TopicIdPartition
 from odradek.node.coordination.records import OffsetCommitted
 from odradek.protocol.errors import BrokerError
@@ -182,10 +182,10 @@ class World:
         group = self.image.groups.get(member.group)
         return member.is_up and group is not None and member.member_id in group.members
 
-    def _on_image(self, image: ClusterImage) -> None:
+    def _on_image(self, image: ClusterImage, records: tuple[Record, ...]) -> None:
         self.image = image
         self.oracle.on_image(image)
-        self.electorate.on_image(image)
+        self.electorate.on_image(image, records)
         for partition in image.partitions.values():
             leader, isr = self._leaders.get(partition.uid, (partition.leader, partition.isr))
             if partition.is_led and partition.leader != leader:
