@@ -161,6 +161,19 @@ async def test_streams_of_an_earlier_registration_end(host: _Host) -> None:
     assert host.follower(incarnation=6, link=3) is not follower
 
 
+async def test_a_link_that_was_overtaken_does_not_end_the_newer_one(host: _Host) -> None:
+    """Else its follower waits for ever on streams that nobody pushes to."""
+    host.image(ME, 0, incarnation=5)
+    newer = host.follower(incarnation=5, link=2)
+    with pytest.raises(StaleBrokerEpochError):
+        host.follower(incarnation=5, link=1)
+    assert not newer.ended.is_set()
+    assert host.follower(incarnation=5, link=2) is newer
+    newer.end()
+    with pytest.raises(StaleBrokerEpochError):
+        host.follower(incarnation=5, link=1)
+
+
 async def test_a_follower_that_registers_again_joins_again(tmp_path: Path) -> None:
     async with three_nodes(tmp_path) as cluster:
         topic = cluster.controller.add_topic("t", replicas=(1, 2, 3))

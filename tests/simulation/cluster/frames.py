@@ -18,10 +18,16 @@ class PushDueAt:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Who opens a stream."""
+    """Who opens a stream; the opener counts its links."""
 
     node_id: NodeId
     incarnation: Incarnation
+    link: int
+
+    @property
+    def number(self) -> tuple[Incarnation, int]:
+        """Grows with each link of a node."""
+        return self.incarnation, self.link
 
 
 @dataclass(frozen=True, slots=True)

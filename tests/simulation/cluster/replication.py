@@ -63,6 +63,7 @@ class Replication:
         self._told: dict[PartitionUid, None] = {}
         self._probes: dict[int, _Probing] = {}
         self._probe_number = 0
+        self._link = 0
 
     # As a follower
 
@@ -87,7 +88,8 @@ class Replication:
     def _connect(self, leader: NodeId) -> None:
         node = self.node
         server = node.world.nodes[leader]
-        opened = Open(node.node_id, node.session.incarnation)
+        self._link += 1
+        opened = Open(node.node_id, node.session.incarnation, self._link)
         accept = partial(server.accept_follower, opened=opened)
         half = node.owns(connect(node.world.network, node, server, accept))
         half.end = FollowerEnd(self, leader, half)
@@ -174,7 +176,14 @@ class Replication:
     # As a leader
 
     def on_follower_opened(self, end: "LeaderEnd") -> None:
-        """A follower's node opened a stream: it is the only one that counts."""
+        """A follower's node opened a stream: only the one it dialled last counts."""
+        present = self._to_followers.get(end.open.node_id)
+        if present is not None:
+            if end.open.number <= present.open.number:
+                end.half.close()
+                return
+            present.half.close()
+            self.on_follower_lost(present)
         self._to_followers[end.open.node_id] = end
 
     def on_follower_frame(self, end: "LeaderEnd", frame: Any) -> None:
@@ -219,7 +228,6 @@ class Replication:
         opened = end.open
         if self._to_followers.get(opened.node_id) is not end:
             return
-        del self._to_followers[opened.node_id]
         for replica in self.node.replicas.values():
             if replica.leader is not None:
                 replica.leader.on_disconnected(opened.node_id, opened.incarnation)
