@@ -43,6 +43,7 @@ class Process:
         self.is_up = False
         self.life = 0
         self.paused_until_s = 0.0
+        self._held: list[Call] = []
 
     def __repr__(self) -> str:
         return self.name
@@ -57,6 +58,32 @@ class Process:
         """Whether it is stopped at the moment, as by SIGSTOP."""
         return self.paused_until_s > self.scheduler.now_s
 
+    def pause(self, duration_s: float) -> None:
+        """Stop it as by SIGSTOP, or for longer than it is stopped already."""
+        self.paused_until_s = max(self.paused_until_s, self.now_s + duration_s)
+
+    def resume(self) -> None:
+        """End a pause early: what came meanwhile is taken in its order."""
+        self.paused_until_s = 0.0
+        self._wake()
+
+    def when_awake(self, call: Call) -> None:
+        """Do something now, or after the pause and what came in it before."""
+        if not self.is_paused and not self._held:
+            call()
+            return
+        if not self._held:
+            self.scheduler.after(self.paused_until_s - self.now_s, self._wake)
+        self._held.append(call)
+
+    def _wake(self) -> None:
+        if self.is_paused:
+            self.scheduler.after(self.paused_until_s - self.now_s, self._wake)
+            return
+        held, self._held = self._held, []
+        for call in held:
+            self.when_awake(call)
+
     def start(self) -> None:
         """Begin another life."""
         raise AssertionError("each kind of process starts in its own way")
@@ -66,7 +93,7 @@ class Process:
         assert not self.is_up
         self.is_up = True
         self.life += 1
-        self.paused_until_s = 0.0
+        self.resume()
 
     def end_life(self) -> None:
         """Die."""

@@ -61,7 +61,7 @@ class Nemesis:
         world = self.world
         world.network.mend()
         for process in (*world.controllers, *world.nodes.values(), *world.members):
-            process.paused_until_s = 0.0
+            process.resume()
             if not process.is_up:
                 process.start()
 
@@ -221,7 +221,7 @@ class Nemesis:
         world = self.world
         process: Process = self.chance.choice([*world.nodes.values(), *world.controllers])
         if process.is_up:
-            process.paused_until_s = process.now_s + self.chance.choice([0.1, 1.0, 5.0, 9.0])
+            process.pause(self.chance.choice([0.1, 1.0, 5.0, 9.0]))
 
     def _kill_controller(self) -> None:
         controller = self.chance.choice(self.world.controllers)
@@ -277,7 +277,7 @@ class Nemesis:
         if not member.is_up:
             member.start()
         elif self.chance.random() < 0.5:
-            member.paused_until_s = member.now_s + self.chance.choice([1.0, 8.0])
+            member.pause(self.chance.choice([1.0, 8.0]))
         else:
             member.die()
             self.world.scheduler.after(3.0, lambda: None if member.is_up else member.start())

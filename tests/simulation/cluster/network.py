@@ -90,22 +90,20 @@ class Half:
 
     def deliver(self, frame: Any) -> None:
         """Hand a frame that arrived to the process."""
-        process = self.process
-        if self.is_broken or process.life != self.life:
-            return
-        if process.is_paused:
-            delay_s = process.paused_until_s - process.now_s
-            process.scheduler.after(delay_s, lambda: self.deliver(frame))
-        elif self.end is not None:
+        if not self.is_broken and self.process.life == self.life:
+            self.process.when_awake(lambda: self._hand(frame))
+
+    def _hand(self, frame: Any) -> None:
+        if not self.is_broken and self.process.life == self.life and self.end is not None:
             self.end.on_frame(frame)
 
     def break_off(self) -> None:
         """Tell the process."""
+        if not self.is_broken and self.process.life == self.life:
+            self.process.when_awake(self._tell_broken)
+
+    def _tell_broken(self) -> None:
         if self.is_broken or self.process.life != self.life:
-            return
-        if self.process.is_paused:
-            delay_s = self.process.paused_until_s - self.process.now_s
-            self.process.scheduler.after(delay_s, self.break_off)
             return
         self.is_broken = True
         if self.end is not None:
