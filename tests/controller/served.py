@@ -64,6 +64,7 @@ class Node:
                 process_id=process * 16,
                 host="h",
                 port=1,
+                previous_incarnation=self.incarnation,
             )
         )
         self.incarnation, self.registered_version = response.incarnation, response.version

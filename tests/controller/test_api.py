@@ -95,6 +95,7 @@ async def test_a_broken_connection_fences_within_the_grace() -> None:
         assert update.metadata.nodes[0].fenced
         assert update.metadata.partitions[0].partition.leader_id == -1
         again = w.node(1)
+        again.incarnation = dying.incarnation
         await again.start(b"q")
         leader = -1
         while leader != 1:
@@ -154,6 +155,7 @@ async def test_a_superseded_process_is_told_and_its_watch_ends() -> None:
         await old.start()
         watch = old.watch()
         await watch.read()
+        new.incarnation = old.incarnation
         await new.register(b"q")
         assert (await old.told()).must_register
         async with raises(StaleBrokerEpochError):

@@ -78,6 +78,7 @@ async def test_a_single_controller_keeps_what_it_decided_over_kill_and_stop(
     for process in (b"q", b"r"):
         async with controller(tmp_path / "c", *listen) as again:
             node = Node(1, (await again.until("listening"))["port"])
+            node.incarnation = registered.incarnation
             await again.until("ready")
             response = await node.register(process)
             assert response.cluster_id == registered.cluster_id

@@ -16,6 +16,7 @@ from odradek.protocol.errors import (
     BrokerError,
     InvalidTopicError,
     InvalidUpdateVersionError,
+    StaleBrokerEpochError,
     error_to_proto,
 )
 from odradek.protocol.names import check_topic_name
@@ -136,6 +137,10 @@ class FakeController(controller_pb2_grpc.ControllerServiceServicer):
     ) -> Any:
         if self.refusal is not None:
             raise self.refusal
+        known = self.nodes.get(request.node_id)
+        in_force = 0 if known is None else known.incarnation
+        if request.previous_incarnation != in_force:
+            raise StaleBrokerEpochError(limit=in_force)
         self.registrations.append(request)
         self.incarnation += 1
         node = metadata_pb2.NodeMetadata(

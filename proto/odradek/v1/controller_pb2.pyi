@@ -40,6 +40,7 @@ class RegisterNodeRequest(_message.Message):
     REPLACE_FIELD_NUMBER: _builtins.int
     SOFTWARE_VERSION_FIELD_NUMBER: _builtins.int
     STORE_SET_ASIDE_FIELD_NUMBER: _builtins.int
+    PREVIOUS_INCARNATION_FIELD_NUMBER: _builtins.int
     cluster_id: _builtins.str
     """The cluster the data directory belongs to; empty for a fresh one."""
     node_id: _builtins.int
@@ -66,6 +67,10 @@ class RegisterNodeRequest(_message.Message):
     """A store that cannot be read lies beside the present one: what this node holds is trusted only
     where it came into sync since.
     """
+    previous_incarnation: _builtins.int
+    """The node's registration this one takes the place of; 0 when there is none. Another one in force
+    is STALE_BROKER_EPOCH, its incarnation the limit: a request that was overtaken changes nothing.
+    """
     def __init__(
         self,
         *,
@@ -81,10 +86,11 @@ class RegisterNodeRequest(_message.Message):
         replace: _builtins.bool = ...,
         software_version: _builtins.str = ...,
         store_set_aside: _builtins.bool = ...,
+        previous_incarnation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "directory_id", b"directory_id", "host", b"host", "lost_data", b"lost_data", "node_id", b"node_id", "port", b"port", "process_id", b"process_id", "rack", b"rack", "replace", b"replace", "software_version", b"software_version", "store_set_aside", b"store_set_aside", "unclean_boot", b"unclean_boot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "directory_id", b"directory_id", "host", b"host", "lost_data", b"lost_data", "node_id", b"node_id", "port", b"port", "previous_incarnation", b"previous_incarnation", "process_id", b"process_id", "rack", b"rack", "replace", b"replace", "software_version", b"software_version", "store_set_aside", b"store_set_aside", "unclean_boot", b"unclean_boot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,6 +1,7 @@
 """A cluster for tests of the pure state: short words for what nodes and people do."""
 
 from collections.abc import Mapping
+from dataclasses import replace as replaced
 from random import Random
 
 from odradek.controller.state.decide import NodeRequest, Reply, Request, Submission, decide
@@ -91,9 +92,16 @@ class Cluster:
 
     def register(self, node_id: int, *, process: int = 1, rack: str = "") -> Incarnation:
         """Let a process of a node register."""
-        reply = self.decide(registration(node_id, process=process, rack=rack))
+        return self.admit(registration(node_id, process=process, rack=rack)).incarnation
+
+    def admit(self, request: RegisterNode) -> Registration:
+        """Let a process register that was told which registration is in force."""
+        known = self.image.nodes.get(request.node_id)
+        if known is not None:
+            request = replaced(request, previous_incarnation=known.incarnation)
+        reply = self.decide(request)
         assert isinstance(reply, Registration)
-        return reply.incarnation
+        return reply
 
     def unfence(self, node_id: int) -> None:
         """Let the node have seen everything."""

@@ -106,7 +106,7 @@ def test_who_lost_synced_data_is_neither_in_sync_nor_eligible() -> None:
     cluster = OnePartition()
     for dead in (1, 2, 3):
         cluster.fence(dead)
-    cluster.decide(registration(2, process=2, lost_data=True))
+    cluster.admit(registration(2, process=2, lost_data=True))
     cluster.expect(NO_NODE, (), (3,))
     cluster.unfence(2)
     cluster.expect(NO_NODE, (), (3,))
@@ -121,7 +121,7 @@ def test_when_nobody_has_everything_the_last_leader_goes_on_and_that_is_reported
         cluster.fence(dead)
     assert cluster.partition.last_known_elr == (3,)
     for each in (2, 3):
-        cluster.decide(registration(each, process=2, lost_data=True))
+        cluster.admit(registration(each, process=2, lost_data=True))
     cluster.expect(NO_NODE, (), ())
     cluster.start(1, process=2)
     cluster.unfence(2)
@@ -138,13 +138,13 @@ def test_who_has_set_its_data_aside_leads_only_what_came_into_sync_or_was_given_
     cluster = OnePartition()
     for dead in (1, 2, 3):
         cluster.fence(dead)
-    cluster.decide(registration(2, process=2, lost_data=True))
-    cluster.decide(registration(3, process=2, lost_data=True, store_set_aside=True))
+    cluster.admit(registration(2, process=2, lost_data=True))
+    cluster.admit(registration(3, process=2, lost_data=True, store_set_aside=True))
     for each in (1, 2, 3):
         cluster.unfence(each)
     cluster.expect(NO_NODE, (), ())
     # It starts again, with nothing lost since: still nobody has said what is to become of it.
-    cluster.decide(registration(3, process=3, store_set_aside=True))
+    cluster.admit(registration(3, process=3, store_set_aside=True))
     cluster.unfence(3)
     cluster.expect(NO_NODE, (), ())
     assert not cluster.losses
@@ -152,7 +152,7 @@ def test_who_has_set_its_data_aside_leads_only_what_came_into_sync_or_was_given_
     cluster.expect(3, (3,), ())
     assert len(cluster.losses) == 1
     # What it has since then is its own.
-    cluster.decide(registration(3, process=5, store_set_aside=True))
+    cluster.admit(registration(3, process=5, store_set_aside=True))
     cluster.unfence(3)
     cluster.expect(3, (3,), ())
     assert len(cluster.losses) == 1
@@ -165,7 +165,7 @@ def test_a_machine_that_went_down_lost_its_page_cache(
     cluster = OnePartition(flush=flush)
     for dead in (1, 2, 3):
         cluster.fence(dead)
-    cluster.decide(registration(2, process=2, unclean_boot=True))
+    cluster.admit(registration(2, process=2, unclean_boot=True))
     cluster.expect(NO_NODE, (), eligible)
 
 
@@ -174,7 +174,7 @@ def test_an_empty_disk_in_place_of_the_last_leader_leads_only_when_there_is_no_o
     for dead in (1, 2, 3):
         cluster.fence(dead)
     for each in (2, 3):
-        cluster.decide(registration(each, process=2, directory=each + 5, replace=True))
+        cluster.admit(registration(each, process=2, directory=each + 5, replace=True))
         cluster.unfence(each)
     cluster.expect(NO_NODE, (), ())
     cluster.start(1, process=2)
@@ -183,7 +183,7 @@ def test_an_empty_disk_in_place_of_the_last_leader_leads_only_when_there_is_no_o
     sole = Cluster(nodes=1)
     sole.topic("t")
     sole.fence(1)
-    sole.decide(registration(1, process=2, directory=9, replace=True))
+    sole.admit(registration(1, process=2, directory=9, replace=True))
     sole.unfence(1)
     assert sole.partitions("t")[0].leader == 1
     assert len(sole.losses) == 1

@@ -221,7 +221,7 @@ class ReplicatedPartition(RuleBasedStateMachine):
             del replica.log[kept:]
             replica.durable = len(replica.log)
         self.processes = self.processes % 250 + 1
-        self.cluster.decide(
+        self.cluster.admit(
             registration(node_id, process=self.processes, lost_data=kept is not None)
         )
         replica.up, replica.epoch, replica.acked, replica.proposed = True, -1, {}, ()

@@ -1,5 +1,7 @@
 """Registration, fencing, and what they do to leadership."""
 
+from dataclasses import replace
+
 import pytest
 
 from odradek.controller.state.image import Draft
@@ -35,7 +37,7 @@ def test_a_node_is_fenced_until_it_has_seen_its_registration() -> None:
 def test_a_repeated_registration_gets_the_same_incarnation_and_version() -> None:
     cluster = Cluster(nodes=1)
     node = cluster.image.nodes[NodeId(1)]
-    again = cluster.decide(registration(1))
+    again = cluster.admit(registration(1))
     assert again == Registration(node.incarnation, node.registered_version)
     assert not cluster.image.nodes[NodeId(1)].fenced
 
@@ -48,28 +50,69 @@ def test_a_new_process_of_the_same_directory_registers_at_once() -> None:
     assert cluster.image.nodes[NodeId(1)].fenced
 
 
+def test_a_registration_that_others_have_overtaken_changes_nothing() -> None:
+    cluster = Cluster(nodes=3)
+    lost = replace(
+        registration(1, process=2, directory=9, replace=True),
+        previous_incarnation=cluster.image.nodes[NodeId(1)].incarnation,
+    )
+    cluster.fence(1)
+    cluster.decide(lost)  # and again, late, when another disk has taken its place
+    cluster.admit(registration(1, process=3, directory=10, replace=True))
+    in_force = cluster.image.nodes[NodeId(1)]
+    with pytest.raises(StaleBrokerEpochError, match=f"in force is {in_force.incarnation}") as stale:
+        cluster.decide(lost)
+    assert stale.value.limit == str(in_force.incarnation)
+    assert cluster.image.nodes[NodeId(1)] == in_force
+
+
+def test_a_loss_that_was_made_good_is_not_told_twice() -> None:
+    cluster = Cluster(nodes=3)
+    partition = cluster.assigned("t", 1, 2, 3)
+    late = replace(
+        registration(1, process=2, lost_data=True),
+        previous_incarnation=cluster.image.nodes[NodeId(1)].incarnation,
+    )
+    cluster.decide(late)
+    cluster.start(1, process=3)
+    cluster.propose(cluster.image.partitions[partition.uid], 1, 2, 3)
+    for node_id in (2, 3, 1):
+        cluster.fence(node_id)
+    assert 1 in cluster.image.partitions[partition.uid].elr
+    with pytest.raises(StaleBrokerEpochError):
+        cluster.decide(late)
+    assert 1 in cluster.image.partitions[partition.uid].elr
+
+
+def test_nobody_takes_the_place_of_a_registration_that_is_not_there() -> None:
+    cluster = Cluster()
+    with pytest.raises(StaleBrokerEpochError, match="in force is 0"):
+        cluster.decide(replace(registration(1), previous_incarnation=Incarnation(7)))
+    assert not cluster.image.nodes
+
+
 def test_another_directory_under_a_taken_id_is_refused() -> None:
     cluster = Cluster(nodes=1)
     with pytest.raises(DuplicateNodeRegistrationError, match="--replace"):
-        cluster.decide(registration(1, process=9, directory=9))
+        cluster.admit(registration(1, process=9, directory=9))
     with pytest.raises(DuplicateNodeRegistrationError, match="still alive"):
-        cluster.decide(registration(1, process=9, directory=9, replace=True))
+        cluster.admit(registration(1, process=9, directory=9, replace=True))
     cluster.fence(1)
-    cluster.decide(registration(1, process=9, directory=9, replace=True))
+    cluster.admit(registration(1, process=9, directory=9, replace=True))
     assert cluster.image.nodes[NodeId(1)].directory_id == b"\x09" * 16
 
 
 def test_a_directory_belongs_to_one_node_id() -> None:
     cluster = Cluster(nodes=1)
     with pytest.raises(DuplicateNodeRegistrationError, match="belongs to node 1"):
-        cluster.decide(registration(2, directory=1))
+        cluster.admit(registration(2, directory=1))
 
 
 def test_data_of_another_cluster_is_refused() -> None:
     cluster = Cluster()
     with pytest.raises(InconsistentClusterIdError, match="elsewhere"):
-        cluster.decide(registration(1, cluster_id="elsewhere"))
-    cluster.decide(registration(1, cluster_id=CLUSTER))
+        cluster.admit(registration(1, cluster_id="elsewhere"))
+    cluster.admit(registration(1, cluster_id=CLUSTER))
 
 
 @pytest.mark.parametrize(

@@ -154,8 +154,8 @@ def test_who_alone_has_everything_cannot_be_dropped_at_once() -> None:
     assert isinstance(cluster.move(), InvalidReplicaAssignmentError)
     cluster.fence(3)
     assert cluster.partition.leader == NO_NODE
-    cluster.decide(registration(1, process=2, lost_data=True))
-    cluster.decide(registration(2, process=2, lost_data=True))
+    cluster.admit(registration(1, process=2, lost_data=True))
+    cluster.admit(registration(2, process=2, lost_data=True))
     assert isinstance(cluster.move(1, 2), InvalidReplicaAssignmentError)
 
 

@@ -32,6 +32,15 @@ async def test_a_node_registers_with_what_it_is(tmp_path: Path, controller: Fake
         assert again.process_id != registration.process_id
 
 
+async def test_a_new_process_takes_the_place_of_the_registration_in_force(
+    tmp_path: Path, controller: FakeController
+) -> None:
+    controller.incarnation = 7
+    for previous in (0, 8, 9):
+        async with running_node(tmp_path, controller):
+            assert controller.registrations[-1].previous_incarnation == previous
+
+
 async def test_health_follows_fencing(node: RunningNode) -> None:
     health = health_pb2_grpc.HealthStub(node.channel)
     async with asyncio.timeout(5):

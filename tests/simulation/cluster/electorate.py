@@ -36,18 +36,14 @@ class Electorate:
     pages: frozenset[PartitionUid]
     _partitions: dict[PartitionUid, Partition] = field(default_factory=dict)
     _leaders: dict[tuple[PartitionUid, LeaderEpoch], Incarnation] = field(default_factory=dict)
-    _incarnations: dict[NodeId, Incarnation] = field(default_factory=dict)
 
     def on_image(self, image: ClusterImage, records: Iterable[Record]) -> None:
         """Something was decided: several steps at once, perhaps, each with its own ISR and ELR."""
-        incarnations = {node.node_id: node.incarnation for node in image.nodes.values()}
-        registered = {node_id for node_id, _ in incarnations.items() - self._incarnations.items()}
-        self._incarnations = incarnations
         steps = [each.partition for each in records if isinstance(each, PartitionChanged)]
         for partition in steps:
             before = self._partitions[partition.uid]
             _check_epochs(before, partition)
-            self._check_eligible(before, partition, registered)
+            self._check_eligible(before, partition)
             self._partitions[partition.uid] = partition
         self._partitions = dict(image.partitions)
         for partition in image.partitions.values():
@@ -131,9 +127,8 @@ class Electorate:
             alive,
         )
 
-    def _check_eligible(self, before: Partition, after: Partition, registered: set[NodeId]) -> None:
-        # A late repeat of an earlier registration may speak of a loss long made good.
-        gone = {*before.isr, *before.elr} - {*after.isr, *after.elr} - registered
+    def _check_eligible(self, before: Partition, after: Partition) -> None:
+        gone = {*before.isr, *before.elr} - {*after.isr, *after.elr}
         check(
             len(after.isr) >= self.minimum[after.uid]
             or all(self.nodes[node_id].disk.has_lost for node_id in gone),

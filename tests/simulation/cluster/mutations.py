@@ -159,6 +159,13 @@ MUTATIONS = (
         "pass",
     ),
     Mutation(
+        "a registration that was overtaken counts",
+        nodes._check_previous,
+        "request.previous_incarnation != in_force",
+        "False",
+        first=2075,
+    ),
+    Mutation(
         "a registration leaves the node where it led",
         nodes._end_incarnation,
         "depose(draft, known.node_id)",

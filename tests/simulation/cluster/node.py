@@ -14,7 +14,7 @@ from odradek.node.cluster.image import (
     TopicState,
 )
 from odradek.node.cluster.session import HeartbeatClock, SentHeartbeat, Session
-from odradek.protocol.errors import BrokerError
+from odradek.protocol.errors import BrokerError, StaleBrokerEpochError
 from odradek.protocol.names import CONSUMER_OFFSETS
 from odradek.protocol.types import Incarnation, LeaderEpoch, NodeId, PartitionUid
 from tests.simulation.cluster.client_end import ClientEnd
@@ -149,9 +149,10 @@ class SimulatedNode(Process):
             return
         self._registering_since_s = self.now_s
         self.processes += 1
-        self._ask_to_register(self.processes.to_bytes(8, "big").rjust(16, b"\1"))
+        process_id = self.processes.to_bytes(8, "big").rjust(16, b"\1")
+        self._ask_to_register(process_id, self.session.incarnation)
 
-    def _ask_to_register(self, process_id: bytes) -> None:
+    def _ask_to_register(self, process_id: bytes, previous: Incarnation) -> None:
         controller = self.active or self.chance.choice(self.world.controllers)
         sent_at_s = self.now_s
         request = RegisterNode(
@@ -164,6 +165,7 @@ class SimulatedNode(Process):
             lost_data=self.disk.lost_data,
             unclean_boot=self.disk.lost_pages,
             replace=self.disk.is_replacement,
+            previous_incarnation=previous,
         )
         answered = False
 
@@ -174,9 +176,11 @@ class SimulatedNode(Process):
             answered = True
             if isinstance(reply, Registration):
                 self._registered(controller, reply, sent_at_s)
+            elif isinstance(reply, StaleBrokerEpochError):
+                self._ask_to_register(process_id, Incarnation(int(reply.limit)))
             else:
                 self.active = None if controller is self.active else self.active
-                self.after(0.1, partial(self._ask_to_register, process_id))
+                self.after(0.1, partial(self._ask_to_register, process_id, previous))
             del version
 
         self.world.call(self, controller, partial(controller.request, request), decided)

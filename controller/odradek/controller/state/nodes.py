@@ -3,9 +3,11 @@
 Problem: a process that died and came back must not be taken for the one it was. Idea: each
 registration begins a new incarnation, fenced, and takes the node out of whatever it led; it is
 unfenced once it has seen its own registration. The data directory, not the process, owns a node id.
+A registration is a compare-and-set on the incarnation in force: a request of a dead process that
+comes late neither takes the place of its successor, nor tells of a loss that was made good since.
 
 Invariants: incarnations are unique in the cluster and grow; a repeated registration of one process
-gets the same one; a fenced node leads nothing.
+gets the same one; one that others have overtaken changes nothing; a fenced node leads nothing.
 
 Source: Apache Kafka's ClusterControlManager and BrokerHeartbeatManager (KIP-631); KIP-858.
 """
@@ -33,6 +35,7 @@ from odradek.protocol.types import Incarnation, NodeId
 
 UUID_BYTES = 16
 _NODE_ID_MAX = 2**31 - 1
+_NEVER_REGISTERED = Incarnation(0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +49,7 @@ class RegisterNode:
         replace: Take the place of a fenced node whose data directory is gone.
         store_set_aside: A damaged store lies beside the present one: whoever has only that has
             nothing, and begins empty only when an operator says so.
+        previous_incarnation: The registration whose place it takes; 0 when there is none.
     """
 
     cluster_id: str
@@ -60,6 +64,7 @@ class RegisterNode:
     replace: bool = False
     software_version: str = ""
     store_set_aside: bool = False
+    previous_incarnation: Incarnation = _NEVER_REGISTERED
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +117,8 @@ def register(draft: Draft, request: RegisterNode) -> Registration:
         InconsistentClusterIdError: The data directory belongs to another cluster.
         DuplicateNodeRegistrationError: The id belongs to another data directory, or this data
             directory to another id.
+        StaleBrokerEpochError: Another incarnation is in force than the previous one it knows of;
+            the limit names it.
     """
     _check_fields(request)
     image = draft.image
@@ -131,6 +138,7 @@ def register(draft: Draft, request: RegisterNode) -> Registration:
     ):
         return Registration(known.incarnation, known.registered_version)
     _check_directory(image, known, request)
+    _check_previous(known, request)
     incarnation = image.next_incarnation
     if known is not None:
         _end_incarnation(draft, known, request)
@@ -272,6 +280,18 @@ def _check_directory(image: ClusterImage, known: Node | None, request: RegisterN
                 value=request.directory_id.hex(),
                 limit=other.node_id,
             )
+
+
+def _check_previous(known: Node | None, request: RegisterNode) -> None:
+    in_force = _NEVER_REGISTERED if known is None else known.incarnation
+    if request.previous_incarnation != in_force:
+        raise StaleBrokerEpochError(
+            f"node {request.node_id} registers after incarnation {request.previous_incarnation};"
+            f" in force is {in_force}",
+            field="previous_incarnation",
+            value=request.previous_incarnation,
+            limit=in_force,
+        )
 
 
 def _check_fields(request: RegisterNode) -> None:

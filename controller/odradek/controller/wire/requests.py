@@ -73,6 +73,7 @@ def registration_from_proto(request: controller_pb2.RegisterNodeRequest) -> Regi
         replace=request.replace,
         software_version=request.software_version,
         store_set_aside=request.store_set_aside,
+        previous_incarnation=Incarnation(request.previous_incarnation),
     )
 
 

@@ -3,6 +3,9 @@
 One heartbeat stream goes to every controller, so that losing the active one together with other
 nodes costs no session time-out; registration and the metadata stream go to the active one.
 
+A registration names the one it takes the place of; whoever does not know it, as after a start, is
+refused and told.
+
 Invariants: one registration is in force at a time; updates are applied in the order of the stream,
 each in one step; a lower controller epoch is never listened to.
 
@@ -33,6 +36,7 @@ from odradek.protocol.errors import (
     InconsistentClusterIdError,
     InvalidRequestError,
     OdradekError,
+    StaleBrokerEpochError,
     StorageFullError,
 )
 from odradek.protocol.types import ControllerId, Incarnation, NodeId
@@ -43,6 +47,8 @@ from odradek.v1 import controller_pb2 as pb
 _log = structlog.get_logger()
 
 _RPC_TIMEOUT_S: Final = 5.0
+_REGISTER_ATTEMPTS: Final = 2
+"""The first may learn which registration is in force; the second names it."""
 _WATCH_SILENCE_S: Final = 30.0
 _HEARTBEAT_INTERVAL_FIRST_S: Final = 0.5
 _FATAL: Final = (DuplicateNodeRegistrationError, InconsistentClusterIdError, InvalidRequestError)
@@ -139,20 +145,32 @@ class Membership:
         process_id = secrets.token_bytes(16)
         for delay_s in self._delays():
             for peer in self._candidates():
-                request = self._registration(process_id)
-                sent_at_s = time.monotonic()
-                try:
-                    response = await peer.stub.RegisterNode(request, timeout=_RPC_TIMEOUT_S)
-                except grpc.aio.AioRpcError as error:
-                    self._register_failed(peer, error_from_rpc(error))
-                    continue
-                if not self._controllers.heard_active(peer, response.controller_epoch):
-                    continue
-                self._registered(response, sent_at_s)
-                return
+                if await self._ask_to_register(peer, process_id):
+                    return
             with suppress(TimeoutError):
                 async with asyncio.timeout(delay_s):
                     await self._controllers.until_active_changes()
+
+    async def _ask_to_register(self, peer: ControllerPeer, process_id: bytes) -> bool:
+        """Register with one controller; return whether it is done."""
+        previous = self.session.incarnation
+        for _ in range(_REGISTER_ATTEMPTS):
+            request = self._registration(process_id, previous)
+            sent_at_s = time.monotonic()
+            try:
+                response = await peer.stub.RegisterNode(request, timeout=_RPC_TIMEOUT_S)
+            except grpc.aio.AioRpcError as failure:
+                error = error_from_rpc(failure)
+                if isinstance(error, StaleBrokerEpochError):
+                    previous = Incarnation(int(error.limit))
+                    continue
+                self._register_failed(peer, error)
+                return False
+            if not self._controllers.heard_active(peer, response.controller_epoch):
+                return False
+            self._registered(response, sent_at_s)
+            return True
+        return False
 
     def _candidates(self) -> list[ControllerPeer]:
         """Return the controllers, the one believed to be active first."""
@@ -166,7 +184,7 @@ class Membership:
         level = "debug" if isinstance(error, BrokerError) and error.retriable else "info"
         getattr(_log, level)("registration failed", controller=peer.address, reason=error.message)
 
-    def _registration(self, process_id: bytes) -> pb.RegisterNodeRequest:
+    def _registration(self, process_id: bytes, previous: Incarnation) -> pb.RegisterNodeRequest:
         me = self._identity
         return pb.RegisterNodeRequest(
             cluster_id=me.cluster_id,
@@ -181,6 +199,7 @@ class Membership:
             replace=me.replace,
             software_version=me.software_version,
             store_set_aside=me.store_set_aside,
+            previous_incarnation=previous,
         )
 
     def _registered(self, response: pb.RegisterNodeResponse, sent_at_s: float) -> None:
