@@ -166,11 +166,16 @@ class FakeController(controller_pb2_grpc.ControllerServiceServicer):
     async def Heartbeat(  # type: ignore[override]  # noqa: N802
         self, request_iterator: Any, context: Any
     ) -> None:
+        unanswered = 0
         while (request := await context.read()) is not grpc.aio.EOF:
             self.heartbeats.append(request)
             self._judge(request)
             await self._happened()
-            if self.answers_heartbeats:
+            unanswered += 1
+            while (
+                self.answers_heartbeats and unanswered
+            ):  # late, but one each, as a controller does
+                unanswered -= 1
                 await context.write(self._standing(request))
 
     def _judge(self, request: pb.ControllerServiceHeartbeatRequest) -> None:
