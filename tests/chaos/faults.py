@@ -19,6 +19,7 @@ Injection: TypeAlias = Callable[[Stage, random.Random], AbstractAsyncContextMana
 
 _CLOCK_HOURS: Final = (-30, -3, 3, 30)
 _SLOW_S: Final = (0.02, 0.1, 0.4)
+_INTO_SESSION_S: Final = 3.0
 
 
 class FaultKind(enum.Enum):
@@ -44,6 +45,7 @@ class FaultKind(enum.Enum):
     ROLLING_RESTART = "rolling restart"
     KILL_DURING_CUT = "server killed while a link is cut"
     PAUSE_DURING_KILL = "server paused while another is dead"
+    LOSE_ACTIVE_TOO = "active controller killed while a node is lost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +310,17 @@ async def _pause_during_kill(stage: Stage, chance: random.Random) -> AsyncIterat
         yield f"{first} dead; {second} paused"
 
 
+@asynccontextmanager
+async def _lose_active_too(stage: Stage, chance: random.Random) -> AsyncIterator[str]:
+    """Whoever decides next must not begin to wait for the node anew."""
+    active = await stage.active_controller()
+    lose = chance.choice((_pause_node, _isolate_node))
+    async with lose(stage, chance) as first:
+        await asyncio.sleep(_INTO_SESSION_S)
+        async with _killed(stage, ("controller", active)) as second:
+            yield f"{first}; {second}"
+
+
 FAULTS: Final = {
     FaultKind.KILL_NODE: Fault(_kill_node, (0.5, 5.0)),
     FaultKind.KILL_LEADER: Fault(_kill_leader, (0.5, 5.0)),
@@ -329,4 +342,5 @@ FAULTS: Final = {
     FaultKind.ROLLING_RESTART: Fault(_rolling_restart, (0.0, 0.0)),
     FaultKind.KILL_DURING_CUT: Fault(_kill_during_cut, (1.0, 8.0)),
     FaultKind.PAUSE_DURING_KILL: Fault(_pause_during_kill, (1.0, 8.0)),
+    FaultKind.LOSE_ACTIVE_TOO: Fault(_lose_active_too, (0.5, 8.0)),
 }

@@ -9,14 +9,14 @@ class Progress:
     """A look at all histories of a directory.
 
     Attributes:
-        acknowledged_ns: When each partition's last acknowledgement came.
+        acknowledged_ns: (producer, partition) to when the last acknowledgement came.
         reached: (process, partition) to the offset after the last record handed out.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._read_bytes: dict[Path, int] = {}
-        self.acknowledged_ns: dict[int, int] = {}
+        self.acknowledged_ns: dict[tuple[str, int], int] = {}
         self.reached: dict[tuple[str, int], int] = {}
 
     def update(self) -> None:
@@ -32,7 +32,7 @@ class Progress:
 
     def _take(self, line: bytes) -> None:
         match decode_event(line):
-            case Send(phase=Phase.OK, partition=partition, at_ns=at_ns):
-                self.acknowledged_ns[partition] = at_ns
+            case Send(phase=Phase.OK, process=process, partition=partition, at_ns=at_ns):
+                self.acknowledged_ns[process, partition] = at_ns
             case Poll(process=process, partition=partition, offsets=offsets):
                 self.reached[process, partition] = offsets[-1] + 1

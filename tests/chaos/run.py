@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +40,7 @@ class RunOptions:
         duration_s: Of load and faults.
         kinds: Which faults.
         patience: 0 to 1: how long faults may last within their kind's range.
+        hold_s_min: What is shorter lasts so long.
         stage: The cluster and its load.
     """
 
@@ -47,6 +48,7 @@ class RunOptions:
     duration_s: float
     kinds: tuple[FaultKind, ...] = tuple(FaultKind)
     patience: float = 1.0
+    hold_s_min: float = 0.0
     stage: StageOptions = field(default_factory=StageOptions)
 
 
@@ -102,7 +104,8 @@ async def _inject(stage: Stage, options: RunOptions, kinds: Sequence[FaultKind])
     await recovered(stage)
     loop = asyncio.get_running_loop()
     end_s = loop.time() + options.duration_s
-    for order in orders(chance, kinds, patience=options.patience):
+    for each in orders(chance, kinds, patience=options.patience):
+        order = replace(each, hold_s=max(each.hold_s, options.hold_s_min))
         await asyncio.sleep(_SETTLE_S)
         if loop.time() + order.hold_s > end_s:
             return
@@ -128,14 +131,18 @@ async def _inject_one(stage: Stage, order: Order, chance: random.Random) -> None
 
 
 async def recovered(stage: Stage) -> None:
-    """Return once every replica is in sync and every partition acknowledges."""
+    """Return once every replica is in sync and every partition acknowledges to every producer."""
     await stage.until_whole()
     healed_ns = now_ns()
 
     async def all_acknowledge() -> bool:
         stage.progress.update()
         known = stage.progress.acknowledged_ns
-        return all(known.get(each, 0) > healed_ns for each in range(stage.options.partitions))
+        return all(
+            known.get((producer.name, each), 0) > healed_ns
+            for producer in stage.producers.values()
+            for each in range(stage.options.partitions)
+        )
 
     await until(all_acknowledge, what="every partition acknowledges again")
 
@@ -177,6 +184,7 @@ def main() -> int:
     parser.add_argument("--controllers", type=int, default=3)
     parser.add_argument("--rate", type=float, default=100.0, help="send operations a second")
     parser.add_argument("--only", choices=[kind.name for kind in FaultKind], action="append")
+    parser.add_argument("--hold-s-min", type=float, default=0.0, help="the shortest of a fault")
     parser.add_argument("--directory", type=Path, help="a new one, kept; else a temporary one")
     parser.add_argument("--judge", type=Path, help="judge the history of a kept directory again")
     arguments = parser.parse_args()
@@ -187,6 +195,7 @@ def main() -> int:
         seed=seed,
         duration_s=arguments.minutes * 60,
         kinds=tuple(FaultKind[name] for name in arguments.only or FaultKind.__members__),
+        hold_s_min=arguments.hold_s_min,
         stage=StageOptions(
             nodes=arguments.nodes,
             controllers=arguments.controllers,

@@ -25,7 +25,7 @@ class Line:
         lost: Acknowledged records that are gone, or were not read.
         duplicated: Records at two offsets.
         other: All other anomalies.
-        gap_s: The longest time without acknowledgement of any partition.
+        gap_s: The longest time without acknowledgement of any partition to any producer.
     """
 
     injected: int = 0

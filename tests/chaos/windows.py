@@ -1,6 +1,8 @@
-"""How long each partition went without acknowledging anything, fault by fault. Pure."""
+"""How long each partition acknowledged nothing to a producer, fault by fault. Pure.
 
-from collections import defaultdict
+Each producer for itself: one that goes on would hide another that does not know where to.
+"""
+
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -17,8 +19,8 @@ class Window:
         began_ns: On the history's clock.
         detail: What exactly was done.
         acknowledged: Records acknowledged in it.
-        gap_s: The longest time between two acknowledgements of one partition, of those gaps that
-            ended in it.
+        gap_s: The longest time between two acknowledgements of one partition to one producer, of
+            those gaps that ended in it.
         anomalies: What could be noticed in it.
     """
 
@@ -33,7 +35,7 @@ class Window:
 def windows(events: Iterable[Event]) -> list[Window]:
     """Divide a history by its faults; the first window is the time before them."""
     found = [Window("", 0)]
-    last_ns: defaultdict[int, int] = defaultdict(int)
+    last_ns: dict[tuple[str, int], int] = {}
     for event in events:
         match event:
             case Fault(phase=Phase.INVOKE):
@@ -41,11 +43,11 @@ def windows(events: Iterable[Event]) -> list[Window]:
             case Fault():
                 found[-1].detail = event.detail
             case Send(phase=Phase.OK):
-                window, before_ns = found[-1], last_ns[event.partition]
+                window, whose = found[-1], (event.process, event.partition)
                 window.acknowledged += len(event.values)
-                if before_ns:
-                    window.gap_s = max(window.gap_s, (event.at_ns - before_ns) / 1e9)
-                last_ns[event.partition] = event.at_ns
+                before_ns = last_ns.get(whose, event.at_ns)
+                window.gap_s = max(window.gap_s, (event.at_ns - before_ns) / 1e9)
+                last_ns[whose] = event.at_ns
             case _:
                 pass
     return found
