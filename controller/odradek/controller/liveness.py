@@ -7,6 +7,7 @@ import structlog
 
 from odradek.controller.active import ActiveController
 from odradek.controller.committed import Committed
+from odradek.controller.signals import Signal
 from odradek.controller.state.heartbeats import Due, Heartbeat, HeartbeatPolicy, Heartbeats
 from odradek.controller.state.nodes import FenceNode, RetireNode, UnfenceNode
 from odradek.protocol.errors import BrokerError
@@ -30,41 +31,41 @@ class Liveness:
         self._active = active
         self._committed = committed
         self._heartbeats = Heartbeats(policy)
-        self._poked = asyncio.Event()
+        self._poked = Signal()
+        active.changed.forward_to(self._poked)
         # Nodes whose fencing or unfencing is being decided.
         self._deciding: set[NodeId] = set()
 
     def on_heartbeat(self, heartbeat: Heartbeat, *, first: bool) -> None:
         """A node spoke; `first` on this stream."""
         self._heartbeats.on_heartbeat(heartbeat, self._now_s(), first=first)
-        self._poked.set()
+        self._poked.fire()
 
     def on_stream_closed(self, last: Heartbeat) -> None:
         """A stream ended after this heartbeat."""
         registered = last.node_id in self._committed.image.nodes
         self._heartbeats.on_stream_closed(last, self._now_s(), registered=registered)
-        self._poked.set()
+        self._poked.fire()
 
     def settled(self) -> tuple[NodeId, ...]:
         """Return the nodes that have been up for a while."""
         return self._heartbeats.settled(self._now_s())
 
     async def run(self) -> None:
-        """Judge while active, until cancelled."""
+        """Judge while active, keep time while not, until cancelled."""
         async with asyncio.TaskGroup() as decisions:
             while True:
-                changed = self._active.changed.next()
-                if self._active.epoch is None:
+                epoch = self._active.epoch
+                if epoch is None:
                     self._heartbeats.on_passive()
-                    await changed.wait()
-                    continue
-                self._heartbeats.on_active(self._now_s())
-                await self._judge(decisions)
+                else:
+                    self._heartbeats.on_active(self._now_s())
+                await self._judge(epoch, decisions)
 
-    async def _judge(self, decisions: asyncio.TaskGroup) -> None:
-        epoch = self._active.epoch
+    async def _judge(self, epoch: int | None, decisions: asyncio.TaskGroup) -> None:
+        """Do what is due, until this controller is active in another epoch, or not any more."""
         while self._active.epoch == epoch:
-            self._poked.clear()
+            poked = self._poked.next()
             nodes = self._committed.image.nodes.values()
             for request in self._heartbeats.due(nodes, self._now_s()):
                 if request.node_id not in self._deciding:
@@ -74,7 +75,7 @@ class Liveness:
             until_s = min(now_s + _TICK_S, self._heartbeats.next_due_s(now_s) or float("inf"))
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(until_s):
-                    await self._poked.wait()
+                    await poked.wait()
 
     async def _decide(self, request: Due) -> None:
         what = _WHAT.get(type(request), "has reported its disk")

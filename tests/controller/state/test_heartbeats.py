@@ -74,9 +74,29 @@ def test_silence_on_a_standing_stream_takes_a_session() -> None:
     assert heartbeats.due([node()], 7.0) == FENCE
 
 
-def test_a_new_controller_gives_everybody_a_session() -> None:
+@pytest.mark.parametrize("active_at_s", [3.0, 6.9])
+def test_a_new_controller_goes_on_with_the_session(active_at_s: float) -> None:
     heartbeats = Heartbeats(POLICY)
     heartbeats.on_heartbeat(beat(), 1.0, first=True)
+    run_until(heartbeats, active_at_s, from_s=1.0)
+    heartbeats.on_active(active_at_s)
+    run_until(heartbeats, 6.9, from_s=active_at_s)
+    assert heartbeats.due([node()], 6.9) == []
+    assert heartbeats.due([node()], 7.0) == FENCE
+
+
+def test_whom_the_active_controller_did_not_live_to_fence_the_next_one_fences_at_once() -> None:
+    heartbeats = Heartbeats(POLICY)
+    heartbeats.on_heartbeat(beat(), 1.0, first=True)
+    run_until(heartbeats, 7.5, from_s=1.0)
+    heartbeats.on_active(7.5)
+    assert heartbeats.due([node()], 7.5) == FENCE
+
+
+def test_a_new_controller_gives_an_incarnation_it_never_heard_a_session() -> None:
+    heartbeats = Heartbeats(POLICY)
+    heartbeats.on_heartbeat(beat(incarnation=4), 1.0, first=True)
+    run_until(heartbeats, 100.0, from_s=1.0)
     heartbeats.on_active(100.0)
     run_until(heartbeats, 105.5, from_s=100.0)
     assert heartbeats.due([node()], 105.9) == []
@@ -106,6 +126,22 @@ def test_a_pause_of_the_controller_is_not_the_nodes_silence() -> None:
     assert heartbeats.due([node()], 60.0) == []
     heartbeats.on_heartbeat(beat(), 60.1, first=False)
     assert heartbeats.due([node()], 60.5) == []
+
+
+def test_a_pause_of_the_passive_controller_is_not_the_nodes_silence_either() -> None:
+    heartbeats = Heartbeats(POLICY)
+    heartbeats.on_heartbeat(beat(), 1.0, first=True)
+    heartbeats.on_active(60.0)
+    assert heartbeats.due([node()], 60.0) == []
+
+
+def test_the_silence_before_a_pause_of_the_controller_counts_on() -> None:
+    heartbeats = active()
+    heartbeats.on_heartbeat(beat(), 1.0, first=True)
+    run_until(heartbeats, 5.0, from_s=1.0)
+    heartbeats.due([node()], 60.0)  # a second of the pause counts: it may not have been one
+    assert heartbeats.due([node()], 60.9) == []
+    assert heartbeats.due([node()], 61.0) == FENCE
 
 
 def test_a_passive_controller_judges_nobody() -> None:

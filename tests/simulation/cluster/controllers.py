@@ -195,6 +195,7 @@ class SimulatedController(Process):
 
     def _tick(self) -> None:
         if self.epoch is None:
+            self.heartbeats.due((), self.now_s)
             return
         if self.quorum.reaches_majority(self):
             self._contact_s = self.now_s

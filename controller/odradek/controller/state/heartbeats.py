@@ -3,10 +3,14 @@
 Problem: a dead node must lose its leaderships at once, a slow one must not. Idea: every node keeps
 a heartbeat stream to every controller. A stream that breaks means that the process died: a short
 grace for a reconnect, then the node is fenced. Silence on a standing stream may be a pause or a
-network: a whole session. Passive controllers listen too, so that whoever becomes active knows.
+network: a whole session. Passive controllers listen too, so that whoever becomes active knows, and
+goes on with the session where its predecessor was: two failures take no longer than one.
 
-Invariants: only a node of the incarnation in force is fenced for what that incarnation did; a
-controller that becomes active, or was itself paused, takes nobody's silence before that for death.
+Time is this controller's own: its clock stands still while its process does. A node was not silent
+in a pause of whoever listens; but the silence before it counts on.
+
+Invariants: only a node of the incarnation in force is fenced for what that incarnation did; a node
+that a controller has not heard in this incarnation has a whole session once that one is active.
 
 Source: Apache Kafka's BrokerHeartbeatManager; the broken stream is ours.
 """
@@ -18,7 +22,7 @@ from odradek.controller.state.nodes import FenceNode, ReportStorage, RetireNode,
 from odradek.controller.state.records import Node
 from odradek.protocol.types import Incarnation, NodeId
 
-# A tick that comes later than this was held up by a pause of this process, not of the nodes.
+# What passes beyond this from one tick or heartbeat to the next was a pause of this process.
 _PAUSE_S = 1.0
 _UNREGISTERED = Incarnation(0)
 
@@ -45,7 +49,7 @@ class Heartbeat:
 
 @dataclass(slots=True)
 class _Pulse:
-    """What was heard of one node."""
+    """What was heard of one node; times are the controller's own."""
 
     streams: int = 0
     incarnation: Incarnation = _UNREGISTERED
@@ -53,7 +57,8 @@ class _Pulse:
     # Since when it wishes to stop; None while it does not.
     leaving_since_s: float | None = None
     storage_full: bool = False
-    heard_at_s: float = 0.0
+    # None: never, in this incarnation.
+    heard_at_s: float | None = None
     # When the last stream broke; None while one stands.
     broken_at_s: float | None = None
 
@@ -87,13 +92,14 @@ class Heartbeats:
         self._policy = policy
         self._pulses: dict[NodeId, _Pulse] = {}
         self._active_since_s: float | None = None
-        self._ticked_at_s: float | None = None
+        self._looked_at_s: float | None = None
+        self._paused_s = 0.0
         # Since when each unfenced incarnation has been so, as far as this controller saw.
         self._up_since_s: dict[NodeId, tuple[Incarnation, float]] = {}
 
     def on_active(self, now_s: float) -> None:
-        """This controller is active from now on: silence counts from here."""
-        self._active_since_s = self._ticked_at_s = now_s
+        """This controller is active from now on."""
+        self._active_since_s = self._own_s(now_s)
         self._up_since_s.clear()
 
     def on_passive(self) -> None:
@@ -102,6 +108,7 @@ class Heartbeats:
 
     def on_heartbeat(self, heartbeat: Heartbeat, now_s: float, *, first: bool) -> None:
         """A node spoke; `first` on this stream."""
+        own_s = self._own_s(now_s)
         pulse = self._pulses.setdefault(heartbeat.node_id, _Pulse())
         pulse.streams += first
         if heartbeat.incarnation < pulse.incarnation:
@@ -112,8 +119,8 @@ class Heartbeats:
         if not heartbeat.wants_shutdown:
             pulse.leaving_since_s = None
         elif pulse.leaving_since_s is None:
-            pulse.leaving_since_s = now_s
-        pulse.heard_at_s = now_s
+            pulse.leaving_since_s = own_s
+        pulse.heard_at_s = own_s
         pulse.broken_at_s = None
 
     def on_stream_closed(self, heartbeat: Heartbeat, now_s: float, *, registered: bool) -> None:
@@ -122,15 +129,18 @@ class Heartbeats:
         pulse.streams -= 1
         assert pulse.streams >= 0, "each stream closes once"
         if pulse.streams == 0 and heartbeat.incarnation == pulse.incarnation:
-            pulse.broken_at_s = now_s
+            pulse.broken_at_s = self._own_s(now_s)
         if pulse.streams == 0 and not registered:
             del self._pulses[heartbeat.node_id]  # whoever it was: ids can be made up
 
     def due(self, nodes: Iterable[Node], now_s: float) -> list[Due]:
-        """Return what to decide now, given the registered nodes; nothing while passive."""
+        """Return what to decide now, given the registered nodes; nothing while passive.
+
+        To be called often, while passive too: that is how a pause of this process is noticed.
+        """
+        own_s = self._own_s(now_s)
         if self._active_since_s is None:
             return []
-        self._forgive_pause(now_s)
         due: list[Due] = []
         for node in nodes:
             self._note_up(node, now_s)
@@ -139,14 +149,14 @@ class Heartbeats:
                 # Another process spoke, or none ever did: this incarnation is silent.
                 pulse = _Pulse()
             if node.fenced:
-                if self._may_lead(node, pulse, now_s):
+                if self._may_lead(node, pulse, own_s):
                     due.append(UnfenceNode(node.node_id, node.incarnation, pulse.version))
-            elif self._is_dead(pulse, now_s) or self._has_retired(node, pulse, now_s):
+            elif self._is_dead(pulse, own_s) or self._has_retired(node, pulse, own_s):
                 due.append(FenceNode(node.node_id, node.incarnation))
             elif pulse.leaving_since_s is not None:
                 if not node.stopping:
                     due.append(RetireNode(node.node_id, node.incarnation))
-            elif pulse.heard_at_s and pulse.storage_full is not node.storage_full:
+            elif pulse.heard_at_s is not None and pulse.storage_full is not node.storage_full:
                 due.append(ReportStorage(node.node_id, node.incarnation, pulse.storage_full))
         return due
 
@@ -155,7 +165,7 @@ class Heartbeats:
         if self._active_since_s is None:
             return None
         ends_s = (
-            max(pulse.broken_at_s, self._active_since_s) + self._policy.grace_s
+            max(pulse.broken_at_s, self._active_since_s) + self._policy.grace_s + self._paused_s
             for pulse in self._pulses.values()
             if pulse.broken_at_s is not None
         )
@@ -177,32 +187,34 @@ class Heartbeats:
         elif self._up_since_s.get(node.node_id, (None,))[0] != node.incarnation:
             self._up_since_s[node.node_id] = (node.incarnation, now_s)
 
-    def _has_retired(self, node: Node, pulse: _Pulse, now_s: float) -> bool:
+    def _has_retired(self, node: Node, pulse: _Pulse, own_s: float) -> bool:
         """Tell whether a node that wishes to stop has seen that others lead instead."""
         if pulse.leaving_since_s is None or not node.stopping:
             return False
-        waited_s = now_s - pulse.leaving_since_s
+        waited_s = own_s - pulse.leaving_since_s
         return pulse.version >= node.stopping_version or waited_s >= self._policy.retire_timeout_s
 
-    def _may_lead(self, node: Node, pulse: _Pulse, now_s: float) -> bool:
+    def _may_lead(self, node: Node, pulse: _Pulse, own_s: float) -> bool:
         return (
             pulse.incarnation == node.incarnation
             and pulse.version >= node.fenced_version
             and pulse.streams > 0
             and pulse.leaving_since_s is None
-            and not self._is_dead(pulse, now_s)
+            and not self._is_dead(pulse, own_s)
         )
 
-    def _is_dead(self, pulse: _Pulse, now_s: float) -> bool:
+    def _is_dead(self, pulse: _Pulse, own_s: float) -> bool:
         assert self._active_since_s is not None, "only the active controller judges"
-        since_s = max(pulse.heard_at_s, self._active_since_s)
-        if now_s - since_s >= self._policy.session_timeout_s:
+        since_s = self._active_since_s if pulse.heard_at_s is None else pulse.heard_at_s
+        if own_s - since_s >= self._policy.session_timeout_s:
             return True
         if pulse.broken_at_s is None:
             return False
-        return now_s - max(pulse.broken_at_s, self._active_since_s) >= self._policy.grace_s
+        return own_s - max(pulse.broken_at_s, self._active_since_s) >= self._policy.grace_s
 
-    def _forgive_pause(self, now_s: float) -> None:
-        before_s, self._ticked_at_s = self._ticked_at_s, now_s
-        if before_s is not None and now_s - before_s > _PAUSE_S:
-            self._active_since_s = now_s
+    def _own_s(self, now_s: float) -> float:
+        """Return the time on this controller's own clock."""
+        before_s, self._looked_at_s = self._looked_at_s, now_s
+        if before_s is not None:
+            self._paused_s += max(0.0, now_s - before_s - _PAUSE_S)
+        return now_s - self._paused_s
