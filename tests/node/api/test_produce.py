@@ -7,20 +7,14 @@ from pathlib import Path
 import grpc
 import pytest
 
-from odradek.node.api import produce
 from odradek.node.storage.group_commit import GroupCommit
-from odradek.protocol import hot
 from odradek.protocol.errors import NodeShuttingDownError, OdradekError, StorageFullError
 from odradek.protocol.hot import Acks
 from odradek.protocol.record_batch import BatchHeader, Codec, stamp_producer
 from odradek.protocol.types import (
-    LeaderEpoch,
-    PartitionIndex,
     PartitionUid,
     ProducerEpoch,
     ProducerId,
-    TopicId,
-    TopicName,
 )
 from odradek.rpc.channels import error_from_rpc
 from odradek.v1 import broker_pb2, error_pb2, metadata_pb2
@@ -358,41 +352,3 @@ async def test_a_disk_that_fills_up_while_a_request_waits_for_room_is_said_on_it
         result = await producer.produce(topic, batch())
         assert result.error.code == error_pb2.ERROR_CODE_STORAGE_FULL
     assert (await producer.produce(topic, batch())).base_offset == 0
-
-
-class _Deaf:
-    """A client that sends for ever and takes no answer."""
-
-    def __init__(self, request: bytes) -> None:
-        self.request = request
-        self.sent = 0
-        self.drowned = asyncio.Event()
-
-    async def read(self) -> bytes:
-        self.sent += 1
-        if self.sent == 1000:
-            self.drowned.set()
-        await asyncio.sleep(0)
-        return self.request
-
-    async def write(self, _: bytes) -> None:
-        await asyncio.get_running_loop().create_future()
-
-
-async def test_a_client_that_takes_no_answers_is_not_read_for_ever(
-    node: RunningNode, controller: FakeController, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await node.knows(controller)
-    monkeypatch.setattr(produce, "_UNANSWERED_BYTES_MAX", 20_000)
-    target = hot.ProducePartitionFrame(
-        TopicId(b""), TopicName("unknown"), PartitionIndex(0), LeaderEpoch(-1), b""
-    )
-    frame = hot.ProduceFrame(1, Acks.ALL, 1000, "", [target])
-    client = _Deaf(hot.encode_produce_request(frame))
-    stream = produce.ProduceStream(node.node._replicas, client)
-    serving = asyncio.create_task(stream.run(asyncio.Event()))
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(client.drowned.wait(), 0.5)
-    serving.cancel()
-    await asyncio.wait((serving,))
-    assert 10 < client.sent < 500

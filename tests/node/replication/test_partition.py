@@ -8,6 +8,7 @@ from types import MappingProxyType
 import pytest
 
 from odradek.node.cluster.image import PartitionState, TopicState
+from odradek.node.replication import partition
 from odradek.node.replication.partition import UNCOMMITTED_BYTES_MAX, PartitionReplica
 from odradek.node.replication.surroundings import ReplicaSurroundings
 from odradek.node.storage import Storage
@@ -17,6 +18,7 @@ from odradek.protocol.errors import (
     LeaderNotAvailableError,
     NotEnoughReplicasError,
     NotLeaderOrFollowerError,
+    OutOfOrderSequenceNumberError,
     ThrottledError,
 )
 from odradek.protocol.hot import Acks
@@ -171,6 +173,29 @@ async def test_a_repeat_joins_the_wait_of_the_original(bench: _Bench) -> None:
     assert sorted(bench.answers.acknowledged) == [0, 0, 1]
     bench.produce(first)
     assert bench.answers.acknowledged.count(0) == 3
+
+
+async def test_repeats_that_wait_are_bounded(
+    bench: _Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.lead(ME, OTHER)
+    first = batch(producer_id=4, producer_epoch=0, base_sequence=0)
+    bench.produce(first)
+    bench.synced()
+    monkeypatch.setattr(partition, "UNCOMMITTED_BYTES_MAX", 10_000)
+    for _ in range(10):
+        bench.produce(first)
+    with pytest.raises(ThrottledError):
+        bench.produce(first)
+
+
+async def test_what_came_before_a_bad_batch_commits_without_it(bench: _Bench) -> None:
+    replica = bench.lead(ME, config={"flush": "os"})
+    good = batch(producer_id=4, producer_epoch=0, base_sequence=0)
+    gap = batch(producer_id=4, producer_epoch=0, base_sequence=7)
+    with pytest.raises(OutOfOrderSequenceNumberError):
+        bench.produce(good + gap)
+    assert replica.high_watermark == replica.log_end_offset == 1
 
 
 async def test_a_repeat_older_than_the_window_succeeds_without_an_offset(bench: _Bench) -> None:

@@ -46,6 +46,7 @@ _PARKED_OVERHEAD_BYTES: Final = 1024
 _TIMEOUT_DEFAULT_S: Final = 30.0
 _TICK_S: Final = 0.5
 _FINISH_S: Final = 2.0
+_LET_GO: Final = ProduceFrame(0, Acks.ALL, 0, "", [])
 
 
 class ProduceCall:
@@ -72,15 +73,12 @@ class ProduceCall:
         self._missing = len(frame.partitions)
         self._stream = stream
 
-    @property
-    def is_answered(self) -> bool:
-        """Whether every partition has its result."""
-        return self._missing == 0
-
     def committed(
         self, index: int, base_offset: Offset, log_append_time_ms: int, log_start_offset: Offset
     ) -> None:
         """One partition's batches are acknowledged."""
+        if self.results[index] is not None:
+            return  # it timed out before
         target = self.frame.partitions[index]
         self._set(
             index,
@@ -96,6 +94,8 @@ class ProduceCall:
 
     def failed(self, index: int, error: BrokerError) -> None:
         """One partition's batches were refused, or their outcome is unknown."""
+        if self.results[index] is not None:
+            return
         target = self.frame.partitions[index]
         metrics.PRODUCE_ERRORS.labels(type(error).__name__).inc()
         leader_id, leader_epoch = self._stream.leader_hint(target)
@@ -119,8 +119,6 @@ class ProduceCall:
                 self.failed(index, error)
 
     def _set(self, index: int, result: pb.ProducePartitionResult) -> None:
-        if self.results[index] is not None:
-            return  # it timed out before
         self.results[index] = result
         self._missing -= 1
         if self._missing == 0:
@@ -183,6 +181,7 @@ class ProduceStream:
         results = [result for result in call.results if result is not None]
         response = pb.ProduceResponse(correlation_id=call.frame.correlation_id, partitions=results)
         metrics.COMMIT_SECONDS.observe(time.monotonic() - call.began_at_s)
+        call.frame = _LET_GO  # replicas may hold a call long after its time-out
         data = response.SerializeToString()
         self._answers.append(data)
         self._answer_ready.set()
@@ -300,8 +299,8 @@ class ProduceStream:
         target = frame.partitions[index]
         replica = self._replicas.get(target.topic_id, target.partition)
         starved = None
-        if replica is not None and frame.acks is Acks.ALL:
-            starved = replica.why_not_committed()
+        if replica is not None and replica.leading is not None and frame.acks is Acks.ALL:
+            starved = replica.leading.why_not_committed()
         return starved or RequestTimedOutError(
             f"not acknowledged within {frame.timeout_ms} ms; the outcome is unknown",
             field="timeout_ms",

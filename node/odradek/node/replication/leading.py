@@ -13,7 +13,7 @@ from odradek.node.replication.progress import Cursor
 from odradek.node.replication.session import Announcement, HighWatermarkAdvanced
 from odradek.node.replication.surroundings import Links
 from odradek.node.storage.log import PartitionLog
-from odradek.protocol.errors import BrokerError
+from odradek.protocol.errors import BrokerError, NotEnoughReplicasAfterAppendError
 from odradek.protocol.types import Incarnation, NodeId, Offset
 
 if TYPE_CHECKING:
@@ -78,6 +78,12 @@ class Leading:
             value=len(core.isr),
             limit=core.min_insync,
         )
+
+    def why_not_committed(self) -> BrokerError | None:
+        """Return why appends wait, when that is for want of in-sync replicas."""
+        if self.core.has_enough_replicas:
+            return None
+        return self.not_enough(NotEnoughReplicasAfterAppendError)
 
     def cursor(self, follower: NodeId) -> Cursor | None:
         """Return from where a follower is to be sent; None when this replica cannot send."""

@@ -29,7 +29,6 @@ from odradek.node.storage.log import Appended, PartitionLog
 from odradek.protocol.errors import (
     BrokerError,
     CorruptMessageError,
-    NotEnoughReplicasAfterAppendError,
     NotEnoughReplicasError,
     StorageError,
     StorageFullError,
@@ -41,6 +40,7 @@ from odradek.protocol.topic_config import Flush, TimestampType, TopicConfig, par
 from odradek.protocol.types import FIRST_OFFSET, NO_NODE, LeaderEpoch, Offset
 
 UNCOMMITTED_BYTES_MAX: Final = 16 << 20
+_REPEAT_BYTES: Final = 1024  # what a waiting repeat, of which nothing is appended, costs at most
 _NO_TIME: Final = -1
 _UNKNOWN_OFFSET: Final = Offset(-1)
 
@@ -224,13 +224,12 @@ class PartitionReplica:
         now_ms = time.time_ns() // 1_000_000
         batches = checked_batches(records, self.config, self.topic.name, now_ms)
         by_broker = self.config.timestamp_type is TimestampType.LOG_APPEND_TIME
+        log_end = self.log.log_end_offset
         base_offset, end = self._append(leading, batches, now_ms, by_broker=by_broker)
         metrics.PRODUCED_BYTES.total += len(records)
-        if self.config.flush is Flush.OS:
-            self._durable.take(self.log.log_end_offset)
-            self._on_durable()
         time_ms = now_ms if by_broker else _NO_TIME
-        self._wait(Pending(end, 0, waiter, index, base_offset, time_ms), acks)
+        waiting_bytes = 0 if self.log.log_end_offset > log_end else _REPEAT_BYTES
+        self._wait(Pending(end, waiting_bytes, waiter, index, base_offset, time_ms), acks)
 
     def _append(
         self, leading: Leading, batches: list[CheckedBatch], now_ms: int, *, by_broker: bool
@@ -270,19 +269,16 @@ class PartitionReplica:
                 limit=UNCOMMITTED_BYTES_MAX,
             )
 
-    def why_not_committed(self) -> BrokerError | None:
-        """Return why appends wait, when that is for want of in-sync replicas."""
-        if self.leading is None or self.leading.core.has_enough_replicas:
-            return None
-        return self.leading.not_enough(NotEnoughReplicasAfterAppendError)
-
     def _appended(self, leading: Leading, appended: Appended, header: BatchHeader) -> None:
         end = self.log.log_end_offset
         leading.perform(leading.core.on_appended(end))
+        self._uncommitted.add(Pending(end, header.size_bytes, None, 0, end, _NO_TIME))
         if self.config.flush is Flush.COMMIT:
             self._durable.on_appended(appended.position, end)
             self._surroundings.unsynced(self)
-        self._uncommitted.add(Pending(end, header.size_bytes, None, 0, end, _NO_TIME))
+        else:
+            self._durable.take(end)
+            self._on_durable()
 
     def _wait(self, pending: Pending, acks: Acks) -> None:
         """Let the waiter stand where its end belongs; a duplicate joins the original's wait."""

@@ -67,7 +67,7 @@ class Pending(Struct, frozen=True, gc=False):
 
     Attributes:
         end: Acknowledged once everything below is safe (exclusive end).
-        size_bytes: What it adds to the bytes that are not committed; 0 for duplicates.
+        size_bytes: What it adds to the bytes that are not committed.
         waiter: None when nobody waits for this one.
     """
 
