@@ -304,7 +304,7 @@ class SimulatedCoordinator:
                 tuple(controller_change(group, change) for group, change in changes),
             ),
         )
-        self.replica.node.submit(request, self._decided(changes))
+        self.replica.node.link.submit(request, self._decided(changes))
 
     def _decided(
         self, changes: list[tuple[GroupId, Change]]

@@ -112,7 +112,7 @@ MUTATIONS = (
         InSync.on_answered,
         "self._pending = None",
         "self._pending = None; self.maximal = frozenset(self.committed)",
-        first=9,
+        first=28,
     ),
     Mutation(
         "a proposed member does not count",
@@ -125,7 +125,7 @@ MUTATIONS = (
         Progress.match,
         "self.durable_end = announced.durable_end",
         "self.durable_end = announced.log_end",
-        first=5,
+        first=10,
     ),
     Mutation(
         "a cut leaves the durable end where it was",
@@ -144,7 +144,7 @@ MUTATIONS = (
         FollowerReplica.on_diverging,
         "min(end.end_offset, self._own_end(end.epoch, epochs))",
         "self.high_watermark",
-        first=13,
+        first=33,
     ),
     Mutation(
         "a stale ISR proposal is accepted",
@@ -163,7 +163,7 @@ MUTATIONS = (
         nodes._check_previous,
         "request.previous_incarnation != in_force",
         "False",
-        first=2075,
+        first=2097,
     ),
     Mutation(
         "a registration leaves the node where it led",

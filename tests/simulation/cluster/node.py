@@ -1,11 +1,9 @@
 """A node: its membership as the production cores decide it, and the replicas it hosts."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from odradek.controller.state.decide import Answer, NodeRequest, Submission
 from odradek.controller.state.heartbeats import Heartbeat
 from odradek.controller.state.nodes import RegisterNode, Registration
 from odradek.node.cluster.image import (
@@ -14,10 +12,11 @@ from odradek.node.cluster.image import (
     TopicState,
 )
 from odradek.node.cluster.session import HeartbeatClock, SentHeartbeat, Session
-from odradek.protocol.errors import BrokerError, StaleBrokerEpochError
+from odradek.protocol.errors import StaleBrokerEpochError
 from odradek.protocol.names import CONSUMER_OFFSETS
 from odradek.protocol.types import Incarnation, LeaderEpoch, NodeId, PartitionUid
 from tests.simulation.cluster.client_end import ClientEnd
+from tests.simulation.cluster.controller_link import SimulatedLink
 from tests.simulation.cluster.controllers import (
     CLUSTER_ID,
     POLICY,
@@ -70,7 +69,7 @@ class SimulatedNode(Process):
         self.controller_epoch = 0
         self.active: SimulatedController | None = None
         self.replication = Replication(self)
-        self._sequence = 0
+        self.link = SimulatedLink(self)
         self._watch: Half | None = None
         self._registering_since_s: float | None = None
         self._is_syncing = False
@@ -242,6 +241,7 @@ class SimulatedNode(Process):
             coordinator.on_groups()
         self.replication.on_metadata()
         self.poke()
+        self.link.on_image()
 
     def _reconcile(self, topic: TopicState, state: PartitionState) -> None:
         replica = self.replicas.get(state.uid)
@@ -284,45 +284,6 @@ class SimulatedNode(Process):
             for node in self.metadata.nodes.values()
             if not node.fenced
         }
-
-    # The controller
-
-    def submit(
-        self, request: NodeRequest, decided: Callable[[Answer | BrokerError | None, Any], None]
-    ) -> None:
-        """Have something decided; asks again, under one number, until it knows the answer."""
-        self._sequence += 1
-        submission = Submission(self.node_id, self.session.incarnation, self._sequence, request)
-        self._submit(submission, decided, self.now_s + 10.0)
-
-    def _submit(
-        self,
-        submission: Submission,
-        decided: Callable[[Answer | BrokerError | None, Any], None],
-        give_up_s: float,
-    ) -> None:
-        controller = self.active
-        is_over = False
-
-        def over(reply: Any, version: int) -> None:
-            nonlocal is_over
-            del version
-            if is_over:
-                return
-            is_over = True
-            if isinstance(reply, Answer):
-                assert controller is not None
-                decided(reply, controller.reply_of(reply))
-            elif isinstance(reply, BrokerError):
-                decided(reply, None)
-            elif self.now_s >= give_up_s:
-                decided(None, None)
-            else:
-                self.after(0.1, partial(self._submit, submission, decided, give_up_s))
-
-        if controller is not None:
-            self.world.call(self, controller, partial(controller.request, submission), over)
-        self.after(_REQUEST_TIMEOUT_S, partial(over, None, 0))
 
     # Clients
 

@@ -328,7 +328,7 @@ class Replication:
             if leader is not None and replica.leader is leader:
                 replica.perform(leader.on_proposal_answered(proposal, self.node.now_s))
 
-        self.node.submit(request, decided)
+        self.node.link.submit(request, decided)
 
     # Proof of leadership
 
