@@ -74,3 +74,29 @@ async def test_a_watcher_that_falls_behind_gets_a_whole_image_and_costs_no_memor
         assert image == view.image
         view.publish(_update(1001))
         assert (await anext(updates)).version == 1001
+
+
+async def test_a_version_that_changes_nothing_for_a_watcher_is_told_all_the_same() -> None:
+    view = ClusterView()
+    with view.watch() as watcher:
+        updates = watcher.updates(lambda update: update if update.snapshot else None)
+        assert (await anext(updates)).snapshot
+        for version in (1, 2, 3):
+            view.publish(_update(version))
+        async with asyncio.timeout(5):
+            assert await anext(updates) == ImageUpdate(version=3)
+
+
+async def test_what_matters_is_told_at_once_and_its_version_once() -> None:
+    view = ClusterView()
+    with view.watch() as watcher:
+        updates = watcher.updates(lambda update: update if update.version % 2 == 0 else None)
+        await anext(updates)
+        for version in (1, 2, 3, 4, 5):
+            view.publish(_update(version))
+        seen = [await anext(updates) for _ in range(3)]
+        assert [(each.version, bool(each.nodes)) for each in seen] == [
+            (2, True),
+            (4, True),
+            (5, False),
+        ]

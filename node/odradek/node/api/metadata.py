@@ -60,21 +60,21 @@ class MetadataServicer(metadata_pb2_grpc.MetadataServiceServicer):
     ) -> AsyncIterator[pb.WatchMetadataResponse]:
         """Send the image, then what changes of it, both as far as the client is interested.
 
+        Of a step that concerns it in nothing, it is told the version.
+
         Raises:
             RequestTimedOutError: This node has not joined its cluster yet.
+            NotLeaderOrFollowerError: It does not hear the controllers any more.
         """
         del context
         await self._view.at_least(_FIRST_VERSION, _VERSION_WAIT_MAX_S)
         interest = _Interest(frozenset(request.topics), include_internal=request.include_internal)
         with self._view.watch() as watcher:
-            async for update in watcher.updates():
-                part = interest.filter(update)
-                if part is None:
-                    continue
+            async for update in watcher.updates(interest.filter):
                 yield pb.WatchMetadataResponse(
                     cluster_id=self._view.cluster_id,
                     controller_id=self._active_id,
-                    update=update_to_proto(part),
+                    update=update_to_proto(update),
                 )
 
     @property

@@ -5,21 +5,25 @@ neither may hold the node's memory or its metadata stream. Idea: waiters are fut
 version; watchers have a bounded queue, and one that falls behind gets the whole image anew.
 
 Invariants: `publish` never waits; a watcher sees versions in order, and what it saw adds up to an
-image that was once in force.
+image that was once in force; it is told of each version, or a later one, within a tenth of a second
+even when nothing that concerns it has changed: its client may be waiting for that version.
 """
 
 import asyncio
 import bisect
+import math
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
 
 from odradek.node.cluster.image import ClusterImage, ImageUpdate
-from odradek.protocol.errors import RequestTimedOutError
+from odradek.protocol.errors import BrokerError, RequestTimedOutError
 
 _PENDING_UPDATES_MAX: Final = 256
+# A step that concerns a watcher in nothing but its version may wait for one that does.
+_VERSION_DELAY_S: Final = 0.1
 
 
 @dataclass(slots=True, eq=False)
@@ -29,6 +33,7 @@ class Watcher:
     _view: "ClusterView"
     _pending: deque[ImageUpdate] = field(default_factory=deque)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _ended_by: BrokerError | None = None
 
     def offer(self, update: ImageUpdate) -> None:
         """Queue an update, or give up the queue for a snapshot to be taken later."""
@@ -40,21 +45,54 @@ class Watcher:
         self._pending.append(update)
         self._wake.set()
 
-    async def updates(self) -> AsyncIterator[ImageUpdate]:
-        """Yield the image, then each change; ends with the caller."""
+    def end(self, reason: BrokerError) -> None:
+        """Have `updates` raise."""
+        self._ended_by = reason
+        self._wake.set()
+
+    async def updates(
+        self, part_of: Callable[[ImageUpdate], ImageUpdate | None] = lambda update: update
+    ) -> AsyncIterator[ImageUpdate]:
+        """Yield the image, then each change; ends with the caller.
+
+        Args:
+            part_of: Returns the part of an update that matters; None when there is none: then
+                the version alone is told, a little later.
+        """
+        clock_s = asyncio.get_running_loop().time
         seen = self._view.image.version
-        yield self._view.image.snapshot()
+        due_at_s = math.inf  # for telling the version alone
+        yield part_of(self._view.image.snapshot()) or ImageUpdate(version=seen)
         while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._pending:
-                update = self._pending.popleft()
-                if update.version <= seen:
-                    continue  # it was part of a snapshot taken meanwhile
-                if update.snapshot:
-                    update = self._view.image.snapshot()
+            if self._ended_by is not None:
+                raise self._ended_by
+            if clock_s() >= due_at_s:
+                due_at_s = math.inf
+                yield ImageUpdate(version=seen)
+            elif not self._pending:
+                await self._news(due_at_s)
+            elif (update := self._next(seen)) is not None:
                 seen = update.version
-                yield update
+                part = part_of(update)
+                if part is None:
+                    due_at_s = min(due_at_s, clock_s() + _VERSION_DELAY_S)
+                else:
+                    due_at_s = math.inf
+                    yield part
+
+    async def _news(self, until_s: float) -> None:
+        """Return once there is an update, or at the given time of the loop's clock."""
+        self._wake.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(until_s):
+                await self._wake.wait()
+
+    def _next(self, seen: int) -> ImageUpdate | None:
+        """Take the next update; None when a snapshot taken meanwhile held it."""
+        update = self._pending.popleft()
+        if update.version <= seen:
+            return None
+        return self._view.image.snapshot() if update.snapshot else update
 
 
 class ClusterView:
@@ -76,6 +114,11 @@ class ClusterView:
                 waiter.set_result(None)
         for watcher in self._watchers:
             watcher.offer(update)
+
+    def end_watches(self, reason: BrokerError) -> None:
+        """End every present watch with an error: another node may know more."""
+        for watcher in self._watchers:
+            watcher.end(reason)
 
     async def at_least(self, version: int, timeout_s: float) -> ClusterImage:
         """Return an image at or after a version.
