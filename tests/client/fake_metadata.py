@@ -33,6 +33,7 @@ class MetadataServicer(metadata_pb2_grpc.MetadataServiceServicer):
         return metadata_pb2.GetMetadataResponse(
             cluster_id=cluster.cluster_id,
             version=cluster.version,
+            controller_id=1 if self._node.hears_controller else -1,
             nodes=[node.metadata() for node in cluster.nodes.values()],
             topics=found,
         )

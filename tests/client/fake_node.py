@@ -156,6 +156,12 @@ class FakeCluster:
         self.granted.append(identity)
         return identity
 
+    def end_watches(self, of: "FakeNode") -> None:
+        """End what is watched at a node, as one does that loses its controllers."""
+        for watcher, node in self._watchers.items():
+            if node is of:
+                watcher.put_nowait(None)
+
     async def stop(self) -> None:
         for node in self.nodes.values():
             await node.stop()
@@ -170,6 +176,7 @@ class FakeNode:
         answering: Cleared: produce requests are appended, but their answers are held back.
         reading: Cleared: produce requests are not even looked at, and probes not answered.
         deaf: True: hears no news of the cluster.
+        hears_controller: What it says of itself.
         fenced: What metadata says of it.
         requests: Every produce request seen.
     """
@@ -185,6 +192,7 @@ class FakeNode:
         self.reading = asyncio.Event()
         self.reading.set()
         self.deaf = False
+        self.hears_controller = True
         self.fenced = False
         self.requests: list[ProduceFrame] = []
         self._requested = asyncio.Condition()

@@ -229,8 +229,8 @@ async def test_a_cluster_of_the_same_address_made_anew_is_followed(cluster: Fake
 
 
 async def test_closing_ends_calls_of_other_tasks_with_an_error(cluster: FakeCluster) -> None:
-    cluster.nodes[1].reading.clear()  # nobody answers
     async with Client(cluster.bootstrap) as client:
+        cluster.nodes[1].reading.clear()  # nobody answers
         asking = asyncio.ensure_future(client.admin.list_topics())
         await asyncio.sleep(0)
         await client.close()

@@ -106,6 +106,32 @@ async def test_another_node_takes_over_when_the_watched_one_falls_silent(
     first.reading.set()
 
 
+async def test_another_node_takes_over_when_the_watched_one_alone_hears_no_controller(
+    cluster: FakeCluster, metadata: Metadata
+) -> None:
+    topic = cluster.create_topic("t")
+    second = await cluster.start_node()
+    await until(metadata, lambda image: len(image.nodes) == 2 and "t" in image.topics)
+    first = cluster.nodes[1]
+    first.deaf = True
+    first.hears_controller = False
+    cluster.move_leader(topic, 0, second.node_id)
+    metadata.suspect()
+    await until(metadata, lambda image: image.topics[T].partitions[0].leader_id == 2)
+
+
+async def test_while_no_node_hears_a_controller_any_one_will_do(
+    cluster: FakeCluster, metadata: Metadata
+) -> None:
+    second = await cluster.start_node()
+    await until(metadata, lambda image: len(image.nodes) == 2)
+    for node in (cluster.nodes[1], second):
+        node.hears_controller = False
+    cluster.end_watches(cluster.nodes[1])
+    cluster.create_topic("t")
+    await until(metadata, lambda image: "t" in image.topics)
+
+
 async def test_a_hint_is_taken_only_when_it_is_news(
     cluster: FakeCluster, metadata: Metadata
 ) -> None:

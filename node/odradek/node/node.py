@@ -24,6 +24,7 @@ from odradek.node.cluster.controllers import Controllers
 from odradek.node.cluster.membership import Membership, MembershipEvents, NodeIdentity
 from odradek.node.cluster.producer_ids import ProducerIds
 from odradek.node.cluster.session import Session
+from odradek.node.cluster.stale_watches import end_stale_watches
 from odradek.node.cluster.translation import update_from_proto
 from odradek.node.cluster.view import ClusterView
 from odradek.node.config import NodeConfig
@@ -122,6 +123,9 @@ class Node:
                     self._tasks.create_task(self._replicas.run(), name="replicas"),
                     self._tasks.create_task(self._links.run(), name="links"),
                     self._tasks.create_task(self._coordination.run(), name="coordination"),
+                    self._tasks.create_task(
+                        end_stale_watches(self._session, self._view), name="stale watches"
+                    ),
                 ]
                 self.started.set()
                 _log.info("listening", address=self.config.listen, port=self.port)

@@ -3,7 +3,8 @@
 Problem: producers and consumers must know leaders at every record, without asking, and learn of a
 failover at once. Idea: one `WatchMetadata` stream feeds an immutable `ClusterImage`; readers take
 `metadata.image` and may wait for the next one. When the stream breaks, or its node stops answering,
-the next node takes over.
+the next node takes over. So it does when the node hears no controller while others do: who is cut
+off answers as ever, and never says that others lead now.
 
 Invariants: the version of `image` never falls within one cluster (a node that lags is listened to,
 but published only once it has caught up); leader epochs never fall (see `image`).
@@ -13,6 +14,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Final, TypeAlias
 
 import grpc
@@ -41,6 +43,7 @@ from odradek.v1 import metadata_pb2
 _PROBE_INTERVAL_S: Final = 5.0
 _PROBE_TIMEOUT_S: Final = 1.0
 _FIRST_IMAGE_TIMEOUT_S: Final = 5.0
+_ADVISERS_MAX: Final = 3
 
 _Watch: TypeAlias = (
     "grpc.aio.UnaryStreamCall[metadata_pb2.WatchMetadataRequest,"
@@ -214,6 +217,7 @@ class Metadata:
             yield address
 
     async def _watch(self, connection: Connection) -> None:
+        await self._probe(connection)
         call = connection.metadata.WatchMetadata(metadata_pb2.WatchMetadataRequest())
         try:
             image = await self._first_image(call, connection.address)
@@ -254,11 +258,7 @@ class Metadata:
                 )
                 if reading.done():
                     break
-                await unary(
-                    connection.metadata.GetMetadata,
-                    metadata_pb2.GetMetadataRequest(),
-                    timeout_s=_PROBE_TIMEOUT_S,
-                )
+                await self._probe(connection)
                 if suspicion.done():
                     self._suspected.clear()
                     suspicion = asyncio.ensure_future(self._suspected.wait())
@@ -269,6 +269,35 @@ class Metadata:
         if not isinstance(update, metadata_pb2.WatchMetadataResponse):
             raise ConnectionLostError(f"{connection.address} ended the metadata watch")
         return update
+
+    async def _probe(self, connection: Connection) -> None:
+        """Have the node show that it is there, and hears a controller if anybody does.
+
+        Raises:
+            OdradekError: Another one should be watched.
+        """
+        if await _hears_controller(connection):
+            return
+        others = [each for each in self.addresses() if each != connection.address]
+        if await self._any_hears_controller(others[:_ADVISERS_MAX]):
+            raise ConnectionLostError(f"{connection.address} hears no controller, others do")
+
+    async def _any_hears_controller(self, addresses: Iterable[str]) -> bool:
+        async def advises(address: str) -> bool:
+            with suppress(OdradekError):
+                return await _hears_controller(self._connections.to(address))
+            return False
+
+        asking = [asyncio.create_task(advises(each)) for each in addresses]
+        try:
+            for answer in asyncio.as_completed(asking):
+                if await answer:
+                    return True
+        finally:
+            for each in asking:
+                each.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+        return False
 
     def _offer(self, heard: ClusterImage, address: str) -> ClusterImage:
         """Publish what a node says unless it lags behind what is known; return its picture."""
@@ -332,3 +361,12 @@ class Metadata:
                 value=",".join(self._bootstrap),
                 limit=timeout_s,
             ) from None
+
+
+async def _hears_controller(connection: Connection) -> bool:
+    answer = await unary(
+        connection.metadata.GetMetadata,
+        metadata_pb2.GetMetadataRequest(),
+        timeout_s=_PROBE_TIMEOUT_S,
+    )
+    return answer.controller_id >= 0

@@ -34,6 +34,8 @@ from odradek.rpc.channels import ConnectionLostError
 from odradek.v1 import broker_pb2
 
 _TICK_S: Final = 0.1
+# For one attempt: a node may hang, and any other will do.
+_IDENTITY_TIMEOUT_S: Final = 2.0
 _PRODUCER_EPOCH_MAX: Final = (1 << 15) - 1
 _CODECS: Final = {
     Compression.NONE: Codec.NONE,
@@ -300,7 +302,7 @@ class Sender:
                     answer = await unary(
                         self._scope.connections.to(address).broker.InitProducerId,
                         broker_pb2.InitProducerIdRequest(producer_id=-1, producer_epoch=-1),
-                        timeout_s=self._scope.options.request_timeout_s,
+                        timeout_s=min(_IDENTITY_TIMEOUT_S, self._scope.options.request_timeout_s),
                     )
                 except OdradekError as error:
                     _log.debug("no producer id from %s: %s", address, error)

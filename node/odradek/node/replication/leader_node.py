@@ -35,6 +35,9 @@ _log = structlog.get_logger()
 
 SERVICE_NAME: Final = pb.DESCRIPTOR.services_by_name["ReplicaService"].full_name
 _OPEN_TIMEOUT_S: Final = 3.0
+_REDIAL_S_MAX: Final = 0.25
+"""A leader that hung for less than its session waits for its followers; one that is dead soon leads
+nothing."""
 _STORAGE_FULL_WAIT_S: Final = 0.25
 _ANNOUNCEMENTS_MAX: Final = 1000
 
@@ -118,12 +121,12 @@ class LeaderNode:
 
     async def run(self) -> None:
         """Keep a pair of streams to that node until cancelled."""
-        waits = delays(self._chance)
+        waits = delays(self._chance, max_s=_REDIAL_S_MAX)
         while True:
             self._dial.clear()
             address = self._address()
             if address is not None and self.followed and await self._converse(address):
-                waits = delays(self._chance)
+                waits = delays(self._chance, max_s=_REDIAL_S_MAX)
             with suppress(TimeoutError):
                 async with asyncio.timeout(next(waits)):
                     await self._dial.wait()
