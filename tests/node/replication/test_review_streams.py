@@ -136,6 +136,36 @@ async def test_an_ack_that_overtakes_the_leaders_image_counts(host: _Host) -> No
     await until(lambda: replica.high_watermark == 3)
 
 
+async def test_a_contradiction_that_came_early_ends_its_link_alone(host: _Host) -> None:
+    """Else one bad follower ends whoever becomes a leader."""
+    host.image(ME, 0)
+    follower = host.follower()
+    impossible = pb.ReplicaAnnouncement(
+        uid=UID, leader_epoch=1, session=4, last_epoch=0, log_end=3, durable_end=9
+    )
+    follower._on_request(pb.ReplicateRequest(announcements=[impossible]))
+    host.image(ME, 1)
+    assert follower.ended.is_set()
+    replica = host.replicas.with_uid(UID)
+    assert replica is not None
+    assert replica.is_leader
+
+
+async def test_a_link_that_ended_costs_nothing_more(host: _Host) -> None:
+    host.image(ME, 0)
+    replica = host.replicas.with_uid(UID)
+    assert replica is not None
+    follower = host.follower()
+    announcement = pb.ReplicaAnnouncement(uid=UID, leader_epoch=0, session=4, last_epoch=-1)
+    follower._on_request(pb.ReplicateRequest(announcements=[announcement]))
+    follower.end()
+    follower._on_request(pb.ReplicateRequest(announcements=[announcement]))
+    follower.high_watermark_advanced(replica)
+    assert follower._live._timer is None
+    assert replica.leading is not None
+    assert replica.leading.cursor(OTHER) is None
+
+
 async def test_an_ack_never_overtakes_its_announcement(host: _Host) -> None:
     host.image(OTHER, 0)
     replica = host.replicas.with_uid(UID)

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 import grpc
+import structlog
 
 from odradek.node.replication.leader import Diverging, Refused
 from odradek.node.replication.partition import PartitionReplica
@@ -23,6 +24,8 @@ from odradek.node.replication.throttle import Throttle
 from odradek.protocol.errors import InvalidRequestError, error_to_proto
 from odradek.protocol.types import Incarnation, LeaderEpoch, NodeId, Offset, PartitionUid
 from odradek.v1 import replica_pb2 as pb
+
+_log = structlog.get_logger()
 
 _EARLY_MAX: Final = 100_000
 
@@ -45,7 +48,7 @@ class FollowerNode:
         self._replicas = replicas
         self._live = LivePusher(node_id, self._on_fell_behind)
         self._catch_up = CatchUpPusher(node_id, self._live.push_due, throttle)
-        self._attached: dict[PartitionUid, PartitionReplica] = {}
+        self._attached: set[PartitionUid] = set()
         self._early: dict[PartitionUid, Announcement] = {}
 
     def _on_fell_behind(self, replica: PartitionReplica) -> None:
@@ -83,9 +86,11 @@ class FollowerNode:
             return
         self.ended.set()
         self._live.close()
-        for replica in self._attached.values():
-            if replica.leading is not None:
+        for replica in map(self._replicas.with_uid, self._attached):
+            if replica is not None and replica.leading is not None:
                 replica.leading.on_follower_gone(self.node_id, self.incarnation)
+        self._attached.clear()
+        self._early.clear()
 
     async def _read(self, context: Any) -> None:
         read, end = context.read, grpc.aio.EOF
@@ -93,6 +98,8 @@ class FollowerNode:
             self._on_request(request)
 
     def _on_request(self, request: pb.ReplicateRequest) -> None:
+        if self.ended.is_set():
+            return  # read before the end was heard of
         self._live.on_frame_acked(request.live_frame)
         self._catch_up.on_frame_acked(request.catch_up_frame)
         for ack in request.acks:
@@ -113,7 +120,7 @@ class FollowerNode:
         if early is not None and early.session == ack.session:
             self._early[uid] = replace(early, durable_end=Offset(ack.durable_end))
             return
-        replica = self._attached.get(uid)
+        replica = self._replicas.with_uid(uid) if uid in self._attached else None
         leading = None if replica is None else replica.leading
         if replica is None or leading is None or leading.core.leader_epoch != ack.leader_epoch:
             return
@@ -131,7 +138,7 @@ class FollowerNode:
             error = replica.not_leader()
             self.answer(replica, Refused(self.node_id, announced.session, error))
         else:
-            self._attached[uid] = replica
+            self._attached.add(uid)
             replica.leading.on_announced(self.node_id, self.incarnation, announced)
 
     # What replicas here tell
@@ -139,8 +146,13 @@ class FollowerNode:
     def on_lead(self, replica: PartitionReplica) -> None:
         """A replica leads from now on."""
         announced = self._early.pop(replica.uid, None)
-        if announced is not None:
+        if announced is None:
+            return
+        try:
             self._on_announced(replica.uid, announced)
+        except InvalidRequestError as error:  # it would have ended the stream, had it been in time
+            _log.warning("a follower contradicts itself", node=self.node_id, reason=error.message)
+            self.end()
 
     def push_due(self, replica: PartitionReplica) -> None:
         """A replica has something to send."""
