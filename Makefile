@@ -12,6 +12,11 @@ SEEDS ?= 2000
 MINUTES ?= 10
 ROUNDS ?= 10
 REPLICATION ?= 3
+PIP := -m pip install --disable-pip-version-check --no-input
+# A dot for each package that pip fetches.
+DOTS := awk '/^Collecting / { printf "."; fflush() } /^Installing / { printf " fetched, installing ..."; fflush() } END { print "" }'
+# Two targets side by side: each line says whose it is. Ctrl-C is for those who write.
+PREFIXED = $(if $(SIDE_BY_SIDE),2>&1 | (trap '' INT; exec sed -u 's/^/$@ | /'))
 
 # The tests start hundreds of Python processes: an environment that forbids bytecode files makes each compile all it imports.
 export PYTHONDONTWRITEBYTECODE :=
@@ -22,21 +27,26 @@ help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}'
 
 $(VENV)/.ready: requirements/dev.lock pyproject.toml
-	@echo "setup: creating $(VENV) from requirements/dev.lock (once, about a minute)"
 	@$(PYTHON) -c 'import sys; sys.exit("Odradek needs Python 3.11 or newer; try: make PYTHON=python3.11 " if sys.version_info < (3, 11) else 0)'
+	@echo "setup: once, about a minute"
+	@echo "setup: 1/3 an empty environment, $(VENV)"
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@echo "setup: 2/3 what is needed: $$(grep -c == requirements/dev.lock) packages of requirements/dev.lock, each checked by its hash"
+	@$(BIN)/python $(PIP) --require-hashes -r requirements/dev.lock | $(DOTS)
+	@echo "setup: 3/3 odradek itself"
+	@$(BIN)/python $(PIP) --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(PROTO_VENV)/.ready: requirements/proto.lock
+	@echo "setup: the protobuf compiler, in $(PROTO_VENV) (once, a quarter of a minute)"
 	@$(PYTHON) -m venv --clear $(PROTO_VENV)
-	@$(PROTO_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/proto.lock
+	@$(PROTO_VENV)/bin/python $(PIP) --require-hashes -r requirements/proto.lock | $(DOTS)
 	@touch $@
 
 $(PEERS_VENV)/.ready: $(VENV)/.ready requirements/peers.lock bench/peers/install.py
+	@echo "setup: the other brokers and their clients, in $(PEERS_VENV) (once, a few minutes)"
 	@$(PYTHON) -m venv --clear $(PEERS_VENV)
-	@$(PEERS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/peers.lock
+	@$(PEERS_VENV)/bin/python $(PIP) --require-hashes -r requirements/peers.lock | $(DOTS)
 	@# The product's environment, editable install included, behind the peers' clients.
 	@$(BIN)/python -c 'import sysconfig as s; print("import site; site.addsitedir(%r)" % s.get_path("purelib"))' \
 		> $$($(PEERS_VENV)/bin/python -c 'import sysconfig as s; print(s.get_path("purelib"))')/product.pth
@@ -48,16 +58,16 @@ setup: $(VENV)/.ready ## Create the virtual environment from the lock file
 demo: setup ## Carry 57,960 GPS points through a three-node cluster to two consumer groups
 	@$(BIN)/python examples/demo.py
 
-# Half of the tests compute, half wait for processes: side by side, each half reported whole when it ends.
+# Half of the tests compute, half wait for processes.
 test: setup ## Run every test: unit and cluster side by side on two cores
-	@echo "test: 'make unit' and 'make cluster' run side by side, each tells at its end"
-	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target unit cluster
+	@echo "test: 'make unit' and 'make cluster' side by side, a few minutes; each line says whose it is"
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going SIDE_BY_SIDE=yes unit cluster
 
 unit: setup ## Run the tests that start no cluster: units, properties, simulations
-	@nice $(BIN)/python -m pytest -q -m "not cluster"
+	@nice $(BIN)/python -m pytest -q -m "not cluster" $(PREFIXED)
 
 cluster: setup ## Run the tests that start real controllers and nodes
-	@$(BIN)/python -m pytest -q -m cluster
+	@$(BIN)/python -m pytest -q -m cluster $(PREFIXED)
 
 sim: setup ## Run the simulator over many seeds: make sim SEEDS=10000, or one: make sim SEED=7
 	@$(BIN)/python -m tests.simulation.run $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
