@@ -66,6 +66,7 @@ class FakeGroups:
         self.epochs: dict[str, int] = {}
         self.offsets: dict[tuple[str, bytes, int], tuple[int, int, str]] = {}
         self.commits: list[tuple[str, int]] = []
+        self.commit_sequences: list[int] = []
         self.commit_errors: list[BrokerError] = []
         self.offset_errors: list[BrokerError] = []
         self.join_errors: list[BrokerError] = []
@@ -208,6 +209,7 @@ class FakeGroups:
     def commit_offsets(
         self, request: group_pb2.CommitOffsetsRequest
     ) -> group_pb2.CommitOffsetsResponse:
+        self.commit_sequences.append(request.sequence)
         if self.commit_errors:
             raise self.commit_errors.pop(0)
         members = self.members.get(request.group, {})

@@ -8,6 +8,7 @@ import pytest
 
 from odradek.client.consumer import Consumer
 from odradek.client.record import Record
+from odradek.protocol.errors import NotCoordinatorError
 from tests.client.consumer_world import World, read, world
 
 
@@ -93,3 +94,13 @@ async def test_an_explicit_commit_is_not_taken_back(two: World) -> None:
         await two.groups.until(lambda: two.groups.commits[-1][1] == 10)
         consumer.pause(("t", 0))
     assert two.groups.committed("g", topic, 0) == 10
+
+
+async def test_every_commit_is_counted_repeats_too(two: World) -> None:
+    await two.topic(records=100)
+    two.groups.commit_errors = [NotCoordinatorError("moved")]
+    async with two.consumer("t", group="g") as consumer:
+        await read(consumer, 3)
+        await consumer.commit()
+        await consumer.commit({("t", 0): 1})
+    assert two.groups.commit_sequences[:3] == [1, 2, 3]

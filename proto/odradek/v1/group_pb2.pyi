@@ -304,12 +304,17 @@ class CommitOffsetsRequest(_message.Message):
     MEMBER_ID_FIELD_NUMBER: _builtins.int
     MEMBER_EPOCH_FIELD_NUMBER: _builtins.int
     OFFSETS_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
     group: _builtins.str
     """The group's name."""
     member_id: _builtins.str
     """The committing member; empty for manual assignment and tools."""
     member_epoch: _builtins.int
     """The member's epoch; -1 for manual assignment and tools."""
+    sequence: _builtins.int
+    """Counts the member's commits, from 1 on: a late one does not take back what a later one has
+    committed. Repeats may keep it. 0: not counted.
+    """
     @_builtins.property
     def offsets(self) -> _containers.RepeatedCompositeFieldContainer[Global___OffsetCommit]:
         """One entry a partition."""
@@ -321,10 +326,11 @@ class CommitOffsetsRequest(_message.Message):
         member_id: _builtins.str = ...,
         member_epoch: _builtins.int = ...,
         offsets: _abc.Iterable[Global___OffsetCommit] | None = ...,
+        sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "member_epoch", b"member_epoch", "member_id", b"member_id", "offsets", b"offsets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "member_epoch", b"member_epoch", "member_id", b"member_id", "offsets", b"offsets", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

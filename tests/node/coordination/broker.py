@@ -179,13 +179,21 @@ class Broker:
     stub: Any
 
     async def commit(
-        self, member: str, epoch: int, offset: int, partition: int = 0, group: str = "g"
+        self,
+        member: str,
+        epoch: int,
+        offset: int,
+        partition: int = 0,
+        *,
+        group: str = "g",
+        sequence: int = 0,
     ) -> int:
         """Return the error code of the only partition."""
         request = group_pb2.CommitOffsetsRequest(
             group=group,
             member_id=member,
             member_epoch=epoch,
+            sequence=sequence,
             offsets=[
                 group_pb2.OffsetCommit(
                     topic_id=GPS, topic="gps", partition=partition, offset=offset, leader_epoch=0

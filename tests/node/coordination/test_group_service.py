@@ -140,6 +140,21 @@ async def test_a_restarted_coordinator_replays_offsets_and_keeps_members(broker:
     await member.die()
 
 
+async def test_a_late_commit_takes_nothing_back(broker: Broker) -> None:
+    member = await Member(broker, "a").join()
+    await member.until(lambda one: one.owned == frozenset(range(6)))
+    epoch = member.epoch
+    assert await broker.commit("a", epoch, 17, sequence=2) == 0
+    late = await broker.commit("a", epoch, 9, sequence=1)
+    assert late == error_pb2.ERROR_CODE_INVALID_REQUEST
+    broker.world.lead()
+    await until_serving(broker)
+    late = await broker.commit("a", epoch, 9, sequence=1)
+    assert late == error_pb2.ERROR_CODE_INVALID_REQUEST
+    assert await broker.committed() == {0: 17}
+    await member.die()
+
+
 async def test_nothing_is_answered_before_the_log_was_replayed() -> None:
     async with running_broker() as broker:
         broker.world.lead(may_read=False)

@@ -20,6 +20,8 @@ from odradek.node.coordination.records import (
     GroupRevived,
     OffsetCommitted,
     OffsetForgotten,
+    decode,
+    encode,
 )
 from odradek.protocol.errors import (
     FencedMemberEpochError,
@@ -65,6 +67,53 @@ def test_a_member_commits_what_it_is_assigned() -> None:
 def test_a_member_that_lags_behind_an_unrelated_rebalance_commits() -> None:
     group = group_of(member_of("a", {2: 3}, epoch=9), epoch=9)
     assert commit_as(group, "a", 3).offset == 17
+
+
+def counted(name: str, offset: int, sequence: int) -> OffsetCommitted:
+    """Return the record of a commit of one of two members, each of which owned the partition."""
+    commit = replace(COMMIT, offset=offset, sequence=sequence)
+    return commit_as(group_of(member_of(name, {2: 3})), name, 5, commit)
+
+
+@pytest.mark.parametrize("is_committed", [True, False])
+def test_a_commit_that_comes_late_is_refused(is_committed: bool) -> None:  # noqa: FBT001
+    offsets = CommittedOffsets()
+    newer = offsets.accept(counted("a", 17, 2))
+    if is_committed:
+        offsets.apply(newer)
+    with pytest.raises(InvalidRequestError, match="commit 1 of member 'a' comes late") as refused:
+        offsets.accept(counted("a", 9, 1))
+    assert refused.value.field == "sequence"
+
+
+def test_a_replayed_commit_refuses_what_came_before_it() -> None:
+    record = decode(*encode(counted("a", 17, 2)))
+    assert record is not None
+    offsets = CommittedOffsets()
+    offsets.apply(record)
+    with pytest.raises(InvalidRequestError):
+        offsets.accept(counted("a", 9, 1))
+
+
+@pytest.mark.parametrize(
+    "later",
+    [counted("a", 9, 3), counted("a", 9, 2), counted("a", 9, 0), counted("b", 9, 1)],
+    ids=["on purpose", "repeated", "not counted", "by the next owner"],
+)
+def test_a_position_goes_back_on_purpose(later: OffsetCommitted) -> None:
+    offsets = CommittedOffsets()
+    offsets.apply(offsets.accept(counted("a", 17, 2)))
+    offsets.apply(offsets.accept(later))
+    assert offsets.of(GROUP)[gps(2)].offset == 9
+
+
+def test_a_tool_that_resets_an_empty_group_begins_a_new_count() -> None:
+    offsets = CommittedOffsets()
+    offsets.apply(offsets.accept(counted("a", 17, 2)))
+    reset = accept_commit(anybody(), replace(COMMIT, offset=0, sequence=1), IMAGE, now_ms=99)
+    offsets.apply(offsets.accept(reset))
+    assert reset.member_id == ""
+    assert offsets.accept(counted("a", 5, 1)).offset == 5
 
 
 def test_a_commit_from_before_the_assignment_is_stale() -> None:

@@ -80,8 +80,8 @@ class MemberHears(Once):
 
 
 @dataclass(frozen=True, slots=True)
-class CommitOffset(Once):
-    """A member commits one position."""
+class CommitOffset:
+    """A member commits one position; the correlation counts its commits."""
 
     correlation: int
     group: GroupId
@@ -203,8 +203,9 @@ class SimulatedCoordinator:
                 offset=request.offset,
                 leader_epoch=-1,
                 metadata="",
+                sequence=request.correlation,
             )
-            record = accept_commit(committer, commit, node.image, 0)
+            record = self.offsets.accept(accept_commit(committer, commit, node.image, 0))
         except BrokerError as error:
             half.send(OffsetAnswer(request.correlation, None, error))
             return

@@ -16,6 +16,7 @@ from typing import Any
 from odradek.controller.state import elections, nodes, partitions
 from odradek.controller.state.groups.reconcile import reconcile
 from odradek.node.coordination.members import GroupMembers
+from odradek.node.coordination.offsets import CommittedOffsets
 from odradek.node.replication.durable_end import DurableEnd
 from odradek.node.replication.follower import FollowerReplica
 from odradek.node.replication.isr import InSync
@@ -182,6 +183,13 @@ MUTATIONS = (
         ProducerStates.check,
         "if not header.has_producer_id",
         "if True",
+    ),
+    Mutation(
+        "a late commit takes back what a later one has committed",
+        CommittedOffsets.accept,
+        "0 < record.sequence < known.sequence",
+        "False",
+        first=7,
     ),
     Mutation(
         "a partition is released before its owner said so",

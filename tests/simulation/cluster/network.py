@@ -20,8 +20,7 @@ _DEAD_PEER_S = 0.002
 class Once:
     """A frame of which even a hostile network makes no second copy, and which nothing overtakes.
 
-    A position that is committed may go back on purpose, and an assignment replaces the one before:
-    such messages rely on the order of one stream.
+    An assignment replaces the one before: such messages rely on the order of one stream.
     """
 
     __slots__ = ()

@@ -47,6 +47,7 @@ class Coordinator:
         self._scope = scope
         self._group = group
         self._address: str | None = None
+        self._commits = 0
 
     async def connection(self) -> Connection:
         """Return the connection to the coordinator, asking any node if it is not known.
@@ -79,10 +80,12 @@ class Coordinator:
         Raises:
             OdradekError: The call as a whole failed; its outcome may be unknown.
         """
+        self._commits += 1
         request = group_pb2.CommitOffsetsRequest(
             group=self._group,
             member_id=member[0],
             member_epoch=member[1],
+            sequence=self._commits,
             offsets=[
                 group_pb2.OffsetCommit(
                     topic_id=point.partition.topic_id,

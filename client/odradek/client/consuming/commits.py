@@ -1,7 +1,8 @@
 """Writes processed offsets to the group's coordinator: every second, on revocation, on closing.
 
-One commit at a time, so that an older one never overtakes a newer. What may be committed is decided
-by `Positions`; this module only carries it, and repeats what is retriable.
+One commit at a time, so that an older one never overtakes a newer; and each has its number, so that
+one that was delayed on its way takes nothing back. What may be committed is decided by `Positions`;
+this module only carries it, and repeats what is retriable.
 """
 
 import asyncio

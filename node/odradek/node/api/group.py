@@ -149,6 +149,7 @@ class GroupServicer(group_pb2_grpc.GroupServiceServicer):
                 offset=each.offset,
                 leader_epoch=each.leader_epoch,
                 metadata=each.metadata,
+                sequence=request.sequence,
             )
             try:
                 accepted.append(groups.accept(committer, commit))

@@ -10,7 +10,7 @@ controller's word or the cluster's, nothing is answered at all.
 
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Final, assert_never
@@ -212,8 +212,9 @@ class PartitionGroups:
         )
 
     def accept(self, committer: Committer, commit: Commit) -> OffsetCommitted:
-        """Return the record of a valid commit; see `accept_commit`."""
-        return accept_commit(committer, commit, self._cluster.image, self._clock.wall_ms())
+        """Return the record of a valid commit, to be appended now; see `accept_commit`."""
+        record = accept_commit(committer, commit, self._cluster.image, self._clock.wall_ms())
+        return self._log.offsets.accept(record)
 
     async def append(self, records: Sequence[OffsetsRecord]) -> None:
         """Append accepted commits or tombstones; return once they are committed."""
@@ -386,11 +387,9 @@ class PartitionGroups:
         due_s = self._outbox.next_due_s
         delay_s = None if due_s is None else max(0.0, due_s - self._clock.now_s())
         self._outbox_changed.clear()
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(delay_s):
                 await self._outbox_changed.wait()
-        except TimeoutError:
-            return
 
     def _on_deleted(self, group: GroupId, change: Change, error: BrokerError | None) -> None:
         if not isinstance(change, Deleted):

@@ -5,7 +5,13 @@ read on. Idea (KIP-1251): a commit names the member epoch it was made under, and
 partition has been that member's without a break: assignment epoch of the partition <= epoch of the
 commit <= epoch of the group. A member that merely lags behind an unrelated rebalance still commits.
 
-Invariants: `apply` is the only mutation, the same live and on replay; it is total.
+Nor must a commit move it back that comes late, after a later one of the same member: it was sent on
+a connection that broke, or to a node that stood still. Members count their commits, and a record
+says whose it is and which; so a coordinator that takes over knows too. An application that goes
+back on purpose does so with a new commit.
+
+Invariants: `apply` is the only mutation of what is committed, the same live and on replay; it is
+total. The counted commits of one member stand in the log in their order.
 
 Source: KIP-848, KIP-1251; Kafka's OffsetMetadataManager; SEMANTICS.md, "Groups".
 """
@@ -42,12 +48,36 @@ class CommittedOffsets:
     by_group: dict[GroupId, dict[TopicIdPartition, OffsetCommitted]] = field(default_factory=dict)
     emptied_at_ms: dict[GroupId, int] = field(default_factory=dict)
     """Since when a group has no members, as far as that was written."""
+    _accepted: dict[tuple[GroupId, TopicIdPartition], OffsetCommitted] = field(default_factory=dict)
+    """The newest commit of a partition that was accepted and, as far as is known, not committed."""
+
+    def accept(self, record: OffsetCommitted) -> OffsetCommitted:
+        """Return a commit that is to be appended now, having taken note of it.
+
+        Raises:
+            InvalidRequestError: A later commit of its member was accepted before.
+        """
+        place = record.group, record.partition
+        known = self._accepted.get(place) or self.of(record.group).get(record.partition)
+        is_of_same = known is not None and known.member_id == record.member_id
+        if known is not None and is_of_same and 0 < record.sequence < known.sequence:
+            raise InvalidRequestError(
+                f"commit {record.sequence} of member {record.member_id!r} comes late: its commit"
+                f" {known.sequence} was accepted before",
+                field="sequence",
+                value=record.sequence,
+                limit=known.sequence,
+            )
+        self._accepted[place] = record
+        return record
 
     def apply(self, record: OffsetsRecord) -> None:
         """Do what a record says."""
         match record:
             case OffsetCommitted():
                 self.by_group.setdefault(record.group, {})[record.partition] = record
+                if self._accepted.get((record.group, record.partition)) is record:
+                    del self._accepted[record.group, record.partition]
             case OffsetForgotten():
                 offsets = self.by_group.get(record.group, {})
                 offsets.pop(record.partition, None)
@@ -82,6 +112,8 @@ class Commit:
     offset: int
     leader_epoch: int
     metadata: str
+    sequence: int = 0
+    """Which of the member's commits it belongs to; 0: not counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +207,7 @@ def accept_commit(
         )
     partition = TopicIdPartition(topic.topic_id, PartitionIndex(commit.partition))
     _check_ownership(committer, partition, where)
+    is_counted = committer.member is not None and commit.sequence > 0
     return OffsetCommitted(
         group=committer.group,
         partition=partition,
@@ -182,6 +215,8 @@ def accept_commit(
         leader_epoch=LeaderEpoch(commit.leader_epoch),
         metadata=commit.metadata,
         commit_time_ms=now_ms,
+        member_id=committer.member.member_id if committer.member and is_counted else "",
+        sequence=commit.sequence if is_counted else 0,
     )
 
 

@@ -7,6 +7,8 @@ kind or version that only a newer release knows is skipped on replay, never misr
     kind 1, an offset:   key   u16 1 | group (u16 length, UTF-8) | topic id (16) | partition i32
                          value u16 1 | offset i64 | leader epoch i32 | commit time ms i64
                                | metadata (UTF-8, the rest)
+      of a counted       value u16 2 | offset i64 | leader epoch i32 | commit time ms i64
+      commit                   | sequence u64 | member (u16 length, UTF-8) | metadata
     kind 2, a group has  key   u16 2 | group (u16 length, UTF-8)
     had no members since value u16 1 | time ms i64
 
@@ -33,6 +35,10 @@ class OffsetCommitted:
     leader_epoch: LeaderEpoch
     metadata: str
     commit_time_ms: int
+    member_id: str = ""
+    """Who committed; empty: nobody, or without counting."""
+    sequence: int = 0
+    """Which of the member's commits it is; 0: not counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +69,11 @@ OffsetsRecord: TypeAlias = OffsetCommitted | OffsetForgotten | GroupEmptied | Gr
 _KIND_OFFSET = 1
 _KIND_EMPTIED = 2
 _VERSION = 1
+_VERSION_COUNTED = 2
 _U16 = struct.Struct(">H")
 _PARTITION = struct.Struct(">16si")
 _OFFSET = struct.Struct(">Hqiq")
+_COUNTED = struct.Struct(">QH")
 _EMPTIED = struct.Struct(">Hq")
 _TOPIC_ID_BYTES = 16
 
@@ -74,8 +82,7 @@ def encode(record: OffsetsRecord) -> tuple[bytes, bytes | None]:
     """Return the key and the value of a record; no value is a tombstone."""
     match record:
         case OffsetCommitted():
-            head = _OFFSET.pack(_VERSION, record.offset, record.leader_epoch, record.commit_time_ms)
-            return _offset_key(record.group, record.partition), head + record.metadata.encode()
+            return _offset_key(record.group, record.partition), _offset_value(record)
         case OffsetForgotten():
             return _offset_key(record.group, record.partition), None
         case GroupEmptied():
@@ -108,7 +115,7 @@ def _decode(key: bytes, value: bytes | None) -> OffsetsRecord | None:
     end = 2 * _U16.size + length
     group = GroupId(key[2 * _U16.size : end].decode())
     version = _U16.unpack_from(value)[0] if value is not None else _VERSION
-    if version != _VERSION:
+    if version != _VERSION and (kind, version) != (_KIND_OFFSET, _VERSION_COUNTED):
         return None
     if kind == _KIND_EMPTIED:
         if value is None:
@@ -119,14 +126,30 @@ def _decode(key: bytes, value: bytes | None) -> OffsetsRecord | None:
     if value is None:
         return OffsetForgotten(group, partition)
     _, offset, leader_epoch, commit_time_ms = _OFFSET.unpack_from(value)
+    sequence, member_id, end = 0, "", _OFFSET.size
+    if version == _VERSION_COUNTED:
+        sequence, length = _COUNTED.unpack_from(value, end)
+        end += _COUNTED.size + length
+        member_id = value[end - length : end].decode()
     return OffsetCommitted(
         group=group,
         partition=partition,
         offset=Offset(offset),
         leader_epoch=LeaderEpoch(leader_epoch),
-        metadata=value[_OFFSET.size :].decode(),
+        metadata=value[end:].decode(),
         commit_time_ms=commit_time_ms,
+        member_id=member_id,
+        sequence=sequence,
     )
+
+
+def _offset_value(record: OffsetCommitted) -> bytes:
+    version = _VERSION_COUNTED if record.sequence else _VERSION
+    head = _OFFSET.pack(version, record.offset, record.leader_epoch, record.commit_time_ms)
+    if record.sequence:
+        member_id = record.member_id.encode()
+        head += _COUNTED.pack(record.sequence, len(member_id)) + member_id
+    return head + record.metadata.encode()
 
 
 def _group_key(kind: int, group: GroupId) -> bytes:
