@@ -7,8 +7,8 @@ active) is asked when the fault begins.
 import asyncio
 import enum
 import random
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -40,6 +40,7 @@ class FaultKind(enum.Enum):
     CUT_LINK = "link cut"
     CUT_ONE_WAY = "link cut one way"
     ISOLATE_NODE = "node cut off from all servers"
+    CUT_CONTROLLERS = "node cut off from the controllers"
     SLOW_LINKS = "slow links"
     CLOCK = "wall clock off by hours"
     ROLLING_RESTART = "rolling restart"
@@ -241,12 +242,26 @@ async def _cut_one_way(stage: Stage, chance: random.Random) -> AsyncIterator[str
 async def _isolate_node(stage: Stage, chance: random.Random) -> AsyncIterator[str]:
     """Clients reach it still: it must stop to acknowledge by itself."""
     name = chance.choice(list(stage.cluster.nodes.values())).name
-    for other in stage.servers:
+    with _cut_off(stage, name, stage.servers):
+        yield name
+
+
+@asynccontextmanager
+async def _cut_controllers(stage: Stage, chance: random.Random) -> AsyncIterator[str]:
+    """Its followers reach it still, too."""
+    name = chance.choice(list(stage.cluster.nodes.values())).name
+    with _cut_off(stage, name, stage.cluster.controllers.values()):
+        yield name
+
+
+@contextmanager
+def _cut_off(stage: Stage, name: str, others: Iterable[LocalProcess]) -> Iterator[None]:
+    for other in others:
         if other.name != name:
             stage.fabric.cut(name, other.name)
             stage.fabric.cut(other.name, name)
     try:
-        yield name
+        yield
     finally:
         stage.fabric.heal()
 
@@ -314,7 +329,7 @@ async def _pause_during_kill(stage: Stage, chance: random.Random) -> AsyncIterat
 async def _lose_active_too(stage: Stage, chance: random.Random) -> AsyncIterator[str]:
     """Whoever decides next must not begin to wait for the node anew."""
     active = await stage.active_controller()
-    lose = chance.choice((_pause_node, _isolate_node))
+    lose = chance.choice((_pause_node, _isolate_node, _cut_controllers))
     async with lose(stage, chance) as first:
         await asyncio.sleep(_INTO_SESSION_S)
         async with _killed(stage, ("controller", active)) as second:
@@ -337,6 +352,7 @@ FAULTS: Final = {
     FaultKind.CUT_LINK: Fault(_cut_link, (1.0, 10.0)),
     FaultKind.CUT_ONE_WAY: Fault(_cut_one_way, (1.0, 10.0)),
     FaultKind.ISOLATE_NODE: Fault(_isolate_node, (1.0, 10.0)),
+    FaultKind.CUT_CONTROLLERS: Fault(_cut_controllers, (1.0, 10.0)),
     FaultKind.SLOW_LINKS: Fault(_slow_links, (1.0, 5.0)),
     FaultKind.CLOCK: Fault(_clock, (1.0, 5.0)),
     FaultKind.ROLLING_RESTART: Fault(_rolling_restart, (0.0, 0.0)),

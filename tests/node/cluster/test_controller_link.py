@@ -1,11 +1,20 @@
 """Changes survive lost answers, once."""
 
+import asyncio
+from typing import Any
+
 import grpc
 import pytest
 
+from odradek.node.cluster.controller_link import ControllerLink
+from odradek.node.cluster.controllers import Controllers
+from odradek.node.cluster.session import Session
+from odradek.node.cluster.view import ClusterView
 from odradek.protocol.errors import OutcomeUnknownError, StaleBrokerEpochError
+from odradek.protocol.types import NodeId
 from odradek.rpc.channels import error_from_rpc
 from odradek.v1 import admin_pb2, broker_pb2
+from odradek.v1 import controller_pb2 as pb
 from tests.node.fake_controller import FakeController
 from tests.node.running import RunningNode
 
@@ -77,3 +86,35 @@ async def test_no_more_changes_are_under_way_than_the_controllers_remember(
     controller.lose_answers = 0
     for call in calls:
         assert not (await call).topics[0].error.code
+
+
+class _Controller:
+    """Answers once it may."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Queue[pb.SubmitRequest]()
+        self.answers = asyncio.Event()
+
+    async def Submit(self, request: pb.SubmitRequest, timeout: float) -> pb.SubmitResponse:  # noqa: ASYNC109, N802
+        del timeout  # this test ends long before
+        self.asked.put_nowait(request)
+        await self.answers.wait()
+        return pb.SubmitResponse()
+
+
+async def test_an_active_controller_that_hangs_is_not_waited_for_once_another_is_active() -> None:
+    controllers = Controllers(["127.0.0.1:1", "127.0.0.1:2"])
+    hung, other = _Controller(), _Controller()
+    for peer, controller in zip(controllers.peers, (hung, other), strict=True):
+        stub: Any = controller
+        peer.stub = stub
+    link = ControllerLink(NodeId(1), controllers, Session(), ClusterView())
+    controllers.heard_active(controllers.peers[0], 1)
+    async with asyncio.timeout(2), asyncio.TaskGroup() as tasks:
+        submitting = tasks.create_task(link.submit(pb.SubmitRequest()))
+        first = await hung.asked.get()
+        other.answers.set()
+        controllers.heard_active(controllers.peers[1], 2)
+        assert (await other.asked.get()).sequence == first.sequence
+        await submitting
+    await controllers.close()

@@ -92,10 +92,24 @@ class ControllerLink:
         waits = delays(self._chance)
         while True:
             peer = await self._controllers.wait_active(_ATTEMPT_TIMEOUT_S)
-            response = await self._attempt(peer, request)
+            response = await self._attempt_while_active(peer, request)
             if response is not None:
                 return response
             await asyncio.sleep(next(waits))
+
+    async def _attempt_while_active(
+        self, peer: ControllerPeer, request: pb.SubmitRequest
+    ) -> pb.SubmitResponse | None:
+        """Ask once; one that hangs is not waited for once another is active."""
+        attempt = asyncio.ensure_future(self._attempt(peer, request))
+        moved = asyncio.ensure_future(self._controllers.until_active_changes())
+        try:
+            await asyncio.wait((attempt, moved), return_when=asyncio.FIRST_COMPLETED)
+            return attempt.result() if attempt.done() else None
+        finally:
+            attempt.cancel()
+            moved.cancel()
+            await asyncio.gather(attempt, moved, return_exceptions=True)
 
     async def _attempt(
         self, peer: ControllerPeer, request: pb.SubmitRequest
