@@ -59,20 +59,21 @@ def show(figures: Iterable[Figure]) -> None:
     Console().print(table)
 
 
-def save(figures: Sequence[Figure]) -> Path:
-    """Write the figures with the machine they were measured on; return the file."""
+def save(figures: Sequence[Figure], **more: object) -> Path:
+    """Write what `as_json` returns; return the file."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
-    path.write_text(as_json(figures) + "\n")
+    path.write_text(as_json(figures, **more) + "\n")
     return path
 
 
-def as_json(figures: Sequence[Figure]) -> str:
-    """Return the figures with the time and the machine they were measured on."""
+def as_json(figures: Sequence[Figure], **more: object) -> str:
+    """Return the figures, with the time, the machine they were measured on, and what is added."""
     document = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(),
         "figures": [asdict(figure) for figure in figures],
+        **more,
     }
     return json.dumps(document, indent=2)
 

@@ -3,16 +3,18 @@
 import argparse
 import asyncio
 import signal
+import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import aclosing
+from dataclasses import asdict
 from importlib import import_module
 
 from rich.console import Console
 
 from bench import report
 from bench.peers import ours
-from bench.peers.comparison import Measured, compare, table
+from bench.peers.comparison import Failed, Measured, compare, table
 from bench.peers.server import ServerAbsentError
 from bench.peers.system import System
 
@@ -36,7 +38,7 @@ def available(names: Iterable[str], console: Console) -> dict[System, str]:
         try:
             peer = _load(name)
             found[peer] = peer.version()
-        except ServerAbsentError as absent:
+        except (ServerAbsentError, OSError, subprocess.SubprocessError) as absent:
             console.print(f"{name} is left out: {absent}", style="yellow", soft_wrap=True)
     return found
 
@@ -54,16 +56,16 @@ def _load(name: str) -> System:
 
 
 async def _measure(
-    systems: Sequence[System], scale: float, console: Console, measured: list[Measured]
+    systems: Sequence[System], scale: float, console: Console, results: list[Measured | Failed]
 ) -> None:
-    """Add to `measured`, so that what there is survives a Ctrl-C."""
+    """Add to `results`, so that what there is survives a Ctrl-C."""
     task = asyncio.current_task()
     assert task is not None, "runs in a task"
     # As Ctrl-C does: leave every block, so that every server ends.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    async with aclosing(compare(systems, scale, console)) as figures:
-        async for figure in figures:
-            measured.append(figure)  # noqa: PERF401 - a comprehension would lose them
+    async with aclosing(compare(systems, scale, console)) as compared:
+        async for result in compared:
+            results.append(result)  # noqa: PERF401 - a comprehension would lose them
 
 
 def main() -> None:
@@ -77,22 +79,27 @@ def main() -> None:
     console = Console(stderr=True, highlight=False)
     versions = available(arguments.only, console)
     systems = list(versions)
-    measured: list[Measured] = []
+    results: list[Measured | Failed] = []
     stopped = False
     try:
-        asyncio.run(_measure(systems, arguments.scale, console, measured))
+        asyncio.run(_measure(systems, arguments.scale, console, results))
     except (KeyboardInterrupt, asyncio.CancelledError):
         stopped = True
+    measured = [each for each in results if isinstance(each, Measured)]
+    failed = [each for each in results if isinstance(each, Failed)]
+    failures = [asdict(each) for each in failed]
     if arguments.json:
-        print(report.as_json(measured))
+        print(report.as_json(measured, failed=failures))
     else:
-        Console().print(table(measured, systems))
+        Console().print(table(results, systems))
         for system, version in versions.items():
             for durability, settings in system.settings.items():
                 print(f"{system.name}, {durability.value}: {version}; {settings}")
-    console.print(f"kept in {report.save(measured)}", soft_wrap=True)
+    console.print(f"kept in {report.save(measured, failed=failures)}", soft_wrap=True)
     if stopped:
         sys.exit("bench.peers: stopped before its end; every server was ended")
+    if failed:
+        sys.exit("\n".join(["bench.peers: not everything was measured:", *map(str, failed)]))
 
 
 if __name__ == "__main__":

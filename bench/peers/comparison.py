@@ -2,11 +2,11 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
-from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -17,6 +17,7 @@ from bench.report import Figure, number
 
 ROUNDS = 2
 _TURN_TIMEOUT_S = 90.0
+_START = "start"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +29,7 @@ class Measured(Figure):
         version: Of which server and client.
         durability: What its acknowledgements promised.
         settings: What was not as by default.
+        task: As part of what it was measured: the name of a workload function.
         round: In which round, from 1.
     """
 
@@ -35,7 +37,34 @@ class Measured(Figure):
     version: str
     durability: str
     settings: str
+    task: str
     round: int
+
+    def __str__(self) -> str:
+        figure = f"{self.system} {number(self.value)} {self.unit}"
+        return f"{self.workload}, {self.durability}: {figure}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """A turn that gave less than it should have.
+
+    Attributes:
+        system: Whose.
+        durability: What its acknowledgements were to promise.
+        task: What it was asked to do; "start" when its server did not come up.
+        round: In which round, from 1; 0 when its server did not come up.
+        reason: What its client raised, or the end of its server's log.
+    """
+
+    system: str
+    durability: str
+    task: str
+    round: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.system}, {self.durability}: {self.task} failed: {self.reason}"
 
 
 async def compare(
@@ -43,73 +72,125 @@ async def compare(
     scale: float,
     console: Console,
     workloads: Mapping[Durability, Sequence[Workload]] = WORKLOADS,
-) -> AsyncGenerator[Measured, None]:
-    """Measure every system in everything that it offers; say and yield each figure at once."""
-    versions = {system: system.version() for system in systems}
+) -> AsyncGenerator[Measured | Failed, None]:
+    """Measure every system in everything that it offers; say and yield each figure at once.
+
+    A client's error ends its turn, a server's its part; the others go on.
+    """
     for durability in Durability:
-        taking_part = [system for system in systems if durability in system.settings]
         async with AsyncExitStack() as servers:
-            brokers = []
-            for system in taking_part:
-                made = servers.enter_context(tempfile.TemporaryDirectory(prefix="peers-"))
-                serving = system.serve(durability, Path(made))
-                brokers.append(await servers.enter_async_context(serving))
+            brokers: list[_Running] = []
+            for system in (each for each in systems if durability in each.settings):
+                served = await _served(servers, system, durability)
+                if isinstance(served, Failed):
+                    console.print(str(served), style="red")
+                    yield served
+                else:
+                    brokers.append(served)
             for workload in workloads[durability]:
                 for turn in range(1, ROUNDS + 1):
-                    for system, broker in zip(taking_part, brokers, strict=True):
-                        for figure in await _turn(system, broker, workload, scale, console):
-                            result = Measured(
-                                **asdict(figure),
-                                system=system.name,
-                                version=versions[system],
-                                durability=durability.value,
-                                settings=system.settings[durability],
-                                round=turn,
-                            )
-                            console.print(_line(result))
+                    for broker in brokers:
+                        for result in await _turn(broker, workload, scale, turn):
+                            failed = isinstance(result, Failed)
+                            console.print(str(result), style="red" if failed else None)
                             yield result
 
 
-async def _turn(
-    system: System, broker: Broker, workload: Workload, scale: float, console: Console
-) -> list[Figure]:
-    figures: list[Figure] = []
+@dataclass(frozen=True, slots=True)
+class _Running:
+    system: System
+    version: str
+    durability: Durability
+    broker: Broker
+
+
+async def _served(
+    servers: AsyncExitStack, system: System, durability: Durability
+) -> _Running | Failed:
+    """Start a system's server."""
+    made = servers.enter_context(tempfile.TemporaryDirectory(prefix="peers-"))
     try:
-        async with asyncio.timeout(_TURN_TIMEOUT_S), broker.stream() as stream:
+        broker = await servers.enter_async_context(system.serve(durability, Path(made)))
+        return _Running(system, system.version(), durability, broker)
+    except Exception as error:  # noqa: BLE001 of any library; told, and the comparison fails
+        return Failed(
+            system=system.name,
+            durability=durability.value,
+            task=_START,
+            round=0,
+            reason=_reason(error),
+        )
+
+
+async def _turn(
+    running: _Running, workload: Workload, scale: float, turn: int
+) -> list[Measured | Failed]:
+    """Have one broker do one task; return its figures, and why there are no more of them."""
+    system, durability = running.system, running.durability
+    results: list[Measured | Failed] = []
+    try:
+        async with asyncio.timeout(_TURN_TIMEOUT_S) as patience, running.broker.stream() as stream:
             async for figure in workload(stream, scale):
-                figures.append(figure)  # noqa: PERF401 - what was measured before a time-out stays
-    except TimeoutError:
-        console.print(f"{system.name}: {workload.__name__} not done in {_TURN_TIMEOUT_S:g} s")
-    return figures
+                results.append(  # noqa: PERF401 - what was measured before an error stays
+                    Measured(
+                        **asdict(figure),
+                        system=system.name,
+                        version=running.version,
+                        durability=durability.value,
+                        settings=system.settings[durability],
+                        task=workload.__name__,
+                        round=turn,
+                    )
+                )
+    except Exception as error:  # noqa: BLE001 of any library; told, and the comparison fails
+        late = f"not done in {_TURN_TIMEOUT_S:g} s"
+        results.append(
+            Failed(
+                system=system.name,
+                durability=durability.value,
+                task=workload.__name__,
+                round=turn,
+                reason=late if patience.expired() else _reason(error),
+            )
+        )
+    return results
 
 
-def table(measured: Iterable[Measured], systems: Sequence[System]) -> Table:
+def _reason(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return f"{type(error).__name__}: {error}"
+
+
+def table(results: Iterable[Measured | Failed], systems: Sequence[System]) -> Table:
     """Lay the figures side by side: a row for each workload, a column for each broker."""
+    measured: dict[_Row, list[Measured]] = {}
+    failed: dict[tuple[str, str, str], list[Failed]] = {}
+    for each in results:
+        if isinstance(each, Measured):
+            row = _Row(each.workload, each.durability, each.unit, each.task)
+            measured.setdefault(row, []).append(each)
+        else:
+            failed.setdefault((each.system, each.durability, each.task), []).append(each)
     laid = Table("workload", "unit", title="Side by side")
     for system in systems:
         laid.add_column(system.name, justify="right")
-    for (workload, durability, unit), figures in _rows(measured):
-        cells = [
-            " / ".join(number(each.value) for each in figures if each.system == system.name)
-            for system in systems
-        ]
-        laid.add_row(f"{workload}, {durability}", unit, *(cell or "-" for cell in cells))
+    for row, figures in measured.items():
+        cells = []
+        for system in systems:
+            rounds = {
+                each.round: number(each.value) for each in figures if each.system == system.name
+            }
+            for task in (_START, row.task):
+                for each in failed.get((system.name, row.durability, task), ()):
+                    rounds.setdefault(each.round, "failed")
+            cells.append(" / ".join(rounds[turn] for turn in sorted(rounds)) or "-")
+        laid.add_row(f"{row.workload}, {row.durability}", row.unit, *cells)
     return laid
 
 
-def _rows(
-    measured: Iterable[Measured],
-) -> Iterator[tuple[tuple[str, str, str], list[Measured]]]:
-    order = list(dict.fromkeys(_row(each) for each in measured))
-    in_order = sorted(measured, key=lambda each: order.index(_row(each)))
-    for row, figures in groupby(in_order, key=_row):
-        yield row, list(figures)
-
-
-def _row(figure: Measured) -> tuple[str, str, str]:
-    return figure.workload, figure.durability, figure.unit
-
-
-def _line(figure: Measured) -> str:
-    what = f"{figure.workload}, {figure.durability}"
-    return f"{what}: {figure.system} {number(figure.value)} {figure.unit}"
+class _Row(NamedTuple):
+    workload: str
+    durability: str
+    unit: str
+    task: str

@@ -9,7 +9,8 @@ from bench.peers.system import Durability
 
 
 class MemoryStream:
-    def __init__(self) -> None:
+    def __init__(self, broker: str = "") -> None:
+        self.broker = broker
         self.values: list[bytes] = []
         self.calls = 0
         self._came = asyncio.Event()
@@ -35,9 +36,12 @@ class MemoryStream:
 
 
 class MemoryBroker:
+    def __init__(self, name: str) -> None:
+        self._name = name
+
     @asynccontextmanager
     async def stream(self) -> AsyncIterator[MemoryStream]:
-        yield MemoryStream()
+        yield MemoryStream(self._name)
 
 
 class MemorySystem:
@@ -57,4 +61,11 @@ class MemorySystem:
     @asynccontextmanager
     async def serve(self, durability: Durability, directory: Path) -> AsyncIterator[MemoryBroker]:
         self._served.append((self.name, durability, directory))
-        yield MemoryBroker()
+        yield MemoryBroker(self.name)
+
+
+class BrokenSystem(MemorySystem):
+    @asynccontextmanager
+    async def serve(self, durability: Durability, directory: Path) -> AsyncIterator[MemoryBroker]:
+        raise OSError(f"no room for {durability.value} in {directory}")
+        yield
