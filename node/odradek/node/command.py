@@ -45,6 +45,12 @@ StorageReserve = Annotated[
 TailCache = Annotated[
     int | None, typer.Option(help="Memory for the newest batches.", show_default="48 MiB")
 ]
+PageCache = Annotated[
+    int | None,
+    typer.Option(
+        help="How much of the newest data the system keeps in memory.", show_default="256 MiB"
+    ),
+]
 ReplicationThrottle = Annotated[
     int | None,
     typer.Option(
@@ -86,6 +92,7 @@ def node(  # noqa: PLR0917  one parameter a flag
     connections_max: ConnectionsMax = None,
     storage_reserve_bytes: StorageReserve = None,
     tail_cache_bytes: TailCache = None,
+    page_cache_bytes: PageCache = None,
     replication_throttle_bytes_per_s: ReplicationThrottle = None,
     group_session_timeout_s: GroupSessionTimeout = None,
     shutdown_grace_s: ShutdownGrace = None,

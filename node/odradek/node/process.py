@@ -15,6 +15,7 @@ from odradek.node.cluster.membership import MembershipRefusedError
 from odradek.node.config import NodeConfig
 from odradek.node.node import Node
 from odradek.node.storage.storage import Storage, StorageOptions
+from odradek.node.storage.store_options import StoreOptions
 from odradek.program.ending import EXIT_FAILED, run_to_the_end
 from odradek.program.logs import configure_logs
 from odradek.protocol.errors import (
@@ -52,7 +53,9 @@ async def _run(config: NodeConfig) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     options = StorageOptions(
-        tail_cache_bytes=config.tail_cache_bytes, reserve_bytes=config.storage_reserve_bytes
+        store=StoreOptions(page_cache_bytes=config.page_cache_bytes),
+        tail_cache_bytes=config.tail_cache_bytes,
+        reserve_bytes=config.storage_reserve_bytes,
     )
     try:
         storage = Storage(config.data, options, fatal=_end_process, now_ms=_now_ms)

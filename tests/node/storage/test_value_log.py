@@ -13,7 +13,7 @@ from odradek.protocol.errors import CorruptMessageError, StorageError
 
 
 def test_values_are_read_back_across_segments_and_processes(tmp_path: Path) -> None:
-    log = ValueLog(tmp_path / "values", 10_000)
+    log = ValueLog(tmp_path / "values", 10_000, 1 << 20)
     values = [os.urandom(3000 + i) for i in range(10)]
     places = [log.append(value) for value in values]
     assert [place.segment for place in places] == [1, 1, 1, 2, 2, 2, 3, 3, 3, 4]
@@ -21,7 +21,7 @@ def test_values_are_read_back_across_segments_and_processes(tmp_path: Path) -> N
     assert [log.read(place) for place in places] == values
     log.sync()
     log.close()
-    again = ValueLog(tmp_path / "values", 10_000)
+    again = ValueLog(tmp_path / "values", 10_000, 1 << 20)
     assert [again.read(place) for place in places] == values
     assert again.append(b"x" * 100).segment == 5, "an old segment is never continued"
     assert again.sizes_on_disk()[1] == sum(map(len, values[:3]))
@@ -29,7 +29,7 @@ def test_values_are_read_back_across_segments_and_processes(tmp_path: Path) -> N
 
 
 def test_what_was_taken_back_is_overwritten(tmp_path: Path) -> None:
-    log = ValueLog(tmp_path, 10_000)
+    log = ValueLog(tmp_path, 10_000, 1 << 20)
     kept = log.append(b"a" * 100)
     log.sync()
     refused = log.append(b"b" * 100)
@@ -44,7 +44,7 @@ def test_what_was_taken_back_is_overwritten(tmp_path: Path) -> None:
 
 
 def test_an_unlinked_segment_is_gone_for_newcomers_only(tmp_path: Path) -> None:
-    log = ValueLog(tmp_path, 10_000)
+    log = ValueLog(tmp_path, 10_000, 1 << 20)
     place = log.append(b"a" * 100)
     log.seal()
     reader = log._reader(place.segment)
@@ -60,7 +60,7 @@ def test_readers_share_a_bounded_number_of_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("odradek.node.storage.value_log._OPEN_READERS_MAX", 3)
-    log = ValueLog(tmp_path, 10)
+    log = ValueLog(tmp_path, 10, 1 << 20)
     places = [log.append(bytes([i]) * 10) for i in range(10)]
     for place in places * 2:
         assert log.read(place)[0] == place.segment - 1
@@ -71,7 +71,7 @@ def test_readers_share_a_bounded_number_of_files(
 def test_a_sync_covers_what_was_appended_and_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log = ValueLog(tmp_path, 1000)
+    log = ValueLog(tmp_path, 1000, 1 << 20)
     synced: list[int] = []
     fdatasync = os.fdatasync
 
@@ -106,7 +106,7 @@ def refusing(code: int) -> Callable[..., int]:
 
 
 def test_a_full_disk_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = ValueLog(tmp_path, 1000)
+    log = ValueLog(tmp_path, 1000, 1 << 20)
     log.append(b"a" * 100)
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", refusing(errno.ENOSPC))
@@ -121,7 +121,7 @@ def test_a_full_disk_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_failed_sync_is_no_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the reason: the kernel forgets which pages it could not write."""
-    log = ValueLog(tmp_path, 1000)
+    log = ValueLog(tmp_path, 1000, 1 << 20)
     log.append(b"a" * 100)
     monkeypatch.setattr(os, "fdatasync", refusing(errno.ENOSPC))
     with pytest.raises(StorageError, match="synced"):
@@ -130,7 +130,7 @@ def test_a_failed_sync_is_no_full_disk(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_writer_of_its_own_has_its_own_number(tmp_path: Path) -> None:
-    log = ValueLog(tmp_path, 1000)
+    log = ValueLog(tmp_path, 1000, 1 << 20)
     assert log.append(b"a").segment == 1
     file = log.create()
     assert isinstance(file, SegmentFile)

@@ -14,7 +14,7 @@ def test_a_sync_waits_for_the_names_another_threads_sync_is_busy_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reclaimer syncs the directory, too: whoever acknowledges must not take it for done."""
-    log = ValueLog(tmp_path, 10_000)
+    log = ValueLog(tmp_path, 10_000, 1 << 20)
     begun: list[Path] = []
 
     def while_it_runs(directory: Path) -> None:
@@ -34,7 +34,7 @@ def test_a_sync_waits_for_the_segments_another_threads_sync_is_busy_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reclaimer syncs before it unlinks: a sealed segment is on its hands then."""
-    log = ValueLog(tmp_path, 10_000)
+    log = ValueLog(tmp_path, 10_000, 1 << 20)
     log.append(b"x")
     log.seal()
     begun, go_on = threading.Event(), threading.Event()

@@ -66,6 +66,7 @@ class BatchPlaces:
         value_bytes_min: Smaller batches lie among the rows.
         inline_bytes_max: So do larger ones, until a commit has this many bytes of batches.
         segment_bytes: Of one file of the value log.
+        page_cache_bytes: Of the value log's newest bytes, see `ValueLog`.
         synced: Up to where the value log is known to have been synced; None when nobody knows.
     """
 
@@ -77,6 +78,7 @@ class BatchPlaces:
         value_bytes_min: int,
         inline_bytes_max: int,
         segment_bytes: int,
+        page_cache_bytes: int,
         synced: LogPoint | None,
     ) -> None:
         self._rows = rows
@@ -84,7 +86,7 @@ class BatchPlaces:
         self._inline_bytes_max = inline_bytes_max
         self._segment_bytes = segment_bytes
         self._unsynced_bytes = 0
-        self._values = ValueLog(directory, segment_bytes)
+        self._values = ValueLog(directory, segment_bytes, page_cache_bytes)
         self._lock = threading.Lock()
         self.take_stock(synced)
 

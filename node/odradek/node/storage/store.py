@@ -159,6 +159,7 @@ class Store:
                 value_bytes_min=options.value_bytes_min,
                 inline_bytes_max=options.inline_bytes_max,
                 segment_bytes=options.segment_bytes,
+                page_cache_bytes=options.page_cache_bytes,
                 synced=synced,
             )
         except Exception as error:

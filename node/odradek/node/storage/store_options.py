@@ -15,6 +15,8 @@ class StoreOptions:
         inline_bytes_max: While a commit has no more bytes of batches than this, they all lie in
             RocksDB: writing them again later costs less than syncing two files.
         segment_bytes: Of one file of the value log.
+        page_cache_bytes: The value log's newest bytes stay in the kernel's page cache; older ones
+            are read from the disk.
     """
 
     memtable_bytes: int = 16 << 20
@@ -23,3 +25,4 @@ class StoreOptions:
     value_bytes_min: int = 4 << 10
     inline_bytes_max: int = 64 << 10
     segment_bytes: int = 64 << 20
+    page_cache_bytes: int = 256 << 20

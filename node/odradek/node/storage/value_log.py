@@ -24,11 +24,13 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from crc32c import crc32c
 
 from odradek.node.storage.directories import make_directory, sync_directory
+from odradek.node.storage.page_window import Extent, PageWindow
 from odradek.node.storage.segments import LogPoint, Place
 from odradek.protocol.errors import CorruptMessageError, StorageError
 
@@ -105,11 +107,13 @@ class ValueLog:
     Args:
         directory: Made when missing.
         segment_bytes: A segment is sealed when the next value would exceed it.
+        page_cache_bytes: The newest bytes stay in the kernel's page cache, older ones leave it.
     """
 
-    def __init__(self, directory: Path, segment_bytes: int) -> None:
+    def __init__(self, directory: Path, segment_bytes: int, page_cache_bytes: int) -> None:
         self._directory = directory
         self._segment_bytes = segment_bytes
+        self._window = PageWindow(page_cache_bytes)
         make_directory(directory)
         sync_directory(directory.parent)  # always: whoever made it may have been killed here
         self._next_number = 1 + max(self.sizes_on_disk(), default=0)
@@ -183,7 +187,10 @@ class ValueLog:
                 if self._current is not None:
                     files.append(self._current)
             for file in files:
+                end = LogPoint(file.number, file.end)  # more may come meanwhile
                 file.sync()
+                for extent in self._window.on_synced(end):
+                    self._drop_pages(extent)
             if self._files_named < self._files_made:
                 self.sync_directory()
 
@@ -226,6 +233,15 @@ class ValueLog:
             self._readers.clear()
             self._sealed_unsynced.clear()
             self._current = None
+
+    def _drop_pages(self, extent: Extent) -> None:
+        with suppress(OSError):  # advice: the segment may be gone, and nothing depends on it
+            fd = os.open(self._path(extent.segment), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                size_bytes = extent.end - extent.begin
+                os.posix_fadvise(fd, extent.begin, size_bytes, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(fd)
 
     def _reader(self, number: int) -> SegmentFile:
         with self._lock:
