@@ -12,6 +12,8 @@ from odradek.rpc.errors import ConnectionLostError
     [
         (errors.UnknownTopicOrPartitionError(), ExitCode.NOT_FOUND),
         (errors.GroupIdNotFoundError(), ExitCode.NOT_FOUND),
+        (errors.NodeIdNotRegisteredError(), ExitCode.NOT_FOUND),
+        (errors.OffsetOutOfRangeError(), ExitCode.USAGE),
         (errors.InvalidTopicError(), ExitCode.USAGE),
         (errors.InvalidPartitionsError(), ExitCode.USAGE),
         (ConnectionLostError(), ExitCode.UNAVAILABLE),
@@ -32,6 +34,7 @@ def test_near_names_come_first() -> None:
 def test_every_kind_says_what_to_do_next() -> None:
     assert "topics list" in advice(errors.UnknownTopicOrPartitionError(), bootstrap="here:1")
     assert "groups list" in advice(errors.GroupIdNotFoundError(), bootstrap="here:1")
+    assert "cluster status" in advice(errors.NodeIdNotRegisteredError(), bootstrap="here:1")
     assert "--if-not-exists" in advice(errors.TopicAlreadyExistsError(), bootstrap="here:1")
     assert "here:1" in advice(ConnectionLostError(), bootstrap="here:1")
     assert "odradek dev" in advice(ConnectionLostError(), bootstrap="here:1")

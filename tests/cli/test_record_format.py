@@ -33,19 +33,19 @@ def record(**changes: Any) -> Record[bytes, bytes]:
 
 @given(st.binary().filter(lambda key: b":" not in key), st.binary())
 def test_a_line_is_split_at_its_first_separator(key: bytes, value: bytes) -> None:
-    line = parse_line(key + b":" + value, separator=b":", number=1)
+    line = parse_line(key + b":" + value, separator=b":", place="line 1")
     assert (line.key, line.value) == (key, value)
 
 
 @given(st.binary())
 def test_without_a_separator_the_line_is_the_value(line: bytes) -> None:
-    parsed = parse_line(line, separator=None, number=1)
+    parsed = parse_line(line, separator=None, place="line 1")
     assert (parsed.key, parsed.value) == (None, line)
 
 
 def test_a_line_without_the_separator_is_named_by_its_number() -> None:
     with pytest.raises(FormatError, match=r"line 12 has no ':' .* 'no key here'"):
-        parse_line(b"no key here", separator=b":", number=12)
+        parse_line(b"no key here", separator=b":", place="line 12")
 
 
 def test_headers() -> None:

@@ -1,6 +1,8 @@
 """Opening, closing and misusing a client."""
 
 import asyncio
+import math
+import re
 import threading
 from typing import Any, assert_type
 
@@ -49,6 +51,14 @@ async def test_no_node_answers() -> None:
         ({"bootstrap": "a:b,host:99999"}, ["'a:b' is not host:port", "'host:99999'"]),
         ({"bootstrap": "a b,http://a:1,::1"}, ["'a b:7070'", "'http://a:1'", "'::1'"]),
         (
+            {"bootstrap": "a", "client_id": "a\ud800", "rack": "x" * 256},
+            ["client_id 'a\\ud800' is illegal", "rack 'xxx"],
+        ),
+        (
+            {"bootstrap": "a", "request_timeout_s": math.inf, "operation_timeout_s": math.inf},
+            ["request_timeout_s inf must be positive and at most 86400"],
+        ),
+        (
             {"bootstrap": "a", "request_timeout_s": 0, "operation_timeout_s": -1},
             ["request_timeout_s", "operation_timeout_s"],
         ),
@@ -80,6 +90,25 @@ def test_wrong_producer_settings_are_reported_all_together() -> None:
         client.producer(linger=1)  # type: ignore[call-overload]
     with pytest.raises(InvalidOptionsError, match="none, gzip, snappy, lz4, zstd"):
         client.producer(compression="zip")  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"max_wait_s": math.inf}, "max_wait_s inf must be 0 to 86400"),
+        ({"min_bytes": 1 << 32}, "min_bytes 4294967296 must be 0 to 4294967295"),
+        ({"rebalance_timeout_s": 1e10, "group": "g"}, "rebalance_timeout_s"),
+        ({"instance_id": "a\n", "group": "g"}, "instance_id 'a\\n' is illegal"),
+    ],
+)
+def test_what_does_not_fit_into_a_request_is_refused_at_once(
+    settings: dict[str, Any], reason: str
+) -> None:
+    client = Client("localhost")
+    with pytest.raises(InvalidOptionsError, match=re.escape(reason)):
+        client.consumer("t", **settings)
+    with pytest.raises(InvalidOptionsError, match="request_timeout_s"):
+        client.producer(request_timeout_s=math.inf)
 
 
 def test_settings_may_be_words_or_enums() -> None:

@@ -42,9 +42,19 @@ def test_a_service_s_synchronous_test(
 
 
 @pytest.mark.cluster
+@pytest.mark.parametrize("case", ["a name [no topic] may have: ü"])
+def test_a_test_may_delete_its_topic(
+    odradek_bootstrap: str, odradek_topic: NewTopic, case: str
+) -> None:
+    with BlockingClient(odradek_bootstrap) as client:
+        client.admin.delete_topic(odradek_topic())
+        assert case
+
+
+@pytest.mark.cluster
 def test_topics_do_not_outlive_their_test(odradek_bootstrap: str) -> None:
     with BlockingClient(odradek_bootstrap) as client:
-        assert [topic.name for topic in client.admin.list_topics() if "service" in topic.name] == []
+        assert [topic.name for topic in client.admin.list_topics() if "test" in topic.name] == []
 
 
 def test_every_pytest_run_loads_the_plugin_at_no_cost() -> None:

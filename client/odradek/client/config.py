@@ -20,6 +20,8 @@ from datetime import datetime, timedelta
 from typing import Literal, TypeAlias, TypeVar
 
 from odradek.client.errors import InvalidOptionsError
+from odradek.protocol.errors import InvalidRequestError
+from odradek.protocol.names import check_identifier
 from odradek.protocol.types import TopicPartition
 from odradek.rpc.tls import TlsOptions
 
@@ -30,6 +32,9 @@ OptionsT = TypeVar("OptionsT", "ProducerOptions", "ConsumerOptions")
 
 DEFAULT_PORT = 7070
 _BATCH_BYTES_MIN = 1024
+_UINT32_MAX = (1 << 32) - 1
+# What travels in milliseconds; longer waits than a day are mistakes.
+_WAIT_S_MAX = 24 * 60 * 60
 # A name, an IPv4 address, or an IPv6 address in brackets, perhaps with its zone.
 _HOST = re.compile(r"[\w.-]+|\[[0-9A-Fa-f:.]+(%[\w.-]+)?\]")
 
@@ -61,7 +66,7 @@ class ClientOptions:
     Attributes:
         bootstrap: `host:port` of some nodes; the others are learnt from the first that answers.
         client_id: For logs, quotas and people; not an identity.
-        request_timeout_s: For one attempt of one request.
+        request_timeout_s: For one attempt of one request; at most a day.
         operation_timeout_s: For one administrative call with all its retries.
         rack: This client's failure domain; empty when unknown.
         tls: None for plain text.
@@ -80,7 +85,9 @@ class ClientOptions:
             [
                 (bool(self.bootstrap), "bootstrap needs at least one host:port"),
                 *(_address_rule(address) for address in self.bootstrap),
-                (self.request_timeout_s > 0, "request_timeout_s must be positive"),
+                _wait_rule("request_timeout_s", self.request_timeout_s),
+                _name_rule("client_id", self.client_id),
+                _name_rule("rack", self.rack),
                 (
                     self.operation_timeout_s >= self.request_timeout_s,
                     (
@@ -155,7 +162,7 @@ class ProducerOptions:
                         f" {self.linger_s}"
                     ),
                 ),
-                (self.request_timeout_s > 0, "request_timeout_s must be positive"),
+                _wait_rule("request_timeout_s", self.request_timeout_s),
                 (1 <= self.in_flight <= 5, f"in_flight {self.in_flight} must be 1 to 5"),
                 (
                     0 < self.retry_delay_s <= self.retry_delay_max_s,
@@ -241,6 +248,7 @@ class ConsumerOptions:
                     self.instance_id is None or bool(self.instance_id and self.group),
                     "instance_id must not be empty, and needs a group",
                 ),
+                _name_rule("instance_id", self.instance_id or ""),
                 (
                     isinstance(self.start, datetime | timedelta)
                     or self.start in {"earliest", "latest", "none"},
@@ -257,9 +265,15 @@ class ConsumerOptions:
                         f" at most fetch_bytes {self.fetch_bytes}"
                     ),
                 ),
-                (self.min_bytes >= 0, "min_bytes must not be negative"),
-                (self.max_wait_s >= 0, "max_wait_s must not be negative"),
-                (self.rebalance_timeout_s > 0, "rebalance_timeout_s must be positive"),
+                (
+                    0 <= self.min_bytes <= _UINT32_MAX,
+                    f"min_bytes {self.min_bytes} must be 0 to {_UINT32_MAX}",
+                ),
+                (
+                    0 <= self.max_wait_s <= _WAIT_S_MAX,
+                    f"max_wait_s {self.max_wait_s} must be 0 to {_WAIT_S_MAX}",
+                ),
+                _wait_rule("rebalance_timeout_s", self.rebalance_timeout_s),
                 (
                     self.max_processing_time_s is None or self.max_processing_time_s > 0,
                     "max_processing_time_s must be positive",
@@ -287,7 +301,20 @@ def _address_rule(address: str) -> tuple[bool, str]:
         and port.isdigit()
         and 0 < int(port) < 1 << 16
     )
-    return valid, f"{address!r} is not host:port"
+    return valid, f"{address!r} is not host:port, such as localhost:{DEFAULT_PORT} or [::1]:7071"
+
+
+def _wait_rule(name: str, wait_s: float) -> tuple[bool, str]:
+    holds = 0 < wait_s <= _WAIT_S_MAX
+    return holds, f"{name} {wait_s} must be positive and at most {_WAIT_S_MAX}"
+
+
+def _name_rule(name: str, text: str) -> tuple[bool, str]:
+    try:
+        check_identifier(text, field=name)
+    except InvalidRequestError as error:
+        return False, error.message
+    return True, ""
 
 
 def raise_for(options: str, rules: list[tuple[bool, str]]) -> None:

@@ -45,7 +45,9 @@ class _Request:
 
 @app.command()
 def consume(
-    topic: Annotated[str, typer.Argument(show_default=False)],
+    topic: Annotated[
+        str, typer.Argument(metavar="TOPIC", show_default=False, help="An existing topic.")
+    ],
     *,
     group: Annotated[
         str | None,

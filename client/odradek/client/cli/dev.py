@@ -97,11 +97,20 @@ def _welcome(cluster: LocalCluster, *, kept: bool) -> None:
         f"  echo 'van-1:hello' | odradek produce t --key-separator :{option}",
         f"  odradek consume t{option}",
         f"  odradek cluster status{option}",
+        *_dare(cluster),
         "",
         "Ctrl-C stops the cluster.",
     ]
     title = f"{len(cluster.controllers)} controllers and {len(cluster.nodes)} nodes are serving"
     output.out().print(Panel("\n".join(lines), title=title, expand=False))
+
+
+def _dare(cluster: LocalCluster) -> list[str]:
+    """Return how to kill a node, where others can carry on."""
+    *others, last = cluster.nodes
+    return (
+        [f"  kill -9 {cluster.nodes[last].pid}  # node {last}: the others go on"] if others else []
+    )
 
 
 def _free_port(preferred: int) -> int:

@@ -1,6 +1,7 @@
 """What the exit status of `odradek` means, and which status an error gets. Pure."""
 
 import re
+from collections.abc import Mapping
 from enum import IntEnum
 
 from odradek.client.errors import InvalidOptionsError
@@ -20,15 +21,16 @@ class ExitCode(IntEnum):
 
 
 EXIT_CODES_HELP = (
-    "Exit status: 0 done; 1 failed; 2 wrong usage or an illegal value; 3 no such topic, partition"
-    " or group; 4 the cluster cannot be reached or cannot answer now, try again; 130 interrupted"
-    " by Ctrl-C, after what was begun had been finished."
+    "Exit status: 0 done; 1 failed; 2 wrong usage or an illegal value; 3 no such topic,"
+    " partition, group or node; 4 the cluster cannot be reached or cannot answer now, try again;"
+    " 130 interrupted by Ctrl-C, after what was begun had been finished."
 )
 
 _NOT_FOUND = (
     errors.UnknownTopicOrPartitionError,
     errors.UnknownTopicIdError,
     errors.GroupIdNotFoundError,
+    errors.NodeIdNotRegisteredError,
 )
 _USAGE = (
     InvalidOptionsError,
@@ -38,8 +40,19 @@ _USAGE = (
     errors.InvalidReplicationFactorError,
     errors.InvalidConfigError,
     errors.InvalidRequestError,
+    errors.OffsetOutOfRangeError,
     errors.UnsupportedCompressionTypeError,
 )
+_ADVICE: Mapping[type[OdradekError], str] = {
+    errors.UnknownTopicOrPartitionError: "List the topics with: odradek topics list",
+    errors.UnknownTopicIdError: "List the topics with: odradek topics list",
+    errors.GroupIdNotFoundError: "List the groups with: odradek groups list",
+    errors.NodeIdNotRegisteredError: "List the nodes with: odradek cluster status",
+    errors.TopicAlreadyExistsError: "To accept that, add --if-not-exists",
+    errors.NonEmptyGroupError: (
+        "Stop its consumers first; odradek groups describe shows who they are"
+    ),
+}
 
 
 def exit_code(error: OdradekError) -> ExitCode:
@@ -57,15 +70,10 @@ def advice(error: OdradekError, *, bootstrap: str) -> str:
         return ""
     if error.suggestions:
         return f"Did you mean {' or '.join(error.suggestions)}?"
+    for kind, text in _ADVICE.items():
+        if isinstance(error, kind):
+            return text
     match error:
-        case errors.UnknownTopicOrPartitionError() | errors.UnknownTopicIdError():
-            return "List the topics with: odradek topics list"
-        case errors.GroupIdNotFoundError():
-            return "List the groups with: odradek groups list"
-        case errors.TopicAlreadyExistsError():
-            return "To accept that, add --if-not-exists"
-        case errors.NonEmptyGroupError():
-            return "Stop its consumers first; odradek groups describe shows who they are"
         case errors.BrokerError() if not _names(error.message, error.limit):
             return f"Allowed: {error.limit}"
         case errors.BrokerError():

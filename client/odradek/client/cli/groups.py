@@ -10,6 +10,7 @@ from odradek.client import Client, TopicPartition
 from odradek.client.administration.descriptions import GroupDescription
 from odradek.client.cli import output, session
 from odradek.client.cli.start_position import parse_start
+from odradek.protocol.errors import UnknownTopicOrPartitionError
 
 app = session.new_app(help="Look at consumer groups, reset or delete them.")
 
@@ -22,19 +23,21 @@ class _Progress:
 
     Attributes:
         committed: The next offset it will read; None: it has committed none.
-        latest: The log's end.
+        latest: The log's end; None: nobody leads the partition, or it was deleted.
         member: The client that reads it; empty: nobody.
     """
 
     partition: TopicPartition
     committed: int | None
-    latest: int
+    latest: int | None
     member: str
 
     @property
     def lag(self) -> int | None:
         """How many records are still to be processed; None: unknown."""
-        return None if self.committed is None else max(0, self.latest - self.committed)
+        if self.committed is None or self.latest is None:
+            return None
+        return max(0, self.latest - self.committed)
 
 
 @app.command(name="list")
@@ -104,7 +107,7 @@ def describe(
                 each.partition.topic,
                 each.partition.partition,
                 "none" if each.committed is None else each.committed,
-                each.latest,
+                "?" if each.latest is None else each.latest,
                 "?" if each.lag is None else _lag(each.lag),
                 each.member,
             )
@@ -181,7 +184,7 @@ async def _look_at(client: Client, group: str) -> tuple[GroupDescription, list[_
     }
     latest: dict[TopicPartition, int] = {}
     for topic in sorted({each.topic for each in (*committed, *readers)}):
-        latest |= await client.admin.list_offsets(topic)
+        latest |= await _ends(client, topic)
     progress = []
     for partition in sorted({*committed, *readers}):
         known = committed.get(partition)
@@ -189,11 +192,21 @@ async def _look_at(client: Client, group: str) -> tuple[GroupDescription, list[_
             _Progress(
                 partition,
                 None if known is None else known.offset,
-                latest[partition],
+                latest.get(partition),
                 readers.get(partition, ""),
             )
         )
     return described, progress
+
+
+async def _ends(client: Client, topic: str) -> dict[TopicPartition, int]:
+    """Return where the logs end that somebody leads; none of a topic that was deleted."""
+    try:
+        described = await client.admin.describe_topic(topic)
+    except UnknownTopicOrPartitionError:
+        return {}
+    led = [each.partition for each in described.partitions if each.leader is not None]
+    return await client.admin.list_offsets(topic, partitions=led)
 
 
 def _lag(records: int) -> Text:

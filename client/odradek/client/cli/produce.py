@@ -14,7 +14,7 @@ from odradek.client import Client, Compression, Producer, serdes
 from odradek.client.cli import output, session
 from odradek.client.cli.exits import ExitCode
 from odradek.client.cli.line_reader import Block, read_lines
-from odradek.client.cli.record_format import parse_headers, parse_line
+from odradek.client.cli.record_format import FormatError, parse_headers, parse_line
 
 app = session.new_app()
 
@@ -40,11 +40,15 @@ class _Lines:
 
 @app.command()
 def produce(
-    topic: Annotated[str, typer.Argument(help="An existing topic.")],
+    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="An existing topic.")],
     files: Annotated[
         list[Path] | None,
         typer.Argument(
-            exists=True, dir_okay=False, readable=True, help="Files to send; none: standard input."
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            help="Files to send; none: standard input.",
         ),
     ] = None,
     *,
@@ -104,7 +108,12 @@ async def _produce(
         await client.admin.describe_topic(lines.topic)  # a mistyped name is told before any typing
         sender = _Sender(producer, lines)
         reading = _read_files(sender, files) if files else _read_standard_input(sender)
-        await session.unless_interrupted(heard, reading)
+        try:
+            await session.unless_interrupted(heard, reading)
+        except FormatError:
+            await producer.flush()
+            output.note(f"{output.count_of(sender.sent, 'record')} before it acknowledged")
+            raise
         await producer.flush()
         return sender.sent, heard.is_heard
 
@@ -115,13 +124,27 @@ class _Sender:
     def __init__(self, producer: Producer[bytes, bytes], lines: _Lines) -> None:
         self._producer = producer
         self._lines = lines
+        self._source = ""
+        self._sent_before = 0
         self.sent = 0
 
+    def begin(self, source: str) -> None:
+        """Begin with a file; its lines count from 1."""
+        self._source = f"{source}, "
+        self._sent_before = self.sent
+
     async def send(self, block: Block) -> None:
-        """Enqueue every line; waits while the producer's buffer is full."""
+        """Enqueue every line; waits while the producer's buffer is full.
+
+        Raises:
+            FormatError: A line lacks the separator; those before it are on their way.
+        """
         lines = self._lines
         for line in block:
-            record = parse_line(line, separator=lines.separator, number=self.sent + 1)
+            number = self.sent - self._sent_before + 1
+            record = parse_line(
+                line, separator=lines.separator, place=f"{self._source}line {number}"
+            )
             await self._producer.enqueue(
                 lines.topic,
                 record.value,
@@ -143,6 +166,7 @@ async def _read_files(sender: _Sender, files: list[Path]) -> None:
     with ExitStack() as opened, output.progress() as progress:
         for path in files:
             file = opened.enter_context(path.open("rb", buffering=0))
+            sender.begin(str(path))
             task = progress.add_task(path.name, total=path.stat().st_size, rate="")
             async for block in _with_progress(file, progress, task):
                 await sender.send(block)

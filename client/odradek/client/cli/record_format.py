@@ -29,13 +29,13 @@ class LineRecord:
     value: bytes
 
 
-def parse_line(line: bytes, *, separator: bytes | None, number: int) -> LineRecord:
+def parse_line(line: bytes, *, separator: bytes | None, place: str) -> LineRecord:
     """Split a line, its line end already off, into key and value.
 
     Args:
         line: The line.
         separator: Ends the key; None: the line is the value. An empty key is a key.
-        number: The line's number from 1, for the message.
+        place: Which line it is, for the message: `line 7`.
 
     Raises:
         FormatError: The separator is missing.
@@ -46,8 +46,8 @@ def parse_line(line: bytes, *, separator: bytes | None, number: int) -> LineReco
     if not found:
         shown = line[:40].decode(errors="replace")
         raise FormatError(
-            f"line {number} has no {separator.decode()!r} between key and value: {shown!r}",
-            field=f"line {number}",
+            f"{place} has no {separator.decode()!r} between key and value: {shown!r}",
+            field=place,
             value=shown,
         )
     return LineRecord(key, value)

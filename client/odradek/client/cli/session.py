@@ -16,6 +16,7 @@ import typer
 from odradek.client import Client
 from odradek.client.cli import output
 from odradek.client.cli.exits import EXIT_CODES_HELP, ExitCode, advice, exit_code
+from odradek.client.errors import InvalidOptionsError
 from odradek.protocol.errors import OdradekError
 
 T = TypeVar("T")
@@ -59,7 +60,9 @@ def with_client(bootstrap: str, action: Callable[[Client], Awaitable[T]]) -> T:
 
     async def connected() -> T:
         patience = asyncio.get_running_loop().call_later(
-            _PATIENCE_S, output.note, f"no answer from {bootstrap} yet ..."
+            _PATIENCE_S,
+            output.note,
+            f"no answer from {bootstrap} yet; trying for {_OPERATION_TIMEOUT_S:.0f} s ...",
         )
         try:
             async with Client(
@@ -84,6 +87,9 @@ def run(work: Coroutine[Any, Any, T], *, bootstrap: str = DEFAULT_BOOTSTRAP) -> 
     """
     try:
         return asyncio.run(work)
+    except InvalidOptionsError as error:
+        output.failure("; ".join(error.reasons))
+        raise typer.Exit(exit_code(error)) from error
     except OdradekError as error:
         output.failure(str(error), advice=advice(error, bootstrap=bootstrap))
         raise typer.Exit(exit_code(error)) from error

@@ -70,8 +70,8 @@ def _check_replication(loads: dict[NodeId, Load], replication: int) -> None:
         raise EligibleLeadersNotAvailableError("no node is alive to hold a partition")
     if not 1 <= replication <= len(loads):
         raise InvalidReplicationFactorError(
-            f"replication factor {replication} is not possible: it takes at least one node, and"
-            f" there are {len(loads)} alive",
+            f"replication factor {replication} is not possible: use 1 to {len(loads)}, the number"
+            " of nodes alive",
             field="replication_factor",
             value=replication,
             limit=len(loads),
