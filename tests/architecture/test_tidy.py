@@ -6,6 +6,7 @@ Source of the idea: TigerBeetle's `src/tidy.zig`.
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -45,12 +46,15 @@ def _name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def _imports(tree: ast.AST) -> Iterator[str]:
-    for node in ast.walk(tree):
+@cache
+def _imports(path: Path) -> frozenset[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
+            found.update(alias.name.split(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module.split(".")[0]
+            found.add(node.module.split(".")[0])
+    return frozenset(found)
 
 
 def test_no_file_is_long_without_a_reason() -> None:
@@ -90,11 +94,7 @@ def test_module_names_say_something() -> None:
 
 @pytest.mark.parametrize("library", SOLE_IMPORTERS)
 def test_one_place_imports(library: str) -> None:
-    importers = [
-        _name(path)
-        for path in _files(*SOURCE_ROOTS)
-        if library in set(_imports(ast.parse(path.read_text())))
-    ]
+    importers = [_name(path) for path in _files(*SOURCE_ROOTS) if library in _imports(path)]
     assert [name for name in importers if not name.startswith(SOLE_IMPORTERS[library])] == []
 
 
