@@ -12,6 +12,7 @@ SEEDS ?= 2000
 MINUTES ?= 10
 ROUNDS ?= 10
 REPLICATION ?= 3
+NODE_TESTS := tests/node tests/powerloss
 PIP := -m pip install --disable-pip-version-check --no-input
 # A dot for each package that pip fetches.
 DOTS := awk '/^Collecting / { printf "."; fflush() } /^Installing / { printf " fetched, installing ..."; fflush() } END { print "" }'
@@ -21,7 +22,7 @@ PREFIXED = $(if $(SIDE_BY_SIDE),2>&1 | (trap '' INT; exec sed -u 's/^/$@ | /'))
 # The tests start hundreds of Python processes: an environment that forbids bytecode files makes each compile all it imports.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup demo test unit cluster sim lint format proto proto-check bench bench-peers chaos powerloss lock clean check
+.PHONY: help setup demo test unit unit-node unit-rest cluster sim lint format proto proto-check bench bench-peers chaos powerloss lock clean check
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}'
@@ -58,13 +59,19 @@ setup: $(VENV)/.ready ## Create the virtual environment from the lock file
 demo: setup ## Carry 57,960 GPS points through a three-node cluster to two consumer groups
 	@$(BIN)/python examples/demo.py
 
-# Half of the tests compute, half wait for processes.
-test: setup ## Run every test: unit and cluster side by side on two cores
+# Clusters wait for their processes and nodes for their disks while the rest computes: together they fill two cores.
+test: setup ## Run every test: unit, in two parts, and cluster side by side
 	@echo "test: 'make unit' and 'make cluster' side by side, a few minutes; each line says whose it is"
-	@$(MAKE) --no-print-directory --jobs=2 --keep-going SIDE_BY_SIDE=yes unit cluster
+	@$(MAKE) --no-print-directory --jobs=3 --keep-going SIDE_BY_SIDE=yes cluster unit-node unit-rest
 
 unit: setup ## Run the tests that start no cluster: units, properties, simulations
-	@nice $(BIN)/python -m pytest -q -m "not cluster" $(PREFIXED)
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going SIDE_BY_SIDE=yes unit-node unit-rest
+
+unit-node: setup
+	@nice $(BIN)/python -m pytest -q -m "not cluster" $(NODE_TESTS) $(PREFIXED)
+
+unit-rest: setup
+	@nice $(BIN)/python -m pytest -q -m "not cluster" $(NODE_TESTS:%=--ignore=%) $(PREFIXED)
 
 cluster: setup ## Run the tests that start real controllers and nodes
 	@$(BIN)/python -m pytest -q -m cluster $(PREFIXED)
