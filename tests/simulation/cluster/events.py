@@ -4,8 +4,8 @@ Everything that happens is a call in one queue ordered by time. A `Process` owns
 for later: when it dies they die with it, and while it is paused they wait.
 """
 
-import heapq
 from collections.abc import Callable
+from heapq import heappop, heappush
 from itertools import count
 
 Call = Callable[[], None]
@@ -16,20 +16,18 @@ class Scheduler:
 
     def __init__(self) -> None:
         self.now_s = 0.0
-        self.steps = 0
         self._queue: list[tuple[float, int, Call]] = []
         self._order = count()
 
     def after(self, delay_s: float, call: Call) -> None:
         """Have something happen later; what is due at one time happens in the order asked for."""
-        heapq.heappush(self._queue, (self.now_s + delay_s, next(self._order), call))
+        heappush(self._queue, (self.now_s + delay_s, next(self._order), call))
 
     def run_until(self, end_s: float) -> None:
         """Let everything happen that is due before a time."""
         queue = self._queue
         while queue and queue[0][0] < end_s:
-            self.now_s, _, call = heapq.heappop(queue)
-            self.steps += 1
+            self.now_s, _, call = heappop(queue)
             call()
         self.now_s = end_s
 
@@ -58,6 +56,11 @@ class Process:
         """Whether it is stopped at the moment, as by SIGSTOP."""
         return self.paused_until_s > self.scheduler.now_s
 
+    @property
+    def is_attentive(self) -> bool:
+        """Whether it takes at once what comes, having nothing to take before."""
+        return not self._held and self.paused_until_s <= self.scheduler.now_s
+
     def pause(self, duration_s: float) -> None:
         """Stop it as by SIGSTOP, or for longer than it is stopped already."""
         self.paused_until_s = max(self.paused_until_s, self.now_s + duration_s)
@@ -69,7 +72,7 @@ class Process:
 
     def when_awake(self, call: Call) -> None:
         """Do something now, or after the pause and what came in it before."""
-        if not self.is_paused and not self._held:
+        if self.is_attentive:
             call()
             return
         if not self._held:
@@ -116,10 +119,17 @@ class Process:
         self.scheduler.after(delay_s, guarded)
 
     def every(self, interval_s: float, call: Call) -> None:
-        """Do something again and again while this life lasts."""
+        """Do something again and again while this life lasts, and not while paused."""
+        life, scheduler = self.life, self.scheduler
 
         def again() -> None:
-            call()
-            self.after(interval_s, again)
+            if self.life != life:
+                return
+            pause_s = self.paused_until_s - scheduler.now_s
+            if pause_s > 0:
+                scheduler.after(pause_s, again)
+            else:
+                call()
+                scheduler.after(interval_s, again)
 
-        self.after(interval_s, again)
+        scheduler.after(interval_s, again)

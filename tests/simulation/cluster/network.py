@@ -8,6 +8,7 @@ the stream for soon after, since nobody waits for a frame that a stream has lost
 """
 
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Any, Protocol
 
@@ -89,11 +90,12 @@ class Half:
 
     def deliver(self, frame: Any) -> None:
         """Hand a frame that arrived to the process."""
-        if not self.is_broken and self.process.life == self.life:
-            self.process.when_awake(lambda: self._hand(frame))
-
-    def _hand(self, frame: Any) -> None:
-        if not self.is_broken and self.process.life == self.life and self.end is not None:
+        process = self.process
+        if self.is_broken or process.life != self.life:
+            return
+        if not process.is_attentive:
+            process.when_awake(partial(self.deliver, frame))
+        elif self.end is not None:
             self.end.on_frame(frame)
 
     def break_off(self) -> None:
@@ -149,7 +151,7 @@ class Stream:
             self.network.scheduler.after(delay_s, peer.break_off)
 
     def _deliver_after(self, receiver: Half, delay_s: float, frame: Any) -> None:
-        self.network.scheduler.after(delay_s, lambda: receiver.deliver(frame))
+        self.network.scheduler.after(delay_s, partial(receiver.deliver, frame))
 
     def _stall(self, receiver: Half, frame: Any) -> None:
         """Packets are lost: send them again until the link is back, or the keep-alive ends."""

@@ -45,16 +45,14 @@ class Quorum:
         if not controller.is_up or controller.is_paused:
             return False
         cut = self.network.is_cut
-        near = sum(
-            other is controller
-            or (
+        near = 0
+        for other in self.controllers:
+            near += other is controller or (
                 other.is_up
                 and not other.is_paused
                 and not cut(controller, other)
                 and not cut(other, controller)
             )
-            for other in self.controllers
-        )
         return 2 * near > len(self.controllers)
 
     def propose(

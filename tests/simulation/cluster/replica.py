@@ -3,7 +3,7 @@
 What `PartitionReplica` is to a real node, with callbacks for coroutines and virtual time.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,7 @@ from odradek.protocol.types import (
 from tests.simulation.cluster.clients import Fetch, Fetched, Produce, Produced, make_batch
 from tests.simulation.cluster.disk import Batch
 from tests.simulation.cluster.frames import PushDueAt
+from tests.simulation.cluster.isr_proposals import propose
 from tests.simulation.cluster.network import Half
 
 if TYPE_CHECKING:
@@ -68,12 +69,14 @@ class SimulatedReplica:
         self._sessions = 0
         self._waiting: list[_Waiting] = []
         self._leader_epoch: LeaderEpoch | None = None
+        self._settings: Mapping[str, str] | None = None
         self._take_config(topic)
 
     def _take_config(self, topic: TopicState) -> None:
-        config = parse_topic_config(topic.config)
-        self._flush = config.flush
-        self._min_insync = config.min_insync(len(self.place.replicas))
+        if topic.config != self._settings:
+            self._settings, self._config = topic.config, parse_topic_config(topic.config)
+        self._flush = self._config.flush
+        self._min_insync = self._config.min_insync(len(self.place.replicas))
 
     # Roles
 
@@ -206,7 +209,7 @@ class SimulatedReplica:
 
         def settled(error: BrokerError | None) -> None:
             if error is None and self.leader is leader:
-                self.node.replication.probe(self, done)
+                self.node.replication.probes.begin(self, done)
             else:
                 done(error or NotLeaderOrFollowerError("resigned"))
 
@@ -303,7 +306,7 @@ class SimulatedReplica:
                 case leading.Refused():
                     replication.send_refused(self, effect.follower, effect.session)
                 case leading.ProposeIsr():
-                    replication.propose(self, effect)
+                    propose(self, effect)
                 case HighWatermarkAdvanced():
                     self._advanced(effect.offset)
                     replication.tell_high_watermark(self)

@@ -4,17 +4,13 @@ One stream for each pair, opened by the follower; frames name partitions by uid 
 leader epoch and session that the cores gave them.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from odradek.controller.state.decide import AlterPartitions, PartitionsReply
-from odradek.controller.state.partitions import IsrMember, IsrProposal
 from odradek.node.replication import follower as following
 from odradek.node.replication import leader as leading
 from odradek.node.replication.session import Announcement
-from odradek.protocol.errors import BrokerError, InvalidUpdateVersionError, NotLeaderOrFollowerError
 from odradek.protocol.types import (
     FIRST_OFFSET,
     NodeId,
@@ -33,7 +29,7 @@ from tests.simulation.cluster.frames import (
     RefusedFrame,
 )
 from tests.simulation.cluster.network import Half, connect
-from tests.simulation.cluster.oracle import check
+from tests.simulation.cluster.probes import Probes
 
 if TYPE_CHECKING:
     from tests.simulation.cluster.node import SimulatedNode
@@ -42,13 +38,6 @@ if TYPE_CHECKING:
 _PUSH_BATCHES_MAX = 20
 _IN_FLIGHT_OFFSETS_MAX = 200
 _IDLE_S = 0.005
-_PROBE_TIMEOUT_S = 1.0
-
-
-@dataclass(slots=True)
-class _Probing:
-    waits_for: set[NodeId]
-    done: Callable[[BrokerError | None], None]
 
 
 class Replication:
@@ -61,9 +50,8 @@ class Replication:
         self._due: dict[PushDueAt, None] = {}
         self._acks: dict[PartitionUid, following.Ack] = {}
         self._told: dict[PartitionUid, None] = {}
-        self._probes: dict[int, _Probing] = {}
-        self._probe_number = 0
         self._link = 0
+        self.probes = Probes(node, self.send)
 
     # As a follower
 
@@ -190,7 +178,7 @@ class Replication:
         """A follower's node sent something."""
         opened = end.open
         if isinstance(frame, Followed):
-            self._followed(opened.node_id, frame.number)
+            self.probes.on_followed(opened.node_id, frame.number)
             return
         replica = self.node.replicas.get(frame.uid)
         leader = None if replica is None else replica.leader
@@ -282,88 +270,20 @@ class Replication:
 
     def send_diverging(self, replica: "SimulatedReplica", effect: leading.Diverging) -> None:
         """Tell a follower where the logs part."""
-        end = self._to_followers.get(effect.follower)
         assert replica.leader is not None
-        if end is not None:
-            epoch = replica.leader.leader_epoch
-            end.half.send(DivergingFrame(replica.uid, epoch, effect.session, effect.end))
+        epoch = replica.leader.leader_epoch
+        frame = DivergingFrame(replica.uid, epoch, effect.session, effect.end)
+        self.send(effect.follower, frame)
 
     def send_refused(self, replica: "SimulatedReplica", follower: NodeId, session: int) -> None:
         """Tell a follower to announce again."""
+        self.send(follower, RefusedFrame(replica.uid, replica.place.leader_epoch, session))
+
+    def send(self, follower: NodeId, frame: Any) -> None:
+        """Send something on the stream that a follower's node has opened, if it stands."""
         end = self._to_followers.get(follower)
         if end is not None:
-            end.half.send(RefusedFrame(replica.uid, replica.place.leader_epoch, session))
-
-    def propose(self, replica: "SimulatedReplica", proposal: leading.ProposeIsr) -> None:
-        """Ask the controller for an ISR."""
-        place = replica.place
-        topic_id = self.node.world.topic_of(replica.uid)
-        request = AlterPartitions(
-            (
-                IsrProposal(
-                    topic_id,
-                    place.index,
-                    proposal.leader_epoch,
-                    proposal.partition_epoch,
-                    tuple(IsrMember(each.node_id, each.incarnation) for each in proposal.isr),
-                ),
-            )
-        )
-        leader = replica.leader
-
-        def decided(answer: Any, reply: Any) -> None:
-            del answer
-            if isinstance(reply, PartitionsReply):
-                for outcome in reply.outcomes:
-                    if isinstance(outcome.error, InvalidUpdateVersionError):
-                        self.node.world.oracle.met["stale isr proposals"] += 1
-                    after = None if outcome.error else outcome.partition
-                    check(
-                        after is None or after.partition_epoch == proposal.partition_epoch + 1,
-                        "an ISR change is a compare-and-set",
-                        "{} made {}",
-                        proposal,
-                        after,
-                    )
-            if leader is not None and replica.leader is leader:
-                replica.perform(leader.on_proposal_answered(proposal, self.node.now_s))
-
-        self.node.link.submit(request, decided)
-
-    # Proof of leadership
-
-    def probe(
-        self, replica: "SimulatedReplica", done: Callable[[BrokerError | None], None]
-    ) -> None:
-        """Ask every other member of the ISR whether it still follows."""
-        leader = replica.leader
-        assert leader is not None
-        others = {member for member in leader.maximal_isr if member != self.node.node_id}
-        if not others:
-            done(self.node.session.lapsed(self.node.now_s))
-            return
-        self._probe_number += 1
-        number = self._probe_number
-        self._probes[number] = _Probing(others, done)
-        for member in others:
-            end = self._to_followers.get(member)
-            if end is not None:
-                end.half.send(Probe(replica.uid, leader.leader_epoch, number))
-        self.node.after(_PROBE_TIMEOUT_S, partial(self._give_up, number))
-
-    def _followed(self, member: NodeId, number: int) -> None:
-        probing = self._probes.get(number)
-        if probing is None:
-            return
-        probing.waits_for.discard(member)
-        if not probing.waits_for:
-            del self._probes[number]
-            probing.done(None)
-
-    def _give_up(self, number: int) -> None:
-        probing = self._probes.pop(number, None)
-        if probing is not None:
-            probing.done(NotLeaderOrFollowerError("the ISR does not answer"))
+            end.half.send(frame)
 
 
 @dataclass(slots=True)
