@@ -58,6 +58,12 @@ def test_a_mistyped_command_gets_the_near_one() -> None:
     assert "Did you mean 'topics'?" in refused.stderr
 
 
+def test_nobody_there() -> None:
+    refused = run("cluster", "status", "--bootstrap", "127.0.0.1:1")
+    assert refused.returncode == 4
+    assert "odradek dev" in refused.stderr
+
+
 def test_without_its_extra_the_command_says_how_to_install_it() -> None:
     without_typer = (
         "import sys\n"

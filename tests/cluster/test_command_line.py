@@ -256,9 +256,3 @@ async def test_a_short_benchmark(odradek: Shell) -> None:
     measured = await odradek("bench", "--records", "2000", "--size", "100", "--json")
     assert [each["direction"] for each in measured.json] == ["produce", "consume"]
     assert not [name for name in (await odradek("topics", "list")).out.split() if "bench" in name]
-
-
-async def test_nobody_there(odradek: Shell) -> None:
-    refused = await odradek("cluster", "status", "--bootstrap", "127.0.0.1:1")
-    assert refused.status == 4
-    assert "odradek dev" in refused.err
