@@ -7,7 +7,11 @@ from odradek.client.producing.accumulator import TopicQueues
 from odradek.client.producing.ledger import Ledger
 from odradek.client.producing.partition_queue import PartitionQueue
 from odradek.client.producing.producer_batch import ProducerBatch
-from odradek.protocol.errors import RecordTooLargeError, UnknownTopicOrPartitionError
+from odradek.protocol.errors import (
+    NotLeaderOrFollowerError,
+    RecordTooLargeError,
+    UnknownTopicOrPartitionError,
+)
 from odradek.protocol.hashing import partition_for_key
 from odradek.protocol.types import LeaderEpoch, NodeId, PartitionIndex, TopicId, TopicName
 from tests.client.test_partition_queue import LIMITS
@@ -52,14 +56,35 @@ def test_a_batch_is_filled_before_the_next_partition_has_its_turn() -> None:
     assert partitions == [0, 0, 0, 1, 1, 1, 2, 2, 2, 0]
 
 
-def test_a_batch_taken_early_passes_the_turn_on() -> None:
+def test_records_sent_one_by_one_go_to_the_partitions_in_turn() -> None:
     topic = topic_of(info())
     turns = []
     for _ in range(5):
         batch = put(topic)
         turns.append(batch.partition)
         topic.queues[batch.partition].take(None)
+        topic.queues[batch.partition].on_acknowledged(batch, 0, -1, 0.0)
     assert turns == [0, 1, 2, 0, 1]
+
+
+def test_a_partition_that_was_not_answered_yet_keeps_its_turn_for_16_kib() -> None:
+    topic = topic_of(info())
+    turns = []
+    for _ in range(40):
+        batch = put(topic, bytes(1000))
+        turns.append(batch.partition)
+        topic.queues[batch.partition].take(None)
+        batch.build()
+    assert turns == [0] * 16 + [1] * 16 + [2] * 8
+
+
+def test_a_partition_that_refused_a_batch_loses_its_turn() -> None:
+    topic = topic_of(info())
+    batch = put(topic)
+    queue = topic.queues[batch.partition]
+    queue.take(None)
+    queue.on_failed(batch, NotLeaderOrFollowerError(), 0.0)
+    assert put(topic).partition == 1
 
 
 def test_partitions_without_leader_are_passed_over_unless_all_are() -> None:

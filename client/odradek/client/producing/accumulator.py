@@ -4,7 +4,9 @@ Batches are sealed when they are full or when the sender takes them, whichever c
 gather exactly as long as the network is busy, and many partitions still give big requests.
 
 Records without key go to one partition until its batch is sealed, then to the next: sent one by one
-they go 0, 1, 2, ...; in bulk every batch is a full one.
+they go 0, 1, 2, ...; in bulk every batch is a full one. In between, when a batch left early but is
+not answered yet, the partition keeps its turn for some kilobytes: else a trickle of records would
+make requests to every node at once, instead of gathering behind one.
 
 Source: KIP-480, KIP-794 (sticky partitioning).
 """
@@ -24,6 +26,8 @@ from odradek.protocol.topic_config import parse_topic_config
 from odradek.protocol.types import PartitionIndex
 
 _MAX_MESSAGE_BYTES: Final = "max.message.bytes"
+# Of batches that left early: Kafka's default batch.size, after which KIP-794 moves on.
+_TURN_BYTES: Final = 16 * 1024
 
 
 @dataclass(slots=True, eq=False)
@@ -38,6 +42,7 @@ class TopicQueues:
         batch_bytes_max: What the topic takes.
         queues: By partition.
         current: Takes the records without key.
+        turn_bytes: How much of its turn `current` has used up.
     """
 
     info: TopicInfo
@@ -47,6 +52,7 @@ class TopicQueues:
     batch_bytes_max: int = 0
     queues: list[PartitionQueue] = field(default_factory=list)
     current: PartitionQueue = field(init=False)
+    turn_bytes: int = 0
 
     @classmethod
     def of(
@@ -102,6 +108,7 @@ class TopicQueues:
 
     def turn(self) -> PartitionQueue:
         """Let the next partition take the records without key; those without leader only if all."""
+        self.turn_bytes = 0
         count = len(self.queues)
         first = (self.current.partition + 1) % count
         for step in range(count):
@@ -179,9 +186,10 @@ class TopicQueues:
     ) -> tuple[ProducerBatch, int]:
         """Seal the full batch, if any, and add to the next; return it and what `add` returned."""
         full = queue or self.current
+        left_early = full.open is None
         if full.open is not None:
             full.seal()
-        if queue is None:
+        if queue is None and not (left_early and self._keeps_turn()):
             full = self.turn()
             if full.open is not None:  # the next partition has a batch of keyed records
                 count = add(full.open)
@@ -198,6 +206,14 @@ class TopicQueues:
             raise
         assert count, "the first record always fits"
         return batch, count
+
+    def _keeps_turn(self) -> bool:
+        """Whether the next batch is `current`'s too, now that its last one left early."""
+        queue = self.current
+        if not queue.in_flight or queue.sealed or queue.leader_id < 0:
+            return False  # all is answered, or something was refused
+        self.turn_bytes += queue.in_flight[-1].size_bytes
+        return self.turn_bytes < _TURN_BYTES
 
     def _put(
         self,

@@ -1,9 +1,10 @@
 """The produce stream to one node: takes ready batches, sends requests, reads answers.
 
-Problem: what requests cost is their count, not their bytes. Idea: up to two requests of any size
-may be under way, so a lone record never waits for the one before; beyond, records gather, and the
-next request goes out when a whole one is ready or when an answer is in. Batches of all the node's
-partitions travel together.
+Problem: what requests cost is their count, not their bytes. Idea: while a request is under way,
+records gather, and the next one goes out when a whole one is ready or when nothing is under way,
+so that batches grow with the load. Where answers take long, since they come from afar or the
+followers of one partition lag, records do not wait for them: the next one goes out a little later.
+Batches of all the node's partitions travel together.
 
 A node that takes nothing in is as silent as one that does not answer: one alarm watches the oldest
 request, from before it is written, however many there are. A stream to where the node no longer is
@@ -44,7 +45,9 @@ from odradek.v1 import broker_pb2
 
 _METHOD: Final = "/odradek.v1.BrokerService/Produce"
 _REQUESTS_MAX: Final = 5
-_SMALL_REQUESTS_MAX: Final = 2
+# How long a request of any size waits for the answer to the one before. Two at once are slower
+# where processors are scarce: each has its price at every node it passes (bench/README.md).
+_SPACING_S: Final = 0.01
 _SUSPICION_S: Final = 1.0
 
 _log = logging.getLogger(__name__)
@@ -243,8 +246,11 @@ class NodeSender:
         if identity is None and self._settings.options.acks is Acks.ALL:
             return math.inf
         ready_at_s, ready_bytes = math.inf, 0
-        any_size = len(self._requests) < _SMALL_REQUESTS_MAX
-        enough_bytes = 1 if any_size else self._settings.options.request_bytes
+        any_size_at_s = self._paused_until_s
+        if self._requests:
+            latest = next(reversed(self._requests.values()))
+            any_size_at_s = max(any_size_at_s, latest.sent_s + _SPACING_S)
+        enough_bytes = 1 if any_size_at_s <= now_s else self._settings.options.request_bytes
         with self._settings.lock:
             for queue in self.queues:
                 at_s = queue.ready_at_s(identity)
@@ -253,7 +259,7 @@ class NodeSender:
                     ready_bytes += queue.ready_bytes(enough_bytes)
                     if ready_bytes >= enough_bytes:  # with many partitions, few looks suffice
                         return max(at_s, self._paused_until_s)
-        return max(ready_at_s, self._paused_until_s) if any_size else math.inf
+        return max(ready_at_s, any_size_at_s)
 
     def _take(self, now_s: float) -> list[Attempt]:
         """Move ready batches under way, one per partition and round, up to a request's size."""
