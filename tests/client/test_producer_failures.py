@@ -152,6 +152,22 @@ async def test_a_topic_made_again_takes_records_again(cluster: FakeCluster) -> N
     assert topic.values() == [b"new"]
 
 
+async def test_a_topic_made_again_with_fewer_partitions_takes_turns_on_these_alone(
+    cluster: FakeCluster,
+) -> None:
+    before = cluster.create_topic("t", partitions=3)
+    async with producing(cluster, delivery_timeout_s=1.0) as producer:
+        await producer.send("t", b"old")
+        cluster.move_leader(before, 2, -1)
+        waiting = await producer.enqueue("t", b"waits for a leader", partition=2)
+        topic = cluster.create_topic("t", partitions=1)  # nobody hears of the deletion
+        with pytest.raises(UnknownTopicOrPartitionError, match="made again with fewer partitions"):
+            await waiting
+        for number in range(3):
+            await producer.send("t", b"%d" % number)
+    assert topic.values() == [b"0", b"1", b"2"]
+
+
 async def test_new_partitions_are_used(cluster: FakeCluster) -> None:
     topic = cluster.create_topic("t", partitions=1)
     async with producing(cluster) as producer:

@@ -144,3 +144,12 @@ async def test_a_topic_with_a_setting_of_a_newer_cluster_takes_records(
     async with producing(cluster) as producer:
         await producer.send("t", b"v")
     assert topic.values() == [b"v"]
+
+
+async def test_one_text_is_not_many_values(cluster: FakeCluster) -> None:
+    topic = cluster.create_topic("t")
+    async with producing(cluster) as producer:
+        for text in ("text", b"bytes"):
+            with pytest.raises(TypeError, match="many values, not one"):
+                await producer.send_many("t", text)
+    assert topic.values() == []

@@ -24,6 +24,7 @@ from odradek.client.producing.delivery import (
     outcomes,
     raise_first,
 )
+from odradek.client.producing.intake import check_many
 from odradek.client.record import Headers, RecordMetadata
 from odradek.client.serdes import Serde
 from odradek.client.topic import Topic
@@ -277,12 +278,14 @@ class Producer(Generic[K, V]):
             A sequence with the metadata of each record, in the order given.
 
         Raises:
-            ValueError: Not as many keys as values; nothing was sent.
+            ValueError, TypeError: Not as many keys as values, or one text for many; nothing was
+                sent.
             DeliveryTimeoutError, BrokerError: Of the first record that failed; others may be in the
                 log.
             SerializationError, UnknownTopicOrPartitionError: As in `send`; nothing was sent.
             RecordTooLargeError, BufferFullError: Of one record; those before it are on their way.
         """
+        check_many(values)
         core = self._core
         target = await core.target(topic)
         now_ms = time_ns() // 1_000_000 if timestamp_ms is None else timestamp_ms

@@ -16,6 +16,7 @@ from odradek.client.errors import ClientClosedError
 from odradek.client.producer import Producer as AsyncProducer
 from odradek.client.producing import delivery as asynchronous
 from odradek.client.producing.delivery import Acknowledgements
+from odradek.client.producing.intake import check_many
 from odradek.client.record import Headers, RecordMetadata
 from odradek.client.topic import Topic
 
@@ -242,6 +243,7 @@ class Producer(Generic[K, V]):
 
         Arguments, result and errors as `odradek.client.Producer.send_many`.
         """
+        check_many(values)
         taken = list(values)
         return self._portal.call(
             self._inner.send_many(

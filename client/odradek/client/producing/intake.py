@@ -7,7 +7,7 @@ share it. Serdes and partitioners are the application's code: what they raise be
 Source: KIP-480 (sticky partitioning); Kafka's DefaultPartitioner (murmur2 of the encoded key).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from time import time_ns
 from typing import Any, Final, NamedTuple
@@ -224,6 +224,18 @@ def _ask(partitioner: Partitioner, topic: TopicQueues, key: bytes | None) -> int
             reason=f"it returned {type(chosen).__name__}, not int",
         )
     return chosen
+
+
+def check_many(values: Iterable[object]) -> None:
+    """Refuse one text for many: it would become a record per character.
+
+    Raises:
+        TypeError: `values` is a `str` or `bytes`.
+    """
+    if isinstance(values, str | bytes | bytearray):
+        raise TypeError(
+            f"send_many takes many values, not one {type(values).__name__}; `send` takes one"
+        )
 
 
 def encode_values(target: Target, values: Sequence[object], key: object = None) -> list[Any]:

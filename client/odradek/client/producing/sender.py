@@ -26,7 +26,7 @@ from odradek.client.producing.ledger import Ledger
 from odradek.client.producing.node_sender import NodeSender, SenderSettings
 from odradek.client.producing.partition_queue import PartitionQueue, QueueLimits
 from odradek.client.producing.producer_batch import ProducerBatch, ProducerIdentity
-from odradek.protocol.errors import OdradekError
+from odradek.protocol.errors import OdradekError, UnknownTopicOrPartitionError
 from odradek.protocol.record_batch import Codec
 from odradek.protocol.types import NodeId, ProducerEpoch, ProducerId, TopicName
 from odradek.rpc.backoff import delays
@@ -214,7 +214,8 @@ class Sender:
             if info is topic.info:
                 continue
             with self.lock:
-                if info is None:
+                # Fewer partitions: it was deleted and made again, in one step for us.
+                if info is None or len(info.partitions) < len(topic.queues):
                     self._drop(topic)
                     continue
                 moved = topic.on_info(info, now_s)
@@ -230,12 +231,21 @@ class Sender:
     def _drop(self, topic: TopicQueues) -> None:
         """Fail what waits for a topic that was deleted."""
         del self.topics[topic.info.name]
-        error = self._scope.metadata.unknown_topic(topic.info.name)
+        error = self._deleted(topic.info.name)
         for queue in topic.queues:
             queue.give_up(error)
             self._retire(queue)
         self._on_topic_gone(topic)
         self._on_turn()
+
+    def _deleted(self, name: TopicName) -> UnknownTopicOrPartitionError:
+        if name not in self._scope.metadata.image.topics:
+            return self._scope.metadata.unknown_topic(name)
+        return UnknownTopicOrPartitionError(
+            f"topic {name!r} was deleted and made again with fewer partitions",
+            field="topic",
+            value=name,
+        )
 
     def _retire(self, queue: PartitionQueue) -> None:
         self._busy.pop(queue, None)
