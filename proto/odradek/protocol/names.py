@@ -6,6 +6,7 @@ Source: Apache Kafka's rule for topics (249 characters: with a suffix it still f
 import difflib
 import re
 from collections.abc import Iterable
+from itertools import islice
 
 from odradek.protocol.errors import InvalidGroupIdError, InvalidRequestError, InvalidTopicError
 from odradek.protocol.types import GroupId, TopicName
@@ -20,6 +21,8 @@ INTERNAL_TOPICS = frozenset({CONSUMER_OFFSETS, TRANSACTION_STATE})
 
 _TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]+")
 _SUGGESTIONS_MAX = 3
+_COMPARED_MAX = 100
+_LENGTHS_APART_MAX = 4
 
 
 def check_topic_name(name: str, *, field: str = "topic") -> TopicName:
@@ -80,5 +83,14 @@ def check_identifier(value: str, *, field: str) -> str:
 
 
 def near_names(name: str, known: Iterable[str]) -> tuple[str, ...]:
-    """Return the known names that a person who typed `name` may have meant, best first."""
-    return tuple(difflib.get_close_matches(name, known, n=_SUGGESTIONS_MAX, cutoff=0.6))
+    """Return the known names that a person who typed `name` may have meant, best first.
+
+    Among many, only some of about that length are compared: it takes tens of microseconds each.
+    """
+    if len(name) > IDENTIFIER_LENGTH_MAX:
+        return ()
+    names = list(known)
+    if len(names) > _COMPARED_MAX:
+        alike = (each for each in names if abs(len(each) - len(name)) <= _LENGTHS_APART_MAX)
+        names = list(islice(alike, _COMPARED_MAX))
+    return tuple(difflib.get_close_matches(name, names, n=_SUGGESTIONS_MAX, cutoff=0.6))

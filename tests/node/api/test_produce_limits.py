@@ -1,16 +1,21 @@
-"""What one client's Produce stream may hold, and for how long."""
+"""What one client may ask for, and hold, and for how long."""
 
 import asyncio
 import weakref
+from collections.abc import Awaitable, Callable
 
+import grpc
 import pytest
 
 from odradek.node.api import produce
 from odradek.protocol import hot
+from odradek.protocol.errors import InvalidRequestError
 from odradek.protocol.hot import Acks
 from odradek.protocol.types import LeaderEpoch, PartitionIndex, TopicId, TopicName
+from odradek.rpc.channels import error_from_rpc
+from odradek.v1 import admin_pb2, broker_pb2, group_pb2, group_pb2_grpc, metadata_pb2
 from tests.node.fake_controller import FakeController
-from tests.node.running import RunningNode, batch
+from tests.node.running import FetchClient, RunningNode, batch
 
 
 class _Deaf:
@@ -69,3 +74,39 @@ async def test_a_request_that_timed_out_is_not_kept_until_it_commits(
     call.deadline_s = float("-inf")
     stream._tick()
     assert held() is None
+
+
+@pytest.mark.parametrize("kind", ["metadata", "settings", "groups", "deletions"])
+async def test_a_request_that_names_too_much_is_refused(
+    node: RunningNode, controller: FakeController, kind: str
+) -> None:
+    await node.knows(controller)
+    groups = group_pb2_grpc.GroupServiceStub(node.channel)
+    names = [""] * 10_001
+    calls: dict[str, Callable[[], Awaitable[object]]] = {
+        "metadata": lambda: node.metadata.GetMetadata(
+            metadata_pb2.GetMetadataRequest(topics=names)
+        ),
+        "settings": lambda: node.admin.DescribeTopicConfigs(
+            admin_pb2.DescribeTopicConfigsRequest(topics=[admin_pb2.TopicRef()] * 10_001)
+        ),
+        "groups": lambda: groups.DescribeGroups(group_pb2.DescribeGroupsRequest(groups=names)),
+        "deletions": lambda: groups.DeleteGroups(group_pb2.DeleteGroupsRequest(groups=names)),
+    }
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await calls[kind]()
+    error = error_from_rpc(refused.value)
+    assert isinstance(error, InvalidRequestError)
+    assert error.limit == "10000"
+
+
+async def test_a_frame_that_subscribes_too_much_is_not_begun_with(
+    node: RunningNode, controller: FakeController
+) -> None:
+    await node.knows(controller)
+    fetcher = FetchClient(node.channel)
+    await fetcher.open()
+    await fetcher.tell(subscribe=[broker_pb2.FetchSubscribe(topic="t")] * 40_001)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await fetcher.push()
+    assert isinstance(error_from_rpc(refused.value), InvalidRequestError)

@@ -13,7 +13,6 @@ Source: Apache Kafka's ReplicationControlManager (createTopics, createPartitions
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from random import Random
 
 from odradek.controller.state.elections import settle
@@ -42,7 +41,6 @@ from odradek.protocol.errors import (
 )
 from odradek.protocol.names import (
     INTERNAL_TOPICS,
-    TOPIC_NAME_LENGTH_MAX,
     check_topic_name,
     near_names,
 )
@@ -57,9 +55,6 @@ REPLICATION_DEFAULT = 3
 INTERNAL_PARTITIONS = 16
 INTERNAL_CONFIG: TopicSettings = (("cleanup.policy", "compact"),)
 _TOPIC_ID_BYTES = 16
-# difflib takes tens of microseconds a name, on the controller's only loop.
-_NAMES_COMPARED_MAX = 100
-_LENGTHS_APART_MAX = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +211,7 @@ def find_topic(image: ClusterImage, ref: TopicRef) -> Topic:
         return topic
     topic = image.topic_named(ref.name)
     if topic is None:
-        near = _near_topics(image, ref.name[:TOPIC_NAME_LENGTH_MAX])
+        near = near_names(ref.name, image.topic_ids)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise UnknownTopicOrPartitionError(
             f"there is no topic {ref.name[:64]!r}{hint}",
@@ -225,13 +220,6 @@ def find_topic(image: ClusterImage, ref: TopicRef) -> Topic:
             suggestions=near,
         )
     return topic
-
-
-def _near_topics(image: ClusterImage, name: str) -> tuple[str, ...]:
-    alike = (
-        known for known in image.topic_ids if abs(len(known) - len(name)) <= _LENGTHS_APART_MAX
-    )
-    return near_names(name, islice(alike, _NAMES_COMPARED_MAX))
 
 
 def outcome_of(decide: Callable[[], TopicOutcome], name: str) -> TopicOutcome:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
 
+from odradek.node.api.limits import NAMES_MAX, check_count
 from odradek.node.cluster.controller_link import ControllerLink
 from odradek.node.cluster.controllers import Controllers
 from odradek.node.cluster.image import ClusterImage, PartitionState
@@ -103,6 +104,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     ) -> pb.DescribeTopicConfigsResponse:
         """Return every setting of topics, defaults included."""
         del context
+        check_count("topics", len(request.topics), NAMES_MAX)
         image = self._view.image
         return pb.DescribeTopicConfigsResponse(
             topics=[_describe_config(image, ref) for ref in request.topics]

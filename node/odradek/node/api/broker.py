@@ -7,6 +7,7 @@ from typing import Any, Final
 import grpc
 
 from odradek.node.api.fetch import FetchStream
+from odradek.node.api.limits import check_count
 from odradek.node.api.produce import ProduceStream
 from odradek.node.cluster.producer_ids import ProducerIds
 from odradek.node.replication.partition import PartitionReplica
@@ -24,8 +25,6 @@ from odradek.v1 import broker_pb2 as pb
 
 SERVICE_NAME: Final = pb.DESCRIPTOR.services_by_name["BrokerService"].full_name
 _UNKNOWN: Final = -1
-_PARTITIONS_MAX: Final = 100_000
-"""In one request: an empty entry takes 2 bytes on the wire and a kilobyte to answer."""
 
 
 class BrokerServicer:
@@ -78,7 +77,7 @@ class BrokerServicer:
     ) -> pb.ListOffsetsResponse:
         """Find offsets by timestamp, or a log's ends."""
         del context
-        _check_count(len(request.partitions))
+        check_count("partitions", len(request.partitions))
         stable = request.isolation_level != pb.ISOLATION_LEVEL_READ_UNCOMMITTED
         results = [await self._list_offset(each, stable=stable) for each in request.partitions]
         return pb.ListOffsetsResponse(partitions=results)
@@ -133,7 +132,7 @@ class BrokerServicer:
     ) -> pb.OffsetsForLeaderEpochResponse:
         """Tell where epochs ended."""
         del context
-        _check_count(len(request.partitions))
+        check_count("partitions", len(request.partitions))
         return pb.OffsetsForLeaderEpochResponse(
             partitions=self._epoch_ends(request.partitions),
         )
@@ -183,13 +182,3 @@ class BrokerServicer:
         held = request.producer_id, request.producer_epoch
         producer_id, epoch = await self._producer_ids.grant(*held)
         return pb.InitProducerIdResponse(producer_id=producer_id, producer_epoch=epoch)
-
-
-def _check_count(count: int) -> None:
-    if count > _PARTITIONS_MAX:
-        raise InvalidRequestError(
-            f"{count} partitions are too many for one request",
-            field="partitions",
-            value=count,
-            limit=_PARTITIONS_MAX,
-        )

@@ -100,11 +100,11 @@ class FetchStream:
             raise InvalidRequestError("the first frame of a fetch stream opens it", field="open")
         self._open(request.open)
         while request is not end:
+            self._check_backlog(len(request.subscribe))
             for subscription_id in request.unsubscribe:
                 self._unsubscribe(subscription_id)
             for wanted in request.subscribe:
                 self._subscribe(wanted)
-            self._check_backlog()
             for credit in request.credits:
                 subscription = self._subscriptions.get(credit.subscription_id)
                 if subscription is not None:
@@ -114,8 +114,8 @@ class FetchStream:
                 self._ready.set()
             request = await read()
 
-    def _check_backlog(self) -> None:
-        backlog = len(self._queue) + len(self._refusals)
+    def _check_backlog(self, coming: int) -> None:
+        backlog = len(self._queue) + len(self._refusals) + coming
         if backlog > 2 * _SUBSCRIPTIONS_MAX:
             raise InvalidRequestError(
                 "the client subscribes again and again, and takes no answers",

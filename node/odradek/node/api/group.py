@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import grpc
 
+from odradek.node.api.limits import NAMES_MAX, check_count
 from odradek.node.cluster.image import ClusterImage, PartitionState, TopicState
 from odradek.node.coordination.boundaries import ClusterSource, GroupController
 from odradek.node.coordination.coordination import Coordination
@@ -27,7 +28,6 @@ from odradek.node.coordination.translation import (
 from odradek.protocol.errors import (
     BrokerError,
     CoordinatorNotAvailableError,
-    InvalidRequestError,
     NonEmptyGroupError,
     RequestTimedOutError,
     error_to_proto,
@@ -41,7 +41,6 @@ from odradek.v1 import group_pb2_grpc
 _CREATE_TIMEOUT_S: Final = 10.0
 _REQUEST_TIMEOUT_S: Final = 30.0
 _NO_OFFSET: Final = Offset(-1)
-_PARTITIONS_MAX: Final = 100_000
 
 
 class GroupServicer(group_pb2_grpc.GroupServiceServicer):
@@ -135,7 +134,7 @@ class GroupServicer(group_pb2_grpc.GroupServiceServicer):
             NotCoordinatorError, CoordinatorLoadInProgressError: Ask again, or elsewhere.
             UnknownMemberIdError, FencedMemberEpochError, NonEmptyGroupError: Nothing was committed.
         """
-        _check_count(len(request.offsets))
+        check_count("offsets", len(request.offsets))
         group = check_group_id(request.group)
         groups = self._coordination.of_group(group)
         committer = groups.committer(group, request.member_id, request.member_epoch)
@@ -209,6 +208,7 @@ class GroupServicer(group_pb2_grpc.GroupServiceServicer):
     ) -> pb.DescribeGroupsResponse:
         """Describe groups, each with its own error."""
         del context
+        check_count("groups", len(request.groups), NAMES_MAX)
         return pb.DescribeGroupsResponse(groups=map(self._describe, request.groups))
 
     def _describe(self, name: str) -> pb.GroupDescription:
@@ -223,6 +223,7 @@ class GroupServicer(group_pb2_grpc.GroupServiceServicer):
         self, request: pb.DeleteGroupsRequest, context: Any
     ) -> pb.DeleteGroupsResponse:
         """Delete empty groups with their offsets."""
+        check_count("groups", len(request.groups), NAMES_MAX)
         results = []
         for name in request.groups:
             result = pb.DeleteGroupResult(group=name)
@@ -319,18 +320,8 @@ def _names(image: ClusterImage) -> dict[TopicId, TopicName]:
 
 
 def _check_partitions(topics: Sequence[pb.TopicPartitions]) -> None:
-    _check_count(len(topics))
-    _check_count(sum(len(each.partitions) for each in topics))
-
-
-def _check_count(count: int) -> None:
-    if count > _PARTITIONS_MAX:
-        raise InvalidRequestError(
-            f"{count} partitions are too many for one request",
-            field="partitions",
-            value=count,
-            limit=_PARTITIONS_MAX,
-        )
+    check_count("topics", len(topics))
+    check_count("partitions", sum(len(each.partitions) for each in topics))
 
 
 def _no_leader(partition: PartitionState) -> CoordinatorNotAvailableError:

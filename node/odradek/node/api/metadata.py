@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 from typing import Any, Final
 
+from odradek.node.api.limits import NAMES_MAX, check_count
 from odradek.node.cluster.controllers import UNKNOWN_CONTROLLER, Controllers
 from odradek.node.cluster.image import ClusterImage, ImageUpdate, TopicState
 from odradek.node.cluster.translation import node_to_proto, topic_to_proto, update_to_proto
@@ -34,6 +35,7 @@ class MetadataServicer(metadata_pb2_grpc.MetadataServiceServicer):
         Raises:
             RequestTimedOutError: This node did not reach `min_version` in time.
         """
+        check_count("topics", len(request.topics) + len(request.topic_ids), NAMES_MAX)
         timeout_s = min(context.time_remaining() or _VERSION_WAIT_MAX_S, _VERSION_WAIT_MAX_S)
         image = await self._view.at_least(max(_FIRST_VERSION, request.min_version), timeout_s)
         if request.all_topics:

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import grpc
 
+from odradek.node.api.limits import check_count
 from odradek.node.replication import lags
 from odradek.node.replication.node_links import NodeLinks
 from odradek.node.replication.replicas import Replicas
@@ -14,7 +15,6 @@ from odradek.v1 import replica_pb2 as pb
 
 SERVICE_NAME: Final = pb.DESCRIPTOR.services_by_name["ReplicaService"].full_name
 _OPEN_TIMEOUT_S: Final = 10.0
-_PARTITIONS_MAX: Final = 100_000
 
 
 class ReplicaServicer:
@@ -75,7 +75,7 @@ class ReplicaServicer:
     ) -> pb.ConfirmLeadershipResponse:
         """Name the partitions of which this node knows a later epoch."""
         del context
-        _check_count("partitions", len(request.partitions), _PARTITIONS_MAX)
+        check_count("partitions", len(request.partitions))
         superseded = []
         for led in request.partitions:
             replica = self._replicas.with_uid(PartitionUid(led.uid))
@@ -105,13 +105,6 @@ class ReplicaServicer:
     ) -> pb.DescribeFollowersResponse:
         """Tell how much the followers of partitions led here lack."""
         del context
-        _check_count("uids", len(request.uids), lags.PARTITIONS_MAX)
+        check_count("uids", len(request.uids), lags.PARTITIONS_MAX)
         logs = await self._links.lags.here(map(PartitionUid, request.uids))
         return pb.DescribeFollowersResponse(logs=logs)
-
-
-def _check_count(field: str, count: int, limit: int) -> None:
-    if count > limit:
-        raise InvalidRequestError(
-            "too many partitions for one request", field=field, value=count, limit=limit
-        )
