@@ -235,7 +235,8 @@ class Store:
         try:
             value: bytes | None = self._handle().get(key)
         except Exception as error:
-            raise _damaged_table(error) from error
+            _check_damage(error)
+            raise
         return value
 
     def scan(
@@ -398,7 +399,8 @@ class Store:
             yield iterator
             del iterator
         except Exception as error:
-            raise _damaged_table(error) from error
+            _check_damage(error)
+            raise
         finally:
             with self._readers_changed:
                 self._readers -= 1
@@ -435,10 +437,9 @@ def _is_damage(error: Exception) -> bool:
     return isinstance(error, DamagedTableError) or _CORRUPTION in text or _FILE_IS_MISSING in text
 
 
-def _damaged_table(error: Exception) -> Exception:
-    if isinstance(error, CorruptMessageError) or _CORRUPTION not in str(error):
-        return error
-    return DamagedTableError(f"a table of the store is damaged: {error}")
+def _check_damage(error: Exception) -> None:
+    if _CORRUPTION in str(error) and not isinstance(error, CorruptMessageError):
+        raise DamagedTableError(f"a table of the store is damaged: {error}") from error
 
 
 def _is_full(error: Exception) -> bool:
