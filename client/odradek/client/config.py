@@ -116,7 +116,8 @@ class ProducerOptions:
         retry_delay_s: First wait before a retry; doubles.
         retry_delay_max_s: Longest wait before a retry.
         compression: Codec of the batches.
-        partitioner: None: by key (murmur2, as Kafka), without key round robin by batch.
+        partitioner: None: by key (murmur2, as Kafka), without key round robin by batch; while a
+            partition's batch is not answered it keeps its turn, for 16 KiB.
     """
 
     acks: Acks = Acks.ALL
