@@ -5,9 +5,10 @@ controllers decide. Invariants have names; a broken one names itself.
 """
 
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from odradek.controller.state.image import ClusterImage
 from odradek.node.coordination.records import OffsetCommitted
@@ -68,7 +69,9 @@ class Oracle:
     offset_records: Mapping[int, OffsetCommitted]
     met: Counter[str] = field(default_factory=Counter)
     acknowledged: int = 0
-    _committed: dict[PartitionUid, _Committed] = field(default_factory=dict)
+    _committed: defaultdict[PartitionUid, _Committed] = field(
+        default_factory=partial(defaultdict, _Committed)
+    )
     _leaders: dict[tuple[PartitionUid, LeaderEpoch], NodeId] = field(default_factory=dict)
     _named: dict[tuple[PartitionUid, LeaderEpoch, Offset], int] = field(default_factory=dict)
     _owners: dict[tuple[GroupId, object, int], str] = field(default_factory=dict)
@@ -93,7 +96,7 @@ class Oracle:
             uid,
             epoch,
         )
-        known_committed = self._committed_of(uid)
+        known_committed = self._committed[uid]
         earlier = bisect_left(known_committed.epochs, epoch)
         committed = known_committed.batches[:earlier]
         check(
@@ -117,7 +120,7 @@ class Oracle:
         self, uid: PartitionUid, epoch: LeaderEpoch, offset: Offset, log: list[Batch]
     ) -> None:
         """A leader believes that everything below an offset is committed."""
-        committed = self._committed_of(uid)
+        committed = self._committed[uid]
         for batch in reversed(log):
             if batch.base_offset < offset and batch.base_offset < committed.end:
                 theirs = committed.by_offset.get(batch.base_offset)
@@ -184,7 +187,7 @@ class Oracle:
 
     def on_replica(self, uid: PartitionUid, high_watermark: Offset, log: list[Batch]) -> None:
         """Compare what a replica has with what is committed, as far as it knows to be."""
-        committed = self._committed_of(uid)
+        committed = self._committed[uid]
         for batch in log:
             if batch.next_offset > min(high_watermark, committed.end):
                 break
@@ -204,7 +207,7 @@ class Oracle:
     def on_acknowledged(self, uid: PartitionUid, offset: Offset, content: int) -> None:
         """A producer was told that its batch is safe, and unless that is -1, where."""
         self.acknowledged += 1
-        committed = self._committed_of(uid)
+        committed = self._committed[uid]
         found = committed.by_offset.get(offset)
         check(
             content in committed.contents if found is None else found.crc == content,
@@ -218,7 +221,7 @@ class Oracle:
 
     def on_read(self, uid: PartitionUid, batch: Batch) -> None:
         """A consumer was given a batch."""
-        found = self._committed_of(uid).by_offset.get(batch.base_offset)
+        found = self._committed[uid].by_offset.get(batch.base_offset)
         check(
             found is not None and found.crc == batch.crc,
             "only committed records are read",
@@ -231,7 +234,7 @@ class Oracle:
 
     def committed_batches(self, uid: PartitionUid) -> list[Batch]:
         """Return everything committed of a partition."""
-        return self._committed_of(uid).batches
+        return self._committed[uid].batches
 
     # Controllers
 
@@ -267,9 +270,6 @@ class Oracle:
                         owner,
                         member.member_id,
                     )
-
-    def _committed_of(self, uid: PartitionUid) -> _Committed:
-        return self._committed.setdefault(uid, _Committed())
 
 
 def _content(batch: Batch) -> tuple[Offset, int]:
