@@ -80,7 +80,7 @@ class MemberHears(Once):
 
 
 @dataclass(frozen=True, slots=True)
-class CommitOffset:
+class CommitOffset(Once):
     """A member commits one position; the correlation counts its commits."""
 
     correlation: int

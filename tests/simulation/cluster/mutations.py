@@ -14,9 +14,11 @@ from types import CodeType, FunctionType
 from typing import Any
 
 from odradek.controller.state import elections, nodes, partitions
-from odradek.controller.state.groups.reconcile import reconcile
+from odradek.controller.state.groups.decide import _replace_member
+from odradek.controller.state.groups.reconcile import _revoke, reconcile
 from odradek.node.coordination.members import GroupMembers
 from odradek.node.coordination.offsets import CommittedOffsets
+from odradek.node.coordination.sessions import Sessions
 from odradek.node.replication.durable_end import DurableEnd
 from odradek.node.replication.follower import FollowerReplica
 from odradek.node.replication.isr import InSync
@@ -189,7 +191,7 @@ MUTATIONS = (
         CommittedOffsets.accept,
         "0 < record.sequence < known.sequence",
         "False",
-        first=7,
+        first=6,
     ),
     Mutation(
         "a partition is released before its owner said so",
@@ -202,5 +204,26 @@ MUTATIONS = (
         reconcile,
         "for partition in (*member.assigned, *member.revoking)",
         "for partition in member.assigned",
+    ),
+    Mutation(
+        "what is still being revoked is forgotten when more is",
+        _revoke,
+        "{**still_revoking, **gives_up}",
+        "gives_up",
+        first=16,
+    ),
+    Mutation(
+        "a static member's place is given to its next process and kept by the one before",
+        _replace_member,
+        "draft.emit(MemberRemoved(group.group, old.member_id))",
+        "pass",
+        first=11,
+    ),
+    Mutation(
+        "who is silent stays a member",
+        Sessions.expired,
+        "return self._deadlines.due(now_s)",
+        "return []",
+        first=1,
     ),
 )

@@ -46,6 +46,9 @@ class Nemesis:
             self._lose_data,
             self._disturb_members,
         ]
+        if world.is_restless:
+            self._faults += [self._disturb_members] * 2 * len(self._faults)
+            self.faults_per_s *= 2
 
     def pause_s(self) -> float:
         """Return the time until the next fault."""
@@ -276,6 +279,8 @@ class Nemesis:
         member = self.chance.choice(self.world.members)
         if not member.is_up:
             member.start()
+        elif self.world.is_restless and self.chance.random() < 0.3:
+            member.leave()
         elif self.chance.random() < 0.5:
             member.pause(self.chance.choice([1.0, 8.0]))
         else:

@@ -261,14 +261,16 @@ class Oracle:
                     )
                 for owned, epoch in member.assigned.items():
                     name = (group.group, owned, epoch)
-                    owner = self._owners.setdefault(name, member.member_id)
+                    # A static member's next process takes its place as it is.
+                    place = member.profile.instance_id or member.member_id
+                    owner = self._owners.setdefault(name, place)
                     check(
-                        owner == member.member_id,
+                        owner == place,
                         "one owner per epoch",
                         "{} is {}'s and {}'s",
                         name,
                         owner,
-                        member.member_id,
+                        place,
                     )
 
 

@@ -57,6 +57,8 @@ class World:
 
     def __init__(self, seed: int) -> None:
         self.chance = Random(seed)
+        self.is_restless = seed % 5 == 1
+        """Most of what goes wrong goes wrong with members of the group, and more of it."""
         self.scheduler = Scheduler()
         self.network = Network(self.scheduler, self.chance)
         self.topic_name = TopicName("data")
@@ -64,6 +66,7 @@ class World:
         self.oracle = Oracle(self.offset_records)
         self.image = ClusterImage()
         self.commits: dict[tuple[GroupId, TopicIdPartition], Offset] = {}
+        self._processed: dict[tuple[GroupId, TopicIdPartition], Offset] = {}
         self._contents = 0
         self._directories = self.chance.randrange(5)
         self._coordinators: dict[PartitionUid, NodeId] = {}
@@ -86,7 +89,8 @@ class World:
         self.producers = [SimulatedProducer(f"producer-{n}", self, 1000 + n) for n in (1, 2)]
         self.readers = [SimulatedReader("reader", self)]
         self.members = [
-            SimulatedMember(f"member-{n}", self, self.chance.choice(_GROUPS)) for n in (1, 2, 3)
+            SimulatedMember(f"member-{n}", self, self.chance.choice(_GROUPS), instance_id)
+            for n, instance_id in ((1, ""), (2, ""), (3, "third" if self.is_restless else ""))
         ]
         minimum = dict.fromkeys(self.data_uids, self.min_insync)
         minimum |= dict.fromkeys(self.offsets_uids, 2)
@@ -163,6 +167,15 @@ class World:
         key = (group, partition)
         self.commits[key] = max(offset, self.commits.get(key, FIRST_OFFSET))
 
+    def on_processed(
+        self, group: GroupId, partition: TopicIdPartition, start: Offset, end: Offset
+    ) -> None:
+        """A member has processed some records."""
+        key = (group, partition)
+        known = self._processed.get(key, FIRST_OFFSET)
+        check(start <= known, "a group skips no record", "{}: {} after {}", key, start, known)
+        self._processed[key] = max(end, known)
+
     def on_claimed(self, claimer: SimulatedMember, partition: TopicIdPartition) -> None:
         """A member begins to read a partition: nobody whom the controllers count does as well."""
         for other in self.members:
@@ -218,7 +231,7 @@ class World:
         ):
             self.scheduler.run_until(self.scheduler.now_s + 0.5)
         missing = self._missing()
-        check(missing is None, "a healed cluster recovers", str(missing))
+        check(missing is None, "a healed cluster recovers", "{}", missing)
         self._check_end()
 
     def _begin(self) -> None:
@@ -282,17 +295,28 @@ class World:
         return self._missing_member(active.image)
 
     def _missing_member(self, image: ClusterImage) -> str | None:
-        owned: dict[tuple[GroupId, TopicIdPartition], Process] = {}
-        for member in self.members:
-            for partition in member.owned:
-                other = owned.setdefault((member.group, partition), member)
-                if other is not member:
-                    return f"{partition} is owned by {other} and {member}"
-        for group in {member.group for member in self.members}:
-            for index in range(len(self.data_uids)):
-                if (group, TopicIdPartition(_TOPIC_ID, PartitionIndex(index))) not in owned:
-                    return f"nobody of {group} owns {index}: {image.groups.get(group)}"
+        """Tell whose membership differs from what the controllers want; or what nobody reads."""
+        for group_id in _GROUPS:
+            group = image.groups.get(GroupId(group_id))
+            living = {each.member_id: each for each in self.members if each.group == group_id}
+            if group is None or group.members.keys() != living.keys():
+                return f"the members of {group_id} are {living}: {group}"
+            unread = {TopicIdPartition(_TOPIC_ID, index) for index in self._data_indexes}
+            for member_id, member in group.members.items():
+                reader = living[member_id]
+                owned: frozenset[object] = reader.owned
+                if member.revoking or not owned == member.target == set(member.assigned):
+                    return f"{reader} owns {reader.owned}: {member}"
+                if any(end < self.committed_end(each) for each, end in reader.committed.items()):
+                    return f"{reader} has committed {reader.committed}"
+                unread -= reader.owned
+            if unread:
+                return f"nobody of {group_id} reads {unread}: {group}"
         return None
+
+    @property
+    def _data_indexes(self) -> list[PartitionIndex]:
+        return [PartitionIndex(index) for index in range(len(self.data_uids))]
 
     def _check_end(self) -> None:
         """Everything is the same everywhere."""
