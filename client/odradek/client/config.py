@@ -122,7 +122,7 @@ class ProducerOptions:
 
     acks: Acks = Acks.ALL
     linger_s: float = 0.0
-    batch_bytes: int = 256 * 1024
+    batch_bytes: int = 512 * 1024
     request_bytes: int = 1024 * 1024
     buffer_bytes: int = 64 * 1024 * 1024
     delivery_timeout_s: float = 120.0
