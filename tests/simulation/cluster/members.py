@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tests.simulation.cluster.world import World
 
 _ANSWER_TIMEOUT_S = 3.0
+_HASTE = 10
 _SLOW_REVOCATION_S = 1.5 * TIMES.rebalance_timeout_s
 
 
@@ -186,7 +187,10 @@ class SimulatedMember(Client):
         end = self.world.committed_end(partition)
         if partition in self._claims and claim.position < end:
             start = claim.position
-            claim.position = Offset(min(end, start + self.chance.randint(1, 20)))
+            count = self.chance.randint(1, 20)
+            if self.world.nemesis.has_healed:
+                count *= _HASTE  # whoever waited for two sessions to end has a backlog
+            claim.position = Offset(min(end, start + count))
             self.world.on_processed(self.group, partition, start, claim.position)
         if claim.position > claim.committed:
             self._ask(claim)

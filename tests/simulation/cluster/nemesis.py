@@ -28,6 +28,7 @@ class Nemesis:
         self.chance = world.chance
         self.faults_per_s = self.chance.choice([0.2, 0.5, 1.0, 2.0])
         self.is_hostile = self.chance.random() < 0.4
+        self.has_healed = False
         self._faults: list[Callable[[], None]] = [
             self._kill_node,
             self._kill_node,
@@ -61,6 +62,7 @@ class Nemesis:
 
     def heal(self) -> None:
         """End every fault."""
+        self.has_healed = True
         world = self.world
         world.network.mend()
         for process in (*world.controllers, *world.nodes.values(), *world.members):

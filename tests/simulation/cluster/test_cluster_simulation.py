@@ -12,7 +12,8 @@ SEEDS = 36
 SEEDS_MAX = 60
 """So many find a planted bug at the latest."""
 ONCE_BROKEN = {
-    719: "a coordinator told a member of its former membership: an answer before its image"
+    101: "members read no faster after the faults than during them, and had not caught up in time",
+    719: "a coordinator told a member of its former membership: an answer before its image",
 }
 """Seeds that found something, and what it was."""
 
