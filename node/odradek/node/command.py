@@ -48,7 +48,7 @@ TailCache = Annotated[
 PageCache = Annotated[
     int | None,
     typer.Option(
-        help="How much of the newest data the system keeps in memory.", show_default="1 GiB"
+        help="How much of the newest data the system keeps in memory.", show_default="512 MiB"
     ),
 ]
 ReplicationThrottle = Annotated[

@@ -47,7 +47,7 @@ class NodeConfig(ProgramSettings):
     """Disk space kept free: below it writes are refused; at least four memtables."""
     tail_cache_bytes: Annotated[int, Field(ge=0)] = 48 * _MIB
     """Memory for the newest batches of all partitions."""
-    page_cache_bytes: Annotated[int, Field(ge=0)] = 1024 * _MIB
+    page_cache_bytes: Annotated[int, Field(ge=0)] = 512 * _MIB
     """How much of the newest data the system keeps in its page cache; the rest is on disk alone.
 
     Larger serves consumers that lag by so much from memory; smaller makes writing cheaper where

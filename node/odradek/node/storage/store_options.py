@@ -25,4 +25,4 @@ class StoreOptions:
     value_bytes_min: int = 4 << 10
     inline_bytes_max: int = 64 << 10
     segment_bytes: int = 64 << 20
-    page_cache_bytes: int = 1 << 30
+    page_cache_bytes: int = 512 << 20
