@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 
 from rich.console import Console
 
-from bench import failover, latency, lifecycle, report, throughput
+from bench import failover, latency, lifecycle, partitions, report, throughput
 from bench.stage import Stage, stage
 
 Workload = Callable[[Stage], AsyncIterator[report.Figure]]
@@ -23,10 +23,11 @@ WORKLOADS: dict[str, Workload] = {
     "restart": lifecycle.restart,
     "produce-kib-r3": throughput.produce_kib_replicated,
     "latency-r3": latency.end_to_end,
+    "partitions-r3": partitions.a_thousand,
     "failover-r3": failover.node_killed,
     "failover-r3-controller": failover.node_and_controller_killed,
 }
-NODES = dict.fromkeys(("produce-kib-r3", "latency-r3", "failover-r3", "failover-r3-controller"), 3)
+NODES = {name: 3 for name in WORKLOADS if "-r3" in name}
 CONTROLLERS = {"failover-r3-controller": 3}
 
 
@@ -38,7 +39,9 @@ async def measure(names: list[str], scale: float) -> list[report.Figure]:
         nodes, controllers = NODES.get(name, 1), CONTROLLERS.get(name, 1)
         async with stage(scale, nodes=nodes, controllers=controllers) as fresh:
             async for figure in WORKLOADS[name](fresh):
-                console.print(f"{figure.workload}: {figure.value:,.2f} {figure.unit}")
+                runs = f" ({figure.span})" if figure.runs else ""
+                line = f"{figure.workload}: {figure.value:,.2f} {figure.unit}{runs}"
+                console.print(line, soft_wrap=True)
                 figures.append(figure)
     return figures
 

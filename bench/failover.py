@@ -77,7 +77,7 @@ async def _measure(
         traffic = _Traffic()
         sending = asyncio.create_task(traffic.run(client, topic))
         for number in range(kills):
-            await _all_in_sync(stage, client, topic)
+            await stage.in_sync(client, topic)
             await asyncio.sleep(_SETTLE_S / 2)
             traffic.begin()
             gaps_s.append(await _kill(stage, client, traffic, number, with_controller))
@@ -121,12 +121,4 @@ async def _active(client: Client) -> int:
         for controller in (await client.admin.describe_cluster()).controllers:
             if controller.active and controller.controller_id is not None:
                 return controller.controller_id
-        await asyncio.sleep(_POLL_S)
-
-
-async def _all_in_sync(stage: Stage, client: Client, topic: str) -> None:
-    while True:
-        partitions = (await client.admin.describe_topic(topic)).partitions
-        if all(len(each.isr) == stage.replication for each in partitions):
-            return
         await asyncio.sleep(_POLL_S)

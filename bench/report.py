@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ class Figure:
         unit: Its unit.
         goal: What it should reach; None when it only informs.
         smaller_is_better: True for times and sizes.
+        runs: What it is the median of; empty when it was measured once.
     """
 
     workload: str
@@ -33,6 +35,7 @@ class Figure:
     unit: str
     goal: float | None = None
     smaller_is_better: bool = False
+    runs: tuple[float, ...] = ()
 
     @property
     def reaches_goal(self) -> bool:
@@ -41,17 +44,43 @@ class Figure:
             return True
         return self.value <= self.goal if self.smaller_is_better else self.value >= self.goal
 
+    @property
+    def span(self) -> str:
+        """From the least to the most of its runs, as people read it; empty without runs."""
+        return f"{number(min(self.runs))} to {number(max(self.runs))}" if self.runs else ""
+
+
+def median_of(
+    runs: Iterable[float],
+    *,
+    workload: str,
+    unit: str,
+    goal: float | None = None,
+    smaller_is_better: bool = False,
+) -> Figure:
+    """Return the figure of something that was measured several times."""
+    runs = tuple(runs)
+    return Figure(
+        workload=workload,
+        value=statistics.median(runs),
+        unit=unit,
+        goal=goal,
+        smaller_is_better=smaller_is_better,
+        runs=runs,
+    )
+
 
 def show(figures: Iterable[Figure]) -> None:
     """Print the table."""
     table = Table("workload", title="Odradek bench")
-    for heading in ("measured", "goal", "unit"):
+    for heading in ("measured", "runs", "goal", "unit"):
         table.add_column(heading, justify="right" if heading != "unit" else "left")
     for figure in figures:
         style = "green" if figure.reaches_goal and figure.goal is not None else ""
         table.add_row(
             figure.workload,
             number(figure.value),
+            figure.span,
             "" if figure.goal is None else _goal(figure),
             figure.unit,
             style=style if figure.reaches_goal else "yellow",

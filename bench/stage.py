@@ -1,5 +1,6 @@
 """Where workloads run: controllers and nodes as processes, the SDK in this one."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,6 +11,8 @@ from odradek.client.local.cluster import LocalCluster, LocalProcess
 
 PARTITIONS = 6
 MEGABYTE = 1_000_000
+_IN_SYNC_TIMEOUT_S = 60.0
+_POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,22 @@ class Stage:
             yield name
         finally:
             await client.admin.delete_topic(name)
+
+    async def in_sync(self, client: Client, topic: str) -> None:
+        """Wait until every partition is led and has all its replicas in sync.
+
+        Raises:
+            TimeoutError: That takes more than a minute.
+        """
+        async with asyncio.timeout(_IN_SYNC_TIMEOUT_S):
+            while True:
+                partitions = (await client.admin.describe_topic(topic)).partitions
+                if all(
+                    each.leader is not None and len(each.isr) == self.replication
+                    for each in partitions
+                ):
+                    return
+                await asyncio.sleep(_POLL_S)
 
 
 @asynccontextmanager

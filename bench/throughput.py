@@ -51,7 +51,7 @@ async def consume_kib(stage: Stage) -> AsyncIterator[Figure]:
     rounds = max(1, int(1_000 * MEGABYTE * stage.scale) // (KIB * len(values)))
     async with stage.client() as client, stage.topic(client, flush="os") as topic:
         async with client.producer(key=serdes.raw, value=serdes.raw) as producer:
-            await _send_many(producer, topic, values, rounds)
+            await send_many(producer, topic, values, rounds)
         count = rounds * len(values)
         for how, read, goal in (
             ("per batch", _read_batches, 550.0),
@@ -74,8 +74,8 @@ async def _produce_bytes(stage: Stage, *, total_bytes: int, flush: str, goal: fl
         stage.topic(client, flush=flush) as topic,
         client.producer(key=serdes.raw, value=serdes.raw) as producer,
     ):
-        await _send_many(producer, topic, values, 1)  # connections, producer id
-        elapsed_s = await _send_many(producer, topic, values, rounds)
+        await send_many(producer, topic, values, 1)  # connections, producer id
+        elapsed_s = await send_many(producer, topic, values, rounds)
     produced = rounds * len(values) * KIB / MEGABYTE
     return Figure(
         workload=f"produce 1 KiB send_many flush={flush}, {produced / 1000:.1f} GB"
@@ -90,13 +90,13 @@ async def _produce_records(stage: Stage, *, verb: str, flush: str, goal: float) 
     values = random_values(100)
     total = int(5_000_000 * stage.scale)
     rounds = max(1, total // len(values))
-    send = _send_many if verb == "send_many" else _send_each
+    send = send_many if verb == "send_many" else _send_each
     async with (
         stage.client() as client,
         stage.topic(client, flush=flush) as topic,
         client.producer(key=serdes.raw, value=serdes.raw) as producer,
     ):
-        await _send_many(producer, topic, values, 1)
+        await send_many(producer, topic, values, 1)
         elapsed_s = await send(producer, topic, values, rounds)
     return Figure(
         workload=f"produce 100 B {verb} flush={flush}",
@@ -106,13 +106,17 @@ async def _produce_records(stage: Stage, *, verb: str, flush: str, goal: float) 
     )
 
 
-async def _send_many(
-    producer: Producer[bytes, bytes], topic: str, values: list[bytes], rounds: int
+async def send_many(
+    producer: Producer[bytes, bytes],
+    topic: str,
+    values: list[bytes],
+    rounds: int,
+    keys: list[bytes] | None = None,
 ) -> float:
     """Send the values so many times; return the seconds until all are acknowledged."""
     started_s = time.perf_counter()
     for _ in range(rounds):
-        await producer.send_many(topic, values)
+        await producer.send_many(topic, values, keys=keys)
     await producer.flush()
     return time.perf_counter() - started_s
 
