@@ -62,6 +62,7 @@ class ReplicatedPartition(RuleBasedStateMachine):
         self.uid = self.cluster.assigned("t", *REPLICAS).uid
         self.replicas = {each: Replica(self.cluster.image.copy()) for each in EVERYBODY}
         self.committed: list[int] = []
+        self.losses = 0
         self.records = 0
         self.processes = 1
         self.reigns: dict[int, int] = {}
@@ -80,8 +81,11 @@ class ReplicatedPartition(RuleBasedStateMachine):
 
     def _hear(self, node_id: int) -> None:
         replica = self.replicas[node_id]
-        before = replica.partition.partition_epoch
+        before, known = replica.partition.partition_epoch, replica.view.nodes
         replica.view = self.cluster.image.copy()
+        for each, node in replica.view.nodes.items():
+            if node.incarnation != known[each].incarnation:
+                replica.acked.pop(int(each), None)
         if replica.partition.partition_epoch != before:
             replica.proposed = ()
         if node_id not in replica.partition.replicas:
@@ -224,6 +228,7 @@ class ReplicatedPartition(RuleBasedStateMachine):
         self.cluster.admit(
             registration(node_id, process=self.processes, lost_data=kept is not None)
         )
+        self._heed_losses()  # the last eligible replica may have been this one
         replica.up, replica.epoch, replica.acked, replica.proposed = True, -1, {}, ()
         self._hear(node_id)
 
@@ -240,9 +245,13 @@ class ReplicatedPartition(RuleBasedStateMachine):
         if not replica.up:
             return
         incarnation = replica.view.nodes[NodeId(node_id)].incarnation
-        losses = len(self.cluster.losses)
         self.cluster.decide(UnfenceNode(NodeId(node_id), incarnation, replica.view.version))
-        if len(self.cluster.losses) > losses:
+        self._heed_losses()
+
+    def _heed_losses(self) -> None:
+        """What the controller reports as lost need not be there any more."""
+        if len(self.cluster.losses) > self.losses:
+            self.losses = len(self.cluster.losses)
             log = self.replicas[int(self.partition.leader)].log
             del self.committed[common_prefix(log, self.committed) :]
 

@@ -103,6 +103,15 @@ def test_the_leader_stays_when_its_replica_does() -> None:
     assert cluster.partition.leader == 1
 
 
+def test_the_replica_that_ends_a_move_by_joining_leads_without_a_loss() -> None:
+    cluster = Moving(1, 2, 3)
+    cluster.move(4)
+    cluster.join(4)
+    cluster.expect((4,), (4,))
+    assert cluster.partition.leader == 4
+    assert not cluster.losses
+
+
 def test_an_order_alone_is_changed_at_once() -> None:
     cluster = Moving(1, 2, 3)
     cluster.move(3, 1, 2)
