@@ -12,7 +12,7 @@ import pytest
 from odradek.controller.active import ActiveController, Decided
 from odradek.controller.committed import ClusterMachine, Committed
 from odradek.controller.raft import COMMAND_BYTES_MAX
-from odradek.controller.state.decide import AllocateProducerIds, Answer, CreateTopics, Submission
+from odradek.controller.state.decide import AllocateProducerIds, CreateTopics, Submission
 from odradek.controller.state.nodes import FenceNode, Registration, UnfenceNode
 from odradek.controller.state.topics import NewTopic
 from odradek.controller.wire.records import decode_snapshot, encode_snapshot
@@ -151,8 +151,6 @@ async def test_an_unknown_outcome_is_asked_again_and_happens_once(fate: Fate) ->
         with pytest.raises(OutcomeUnknownError):
             await w.active.request(allocate(1))
         again = await w.active.request(allocate(1))
-        assert isinstance(again.reply, Answer)
-        assert (again.reply.version is not None) is (fate is Fate.COMMITTED)
         assert w.committed.image.next_producer_id == 1000
         assert (await w.active.request(allocate(2))).reply != again.reply
 

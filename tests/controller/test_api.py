@@ -79,6 +79,28 @@ async def test_requests_of_a_node() -> None:
         assert isinstance(error_from_proto(stale.error), StaleBrokerEpochError)
 
 
+async def test_an_answer_names_a_version_that_holds_what_it_says() -> None:
+    """Also of what was decided together with what it rests on: a repeat, a refusal."""
+    async with world() as w:
+        await w.lead()
+        node = w.node()
+        await node.start()
+        w.log.open.clear()
+        before = asyncio.ensure_future(node.create("before"))
+        await eventually(lambda: w.active._batch)
+        original = asyncio.ensure_future(node.create("t"))
+        await eventually(lambda: len(w.active._pending) == 1)
+        node.sequence -= 1
+        others = [asyncio.ensure_future(node.create("t")) for _ in ("repeat", "refused")]
+        await eventually(lambda: len(w.active._pending) == 3)
+        w.log.open.set()
+        repeat, refused = await asyncio.gather(*others)
+        assert (await before).version < w.committed.image.version
+        assert repeat == await original
+        assert refused.create_topics.topics[0].error.code
+        assert original.result().version == refused.version == w.committed.image.version
+
+
 async def test_a_broken_connection_fences_within_the_grace() -> None:
     async with world() as w:
         await w.lead()

@@ -77,7 +77,7 @@ class Log(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """A reply and the metadata version that holds it."""
+    """A reply and a metadata version that holds what it says, also of one decided before."""
 
     reply: Reply
     version: int

@@ -80,9 +80,6 @@ class ControllerApi(controller_pb2_grpc.ControllerServiceServicer):
         registration = registration_from_proto(request)
         decided = await self._active.request(registration, size_bytes=request.ByteSize())
         assert isinstance(decided.reply, Registration), "the reply of its request"
-        version = decided.reply.version
-        if version is None:
-            version = decided.version
         _log.info(
             "registered",
             node=request.node_id,
@@ -94,7 +91,7 @@ class ControllerApi(controller_pb2_grpc.ControllerServiceServicer):
             cluster_id=self._committed.image.cluster_id,
             incarnation=decided.reply.incarnation,
             controller_epoch=self._active.require_epoch(),
-            version=version,
+            version=decided.version,
             heartbeat_interval_ms=round(self._heartbeat_interval_s * 1000),
             session_timeout_ms=round(self._liveness.policy.session_timeout_s * 1000),
         )
@@ -113,10 +110,7 @@ class ControllerApi(controller_pb2_grpc.ControllerServiceServicer):
                 raise
             return refusal_to_proto(error)
         assert isinstance(decided.reply, Answer), "the reply of its request"
-        version = decided.reply.version
-        return answer_to_proto(
-            decided.reply.encoded, decided.version if version is None else version
-        )
+        return answer_to_proto(decided.reply.encoded, decided.version)
 
     async def WatchCluster(  # noqa: N802 - the contract's name
         self, request: controller_pb2.WatchClusterRequest, context: Any

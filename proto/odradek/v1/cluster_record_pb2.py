@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from odradek.v1 import group_record_pb2 as odradek_dot_v1_dot_group__record__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fodradek/v1/cluster_record.proto\x12\nodradek.v1\x1a\x1dodradek/v1/group_record.proto\"\x8e\x01\n\x0e\x43lusterCommand\x12\x18\n\x10\x63ontroller_epoch\x18\x01 \x01(\x03\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12*\n\x07records\x18\x03 \x03(\x0b\x32\x19.odradek.v1.ClusterRecord\x12\x11\n\tcontinued\x18\x04 \x01(\x08\x12\x11\n\tcontinues\x18\x05 \x01(\x08\"(\n\x14\x43lusterCommandAnswer\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08\"\x9e\x06\n\rClusterRecord\x12;\n\x12\x63ontroller_changed\x18\x01 \x01(\x0b\x32\x1d.odradek.v1.ControllerChangedH\x00\x12\x32\n\x0fnode_registered\x18\x02 \x01(\x0b\x32\x17.odradek.v1.ClusterNodeH\x00\x12-\n\x0bnode_fenced\x18\x03 \x01(\x0b\x32\x16.odradek.v1.NodeFencedH\x00\x12\x31\n\rnode_unfenced\x18\x04 \x01(\x0b\x32\x18.odradek.v1.NodeUnfencedH\x00\x12/\n\x0cnode_removed\x18\x05 \x01(\x0b\x32\x17.odradek.v1.NodeRemovedH\x00\x12\x31\n\rtopic_created\x18\x06 \x01(\x0b\x32\x18.odradek.v1.TopicCreatedH\x00\x12\x31\n\rtopic_deleted\x18\x07 \x01(\x0b\x32\x18.odradek.v1.TopicDeletedH\x00\x12>\n\x14topic_config_changed\x18\x08 \x01(\x0b\x32\x1e.odradek.v1.TopicConfigChangedH\x00\x12\x37\n\x10partitions_added\x18\t \x01(\x0b\x32\x1b.odradek.v1.PartitionsAddedH\x00\x12\x39\n\x11partition_changed\x18\n \x01(\x0b\x32\x1c.odradek.v1.ClusterPartitionH\x00\x12>\n\x14producer_ids_granted\x18\x0b \x01(\x0b\x32\x1e.odradek.v1.ProducerIdsGrantedH\x00\x12\x37\n\x10request_answered\x18\x0c \x01(\x0b\x32\x1b.odradek.v1.RequestAnsweredH\x00\x12(\n\x05group\x18\r \x01(\x0b\x32\x17.odradek.v1.GroupRecordH\x00\x12\x42\n\x16node_condition_changed\x18\x0e \x01(\x0b\x32 .odradek.v1.NodeConditionChangedH\x00\x42\x08\n\x06record\">\n\x11\x43ontrollerChanged\x12\x15\n\rcontroller_id\x18\x01 \x01(\x05\x12\x12\n\ncluster_id\x18\x02 \x01(\t\"\xc0\x02\n\x0b\x43lusterNode\x12\x0f\n\x07node_id\x18\x01 \x01(\x05\x12\x13\n\x0bincarnation\x18\x02 \x01(\x03\x12\x14\n\x0c\x64irectory_id\x18\x03 \x01(\x0c\x12\x12\n\nprocess_id\x18\x04 \x01(\x0c\x12\x0c\n\x04host\x18\x05 \x01(\t\x12\x0c\n\x04port\x18\x06 \x01(\x05\x12\x0c\n\x04rack\x18\x07 \x01(\t\x12\x18\n\x10software_version\x18\x08 \x01(\t\x12\x0e\n\x06\x66\x65nced\x18\t \x01(\x08\x12\x1a\n\x12registered_version\x18\n \x01(\x03\x12\x16\n\x0e\x66\x65nced_version\x18\x0b \x01(\x03\x12\x18\n\x10stopping_version\x18\x0c \x01(\x03\x12\x10\n\x08\x64raining\x18\r \x01(\x08\x12\x14\n\x0cstorage_full\x18\x0e \x01(\x08\x12\x17\n\x0fstore_set_aside\x18\x0f \x01(\x08\"\x1d\n\nNodeFenced\x12\x0f\n\x07node_id\x18\x01 \x01(\x05\"\x1f\n\x0cNodeUnfenced\x12\x0f\n\x07node_id\x18\x01 \x01(\x05\"a\n\x14NodeConditionChanged\x12\x0f\n\x07node_id\x18\x01 \x01(\x05\x12\x10\n\x08stopping\x18\x02 \x01(\x08\x12\x10\n\x08\x64raining\x18\x03 \x01(\x08\x12\x14\n\x0cstorage_full\x18\x04 \x01(\x08\"\x1e\n\x0bNodeRemoved\x12\x0f\n\x07node_id\x18\x01 \x01(\x05\"\xc5\x01\n\x0cTopicCreated\x12\x10\n\x08topic_id\x18\x01 \x01(\x0c\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x34\n\x06\x63onfig\x18\x03 \x03(\x0b\x32$.odradek.v1.TopicCreated.ConfigEntry\x12\x30\n\npartitions\x18\x04 \x03(\x0b\x32\x1c.odradek.v1.ClusterPartition\x1a-\n\x0b\x43onfigEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\" \n\x0cTopicDeleted\x12\x10\n\x08topic_id\x18\x01 \x01(\x0c\"\x91\x01\n\x12TopicConfigChanged\x12\x10\n\x08topic_id\x18\x01 \x01(\x0c\x12:\n\x06\x63onfig\x18\x02 \x03(\x0b\x32*.odradek.v1.TopicConfigChanged.ConfigEntry\x1a-\n\x0b\x43onfigEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"U\n\x0fPartitionsAdded\x12\x10\n\x08topic_id\x18\x01 \x01(\x0c\x12\x30\n\npartitions\x18\x02 \x03(\x0b\x32\x1c.odradek.v1.ClusterPartition\"\xd9\x01\n\x10\x43lusterPartition\x12\x0b\n\x03uid\x18\x01 \x01(\x04\x12\x11\n\tleader_id\x18\x02 \x01(\x11\x12\x14\n\x0cleader_epoch\x18\x03 \x01(\x05\x12\x17\n\x0fpartition_epoch\x18\x04 \x01(\x05\x12\x10\n\x08replicas\x18\x05 \x03(\x05\x12\x0b\n\x03isr\x18\x06 \x03(\x05\x12\x0b\n\x03\x65lr\x18\x07 \x03(\x05\x12\x16\n\x0elast_known_elr\x18\x08 \x03(\x05\x12\x17\n\x0f\x61\x64\x64ing_replicas\x18\t \x03(\x05\x12\x19\n\x11removing_replicas\x18\n \x03(\x05\".\n\x12ProducerIdsGranted\x12\x18\n\x10next_producer_id\x18\x01 \x01(\x03\"j\n\x0fRequestAnswered\x12\x0f\n\x07node_id\x18\x01 \x01(\x05\x12\x13\n\x0bincarnation\x18\x02 \x01(\x03\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x0e\n\x06\x61nswer\x18\x04 \x01(\x0c\x12\x0f\n\x07version\x18\x05 \x01(\x03\"\xa9\x03\n\x0f\x43lusterSnapshot\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x15\n\rcontroller_id\x18\x03 \x01(\x05\x12\x18\n\x10\x63ontroller_epoch\x18\x04 \x01(\x03\x12\x18\n\x10\x63ommand_sequence\x18\x05 \x01(\x04\x12\x18\n\x10next_incarnation\x18\x06 \x01(\x03\x12\x1a\n\x12next_partition_uid\x18\x07 \x01(\x04\x12\x18\n\x10next_producer_id\x18\x08 \x01(\x03\x12&\n\x05nodes\x18\t \x03(\x0b\x32\x17.odradek.v1.ClusterNode\x12(\n\x06topics\x18\n \x03(\x0b\x32\x18.odradek.v1.TopicCreated\x12,\n\x07\x61nswers\x18\x0b \x03(\x0b\x32\x1b.odradek.v1.RequestAnswered\x12\'\n\x06groups\x18\x0c \x03(\x0b\x32\x17.odradek.v1.GroupRecord\x12-\n\nunfinished\x18\r \x03(\x0b\x32\x19.odradek.v1.ClusterRecordb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fodradek/v1/cluster_record.proto\x12\nodradek.v1\x1a\x1dodradek/v1/group_record.proto\"\x8e\x01\n\x0e\x43lusterCommand\x12\x18\n\x10\x63ontroller_epoch\x18\x01 \x01(\x03\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12*\n\x07records\x18\x03 \x03(\x0b\x32\x19.odradek.v1.ClusterRecord\x12\x11\n\tcontinued\x18\x04 \x01(\x08\x12\x11\n\tcontinues\x18\x05 \x01(\x08\"(\n\x14\x43lusterCommandAnswer\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08\"\x9e\x06\n\rClusterRecord\x12;\n\x12\x63ontroller_changed\x18\x01 \x01(\x0b\x32\x1d.odradek.v1.ControllerChangedH\x00\x12\x32\n\x0fnode_registered\x18\x02 \x01(\x0b\x32\x17.odradek.v1.ClusterNodeH\x00\x12-\n\x0bnode_fenced\x18\x03 \x01(\x0b\x32\x16.odradek.v1.NodeFencedH\x00\x12\x31\n\rnode_unfenced\x18\x04 \x01(\x0b\x32\x18.odradek.v1.NodeUnfencedH\x00\x12/\n\x0cnode_removed\x18\x05 \x01(\x0b\x32\x17.odradek.v1.NodeRemovedH\x00\x12\x31\n\rtopic_created\x18\x06 \x01(\x0b\x32\x18.odradek.v1.TopicCreatedH\x00\x12\x31\n\rtopic_deleted\x18\x07 \x01(\x0b\x32\x18.odradek.v1.TopicDeletedH\x00\x12>\n\x14topic_config_changed\x18\x08 \x01(\x0b\x32\x1e.odradek.v1.TopicConfigChangedH\x00\x12\x37\n\x10partitions_added\x18\t \x01(\x0b\x32\x1b.odradek.v1.PartitionsAddedH\x00\x12\x39\n\x11partition_changed\x18\n \x01(\x0b\x32\x1c.odradek.v1.ClusterPartitionH\x00\x12>\n\x14producer_ids_granted\x18\x0b \x01(\x0b\x32\x1e.odradek.v1.ProducerIdsGrantedH\x00\x12\x37\n\x10request_answered\x18\x0c \x01(\x0b\x32\x1b.odradek.v1.RequestAnsweredH\x00\x12(\n\x05group\x18\r \x01(\x0b\x32\x17.odradek.v1.GroupRecordH\x00\x12\x42\n\x16node_condition_changed\x18\x0e \x01(\x0b\x32 .odradek.v1.NodeConditionChangedH\x00\x42\x08\n\x06record\">\n\x11\x43ontrollerChanged\x12\x15\n\rcontroller_id\x18\x01 \x01(\x05\x12\x12\n\ncluster_id\x18\x02 \x01(\t\"\xaa\x02\n\x0b\x43lusterNode\x12\x0f\n\x07node_id\x18\x01 \x01(\x05\x12\x13\n\x0bincarnation\x18\x02 \x01(\x03\x12\x14\n\x0c\x64irectory_id\x18\x03 \x01(\x0c\x12\x12\n\nprocess_id\x18\x04 \x01(\x0c\x12\x0c\n\x04host\x18\x05 \x01(\t\x12\x0c\n\x04port\x18\x06 \x01(\x05\x12\x0c\n\x04rack\x18\x07 \x01(\t\x12\x18\n\x10software_version\x18\x08 \x01(\t\x12\x0e\n\x06\x66\x65nced\x18\t \x01(\x08\x12\x16\n\x0e\x66\x65nced_version\x18\x0b \x01(\x03\x12\x18\n\x10stopping_version\x18\x0c \x01(\x03\x12\x10\n\x08\x64raining\x18\r \x01(\x08\x12\x14\n\x0cstorage_full\x18\x0e \x01(\x08\x12\x17\n\x0fstore_set_aside\x18\x0f \x01(\x08J\x04\x08\n\x10\x0b\"\x1d\n\nNodeFenced\x12\x0f\n\x07node_id\x18\x01 \x01(\x05\"\x1f\n\x0cNodeUnfenced\x12\x0f\n\x07node_id\x18\x01 \x01(\x05\"a\n\x14NodeConditionChanged\x12\x0f\n\x07node_id\x18\x01 \x01(\x05\x12\x10\n\x08stopping\x18\x02 \x01(\x08\x12\x10\n\x08\x64raining\x18\x03 \x01(\x08\x12\x14\n\x0cstorage_full\x18\x04 \x01(\x08\"\x1e\n\x0bNodeRemoved\x12\x0f\n\x07node_id\x18\x01 \x01(\x05\"\xc5\x01\n\x0cTopicCreated\x12\x10\n\x08topic_id\x18\x01 \x01(\x0c\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x34\n\x06\x63onfig\x18\x03 \x03(\x0b\x32$.odradek.v1.TopicCreated.ConfigEntry\x12\x30\n\npartitions\x18\x04 \x03(\x0b\x32\x1c.odradek.v1.ClusterPartition\x1a-\n\x0b\x43onfigEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\" \n\x0cTopicDeleted\x12\x10\n\x08topic_id\x18\x01 \x01(\x0c\"\x91\x01\n\x12TopicConfigChanged\x12\x10\n\x08topic_id\x18\x01 \x01(\x0c\x12:\n\x06\x63onfig\x18\x02 \x03(\x0b\x32*.odradek.v1.TopicConfigChanged.ConfigEntry\x1a-\n\x0b\x43onfigEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"U\n\x0fPartitionsAdded\x12\x10\n\x08topic_id\x18\x01 \x01(\x0c\x12\x30\n\npartitions\x18\x02 \x03(\x0b\x32\x1c.odradek.v1.ClusterPartition\"\xd9\x01\n\x10\x43lusterPartition\x12\x0b\n\x03uid\x18\x01 \x01(\x04\x12\x11\n\tleader_id\x18\x02 \x01(\x11\x12\x14\n\x0cleader_epoch\x18\x03 \x01(\x05\x12\x17\n\x0fpartition_epoch\x18\x04 \x01(\x05\x12\x10\n\x08replicas\x18\x05 \x03(\x05\x12\x0b\n\x03isr\x18\x06 \x03(\x05\x12\x0b\n\x03\x65lr\x18\x07 \x03(\x05\x12\x16\n\x0elast_known_elr\x18\x08 \x03(\x05\x12\x17\n\x0f\x61\x64\x64ing_replicas\x18\t \x03(\x05\x12\x19\n\x11removing_replicas\x18\n \x03(\x05\".\n\x12ProducerIdsGranted\x12\x18\n\x10next_producer_id\x18\x01 \x01(\x03\"_\n\x0fRequestAnswered\x12\x0f\n\x07node_id\x18\x01 \x01(\x05\x12\x13\n\x0bincarnation\x18\x02 \x01(\x03\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x0e\n\x06\x61nswer\x18\x04 \x01(\x0cJ\x04\x08\x05\x10\x06\"\xa9\x03\n\x0f\x43lusterSnapshot\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x15\n\rcontroller_id\x18\x03 \x01(\x05\x12\x18\n\x10\x63ontroller_epoch\x18\x04 \x01(\x03\x12\x18\n\x10\x63ommand_sequence\x18\x05 \x01(\x04\x12\x18\n\x10next_incarnation\x18\x06 \x01(\x03\x12\x1a\n\x12next_partition_uid\x18\x07 \x01(\x04\x12\x18\n\x10next_producer_id\x18\x08 \x01(\x03\x12&\n\x05nodes\x18\t \x03(\x0b\x32\x17.odradek.v1.ClusterNode\x12(\n\x06topics\x18\n \x03(\x0b\x32\x18.odradek.v1.TopicCreated\x12,\n\x07\x61nswers\x18\x0b \x03(\x0b\x32\x1b.odradek.v1.RequestAnswered\x12\'\n\x06groups\x18\x0c \x03(\x0b\x32\x17.odradek.v1.GroupRecord\x12-\n\nunfinished\x18\r \x03(\x0b\x32\x19.odradek.v1.ClusterRecordb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,33 +45,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONTROLLERCHANGED']._serialized_start=1066
   _globals['_CONTROLLERCHANGED']._serialized_end=1128
   _globals['_CLUSTERNODE']._serialized_start=1131
-  _globals['_CLUSTERNODE']._serialized_end=1451
-  _globals['_NODEFENCED']._serialized_start=1453
-  _globals['_NODEFENCED']._serialized_end=1482
-  _globals['_NODEUNFENCED']._serialized_start=1484
-  _globals['_NODEUNFENCED']._serialized_end=1515
-  _globals['_NODECONDITIONCHANGED']._serialized_start=1517
-  _globals['_NODECONDITIONCHANGED']._serialized_end=1614
-  _globals['_NODEREMOVED']._serialized_start=1616
-  _globals['_NODEREMOVED']._serialized_end=1646
-  _globals['_TOPICCREATED']._serialized_start=1649
-  _globals['_TOPICCREATED']._serialized_end=1846
-  _globals['_TOPICCREATED_CONFIGENTRY']._serialized_start=1801
-  _globals['_TOPICCREATED_CONFIGENTRY']._serialized_end=1846
-  _globals['_TOPICDELETED']._serialized_start=1848
-  _globals['_TOPICDELETED']._serialized_end=1880
-  _globals['_TOPICCONFIGCHANGED']._serialized_start=1883
-  _globals['_TOPICCONFIGCHANGED']._serialized_end=2028
-  _globals['_TOPICCONFIGCHANGED_CONFIGENTRY']._serialized_start=1801
-  _globals['_TOPICCONFIGCHANGED_CONFIGENTRY']._serialized_end=1846
-  _globals['_PARTITIONSADDED']._serialized_start=2030
-  _globals['_PARTITIONSADDED']._serialized_end=2115
-  _globals['_CLUSTERPARTITION']._serialized_start=2118
-  _globals['_CLUSTERPARTITION']._serialized_end=2335
-  _globals['_PRODUCERIDSGRANTED']._serialized_start=2337
-  _globals['_PRODUCERIDSGRANTED']._serialized_end=2383
-  _globals['_REQUESTANSWERED']._serialized_start=2385
-  _globals['_REQUESTANSWERED']._serialized_end=2491
-  _globals['_CLUSTERSNAPSHOT']._serialized_start=2494
-  _globals['_CLUSTERSNAPSHOT']._serialized_end=2919
+  _globals['_CLUSTERNODE']._serialized_end=1429
+  _globals['_NODEFENCED']._serialized_start=1431
+  _globals['_NODEFENCED']._serialized_end=1460
+  _globals['_NODEUNFENCED']._serialized_start=1462
+  _globals['_NODEUNFENCED']._serialized_end=1493
+  _globals['_NODECONDITIONCHANGED']._serialized_start=1495
+  _globals['_NODECONDITIONCHANGED']._serialized_end=1592
+  _globals['_NODEREMOVED']._serialized_start=1594
+  _globals['_NODEREMOVED']._serialized_end=1624
+  _globals['_TOPICCREATED']._serialized_start=1627
+  _globals['_TOPICCREATED']._serialized_end=1824
+  _globals['_TOPICCREATED_CONFIGENTRY']._serialized_start=1779
+  _globals['_TOPICCREATED_CONFIGENTRY']._serialized_end=1824
+  _globals['_TOPICDELETED']._serialized_start=1826
+  _globals['_TOPICDELETED']._serialized_end=1858
+  _globals['_TOPICCONFIGCHANGED']._serialized_start=1861
+  _globals['_TOPICCONFIGCHANGED']._serialized_end=2006
+  _globals['_TOPICCONFIGCHANGED_CONFIGENTRY']._serialized_start=1779
+  _globals['_TOPICCONFIGCHANGED_CONFIGENTRY']._serialized_end=1824
+  _globals['_PARTITIONSADDED']._serialized_start=2008
+  _globals['_PARTITIONSADDED']._serialized_end=2093
+  _globals['_CLUSTERPARTITION']._serialized_start=2096
+  _globals['_CLUSTERPARTITION']._serialized_end=2313
+  _globals['_PRODUCERIDSGRANTED']._serialized_start=2315
+  _globals['_PRODUCERIDSGRANTED']._serialized_end=2361
+  _globals['_REQUESTANSWERED']._serialized_start=2363
+  _globals['_REQUESTANSWERED']._serialized_end=2458
+  _globals['_CLUSTERSNAPSHOT']._serialized_start=2461
+  _globals['_CLUSTERSNAPSHOT']._serialized_end=2886
 # @@protoc_insertion_point(module_scope)

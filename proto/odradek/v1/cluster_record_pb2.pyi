@@ -232,7 +232,6 @@ class ClusterNode(_message.Message):
     RACK_FIELD_NUMBER: _builtins.int
     SOFTWARE_VERSION_FIELD_NUMBER: _builtins.int
     FENCED_FIELD_NUMBER: _builtins.int
-    REGISTERED_VERSION_FIELD_NUMBER: _builtins.int
     FENCED_VERSION_FIELD_NUMBER: _builtins.int
     STOPPING_VERSION_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
@@ -256,8 +255,6 @@ class ClusterNode(_message.Message):
     """The release of the node."""
     fenced: _builtins.bool
     """In a snapshot: whether it may not lead."""
-    registered_version: _builtins.int
-    """In a snapshot: the version that holds its registration."""
     fenced_version: _builtins.int
     """In a snapshot: the version that holds its registration or its latest fencing."""
     stopping_version: _builtins.int
@@ -280,7 +277,6 @@ class ClusterNode(_message.Message):
         rack: _builtins.str = ...,
         software_version: _builtins.str = ...,
         fenced: _builtins.bool = ...,
-        registered_version: _builtins.int = ...,
         fenced_version: _builtins.int = ...,
         stopping_version: _builtins.int = ...,
         draining: _builtins.bool = ...,
@@ -289,7 +285,7 @@ class ClusterNode(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["directory_id", b"directory_id", "draining", b"draining", "fenced", b"fenced", "fenced_version", b"fenced_version", "host", b"host", "incarnation", b"incarnation", "node_id", b"node_id", "port", b"port", "process_id", b"process_id", "rack", b"rack", "registered_version", b"registered_version", "software_version", b"software_version", "stopping_version", b"stopping_version", "storage_full", b"storage_full", "store_set_aside", b"store_set_aside"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["directory_id", b"directory_id", "draining", b"draining", "fenced", b"fenced", "fenced_version", b"fenced_version", "host", b"host", "incarnation", b"incarnation", "node_id", b"node_id", "port", b"port", "process_id", b"process_id", "rack", b"rack", "software_version", b"software_version", "stopping_version", b"stopping_version", "storage_full", b"storage_full", "store_set_aside", b"store_set_aside"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -653,7 +649,6 @@ class RequestAnswered(_message.Message):
     INCARNATION_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     ANSWER_FIELD_NUMBER: _builtins.int
-    VERSION_FIELD_NUMBER: _builtins.int
     node_id: _builtins.int
     """Who asked."""
     incarnation: _builtins.int
@@ -662,8 +657,6 @@ class RequestAnswered(_message.Message):
     """Its request."""
     answer: _builtins.bytes
     """The answer: a serialised SubmitResponse without versions."""
-    version: _builtins.int
-    """In a snapshot: the version that holds the result."""
     def __init__(
         self,
         *,
@@ -671,11 +664,10 @@ class RequestAnswered(_message.Message):
         incarnation: _builtins.int = ...,
         sequence: _builtins.int = ...,
         answer: _builtins.bytes = ...,
-        version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "incarnation", b"incarnation", "node_id", b"node_id", "sequence", b"sequence", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "incarnation", b"incarnation", "node_id", b"node_id", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,7 +24,6 @@ def node(*, fenced: bool = False, incarnation: int = 5, version: int = 10) -> No
         host="h",
         port=1,
         fenced=fenced,
-        registered_version=version,
         fenced_version=version,
     )
 

@@ -28,17 +28,17 @@ def test_a_node_is_fenced_until_it_has_seen_its_registration() -> None:
     incarnation = cluster.register(1)
     node = cluster.image.nodes[NodeId(1)]
     assert node.fenced
-    cluster.decide(UnfenceNode(NodeId(1), incarnation, node.registered_version - 1))
+    cluster.decide(UnfenceNode(NodeId(1), incarnation, node.fenced_version - 1))
     assert cluster.image.nodes[NodeId(1)].fenced
-    cluster.decide(UnfenceNode(NodeId(1), incarnation, node.registered_version))
+    cluster.decide(UnfenceNode(NodeId(1), incarnation, node.fenced_version))
     assert not cluster.image.nodes[NodeId(1)].fenced
 
 
-def test_a_repeated_registration_gets_the_same_incarnation_and_version() -> None:
+def test_a_repeated_registration_gets_the_same_incarnation() -> None:
     cluster = Cluster(nodes=1)
     node = cluster.image.nodes[NodeId(1)]
     again = cluster.admit(registration(1))
-    assert again == Registration(node.incarnation, node.registered_version)
+    assert again == Registration(node.incarnation)
     assert not cluster.image.nodes[NodeId(1)].fenced
 
 
@@ -173,7 +173,7 @@ def test_a_node_that_was_fenced_must_see_its_fencing_before_it_leads_again() -> 
     cluster = Cluster(nodes=1)
     node = cluster.image.nodes[NodeId(1)]
     cluster.fence(1)
-    cluster.decide(UnfenceNode(NodeId(1), node.incarnation, node.registered_version))
+    cluster.decide(UnfenceNode(NodeId(1), node.incarnation, node.fenced_version))
     assert cluster.image.nodes[NodeId(1)].fenced
     cluster.unfence(1)
     assert not cluster.image.nodes[NodeId(1)].fenced

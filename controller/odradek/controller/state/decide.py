@@ -203,10 +203,9 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An encoded reply; `version` is None when the records of this decision hold the result."""
+    """An encoded reply, without the version that holds what it says."""
 
     encoded: bytes
-    version: int | None
 
 
 Request = (
@@ -267,14 +266,13 @@ def _decide_once(
     nodes.check_incarnation(draft.image, node_id, incarnation)
     known = draft.image.answers.find(node_id, submission.sequence)
     if known is not None:
-        return Answer(known.answer, known.version)
+        return Answer(known.answer)
     recorded = draft.record_count
     reply = _decide_for_node(draft, node_id, submission.request, chance)
     answer = encode(submission.request, reply)
-    if draft.record_count == recorded:
-        return Answer(answer, draft.image.version)
-    draft.record(RequestAnswered(node_id, incarnation, submission.sequence, answer))
-    return Answer(answer, None)
+    if draft.record_count > recorded:
+        draft.record(RequestAnswered(node_id, incarnation, submission.sequence, answer))
+    return Answer(answer)
 
 
 def _decide_for_node(  # noqa: C901, PLR0912 - one case a request

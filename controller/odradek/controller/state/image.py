@@ -194,7 +194,6 @@ class ClusterImage:
         self.nodes[node.node_id] = replace(
             node,
             fenced=True,
-            registered_version=self.version,
             fenced_version=self.version,
             stopping_version=0,
         )
@@ -252,7 +251,7 @@ class ClusterImage:
     def _answer(self, record: RequestAnswered) -> None:
         node = self.nodes.get(record.node_id)
         if node is not None and node.incarnation == record.incarnation:
-            self.answers.remember(replace(record, version=self.version))
+            self.answers.remember(record)
 
 
 @dataclass(frozen=True, slots=True)

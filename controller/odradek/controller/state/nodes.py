@@ -103,10 +103,9 @@ class ReportStorage:
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """The admission; `version` is None when the records of this decision hold it."""
+    """The admission."""
 
     incarnation: Incarnation
-    version: int | None
 
 
 def register(draft: Draft, request: RegisterNode) -> Registration:
@@ -136,7 +135,7 @@ def register(draft: Draft, request: RegisterNode) -> Registration:
         and known.process_id == request.process_id
         and known.directory_id == request.directory_id
     ):
-        return Registration(known.incarnation, known.registered_version)
+        return Registration(known.incarnation)
     _check_directory(image, known, request)
     _check_previous(known, request)
     incarnation = image.next_incarnation
@@ -158,7 +157,7 @@ def register(draft: Draft, request: RegisterNode) -> Registration:
             )
         )
     )
-    return Registration(incarnation, None)
+    return Registration(incarnation)
 
 
 def fence(draft: Draft, request: FenceNode) -> None:

@@ -44,7 +44,6 @@ class Node:
         process_id: Names the process that registered.
         rack: Its failure domain; may be empty.
         fenced: It may not lead.
-        registered_version: The version that holds its registration.
         fenced_version: The version that holds its registration or its latest fencing: what it must
             have seen before it may lead again.
         stopping_version: The version that holds its wish to stop; 0 while it has none.
@@ -62,7 +61,6 @@ class Node:
     rack: str = ""
     software_version: str = ""
     fenced: bool = True
-    registered_version: int = 0
     fenced_version: int = 0
     stopping_version: int = 0
     draining: bool = False
@@ -243,14 +241,12 @@ class RequestAnswered:
     Attributes:
         sequence: The request's number within the incarnation.
         answer: The encoded answer; opaque here.
-        version: The version that holds the result; given by the log.
     """
 
     node_id: NodeId
     incarnation: Incarnation
     sequence: int
     answer: bytes
-    version: int = 0
 
 
 Record = (

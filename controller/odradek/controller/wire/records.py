@@ -236,7 +236,6 @@ def _node_to_proto(node: Node) -> pb.ClusterNode:
         rack=node.rack,
         software_version=node.software_version,
         fenced=node.fenced,
-        registered_version=node.registered_version,
         fenced_version=node.fenced_version,
         stopping_version=node.stopping_version,
         draining=node.draining,
@@ -256,7 +255,6 @@ def _node_from_proto(node: pb.ClusterNode) -> Node:
         rack=node.rack,
         software_version=node.software_version,
         fenced=node.fenced,
-        registered_version=node.registered_version,
         fenced_version=node.fenced_version,
         stopping_version=node.stopping_version,
         draining=node.draining,
@@ -343,7 +341,6 @@ def _answer_to_proto(answer: RequestAnswered) -> pb.RequestAnswered:
         incarnation=answer.incarnation,
         sequence=answer.sequence,
         answer=answer.answer,
-        version=answer.version,
     )
 
 
@@ -353,5 +350,4 @@ def _answer_from_proto(answer: pb.RequestAnswered) -> RequestAnswered:
         incarnation=Incarnation(answer.incarnation),
         sequence=answer.sequence,
         answer=answer.answer,
-        version=answer.version,
     )
