@@ -32,7 +32,8 @@ from odradek.protocol.types import (
 )
 from odradek.v1 import group_pb2 as pb
 from tests.client.consumer_world import World, world
-from tests.client.test_group_session import HEARTBEAT_S, SESSION_S, Call, Node, run
+from tests.client.test_group_session import HEARTBEAT_S, SESSION_S, Call, Node
+from tests.virtual_time import run
 
 TOPIC_ID = TopicId(b"t" * 16)
 PARTITIONS = 4

@@ -1,10 +1,8 @@
 """The shell of a group member, in virtual time: one stream at a time, whatever ends it and when."""
 
 import asyncio
-import selectors
-from collections.abc import Coroutine
 from random import Random
-from typing import Any, Self, cast
+from typing import Self, cast
 
 import grpc
 import pytest
@@ -29,34 +27,10 @@ from odradek.protocol.errors import (
 from odradek.protocol.types import GroupId, MemberId
 from odradek.rpc.channels import ConnectionLostError
 from odradek.v1 import group_pb2 as pb
+from tests.virtual_time import VirtualLoop, run
 
 HEARTBEAT_S = 2.0
 SESSION_S = 6.0
-
-
-class VirtualTime(selectors.DefaultSelector):
-    """Where a loop would wait, time passes at once."""
-
-    now_s = 0.0
-
-    def select(self, timeout: float | None = None) -> Any:
-        assert timeout is not None, "nothing will ever happen any more"
-        self.now_s += max(timeout, 0.0)
-        return super().select(0)
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    def __init__(self) -> None:
-        self.virtual = VirtualTime()
-        super().__init__(self.virtual)
-
-    def time(self) -> float:
-        return self.virtual.now_s
-
-
-def run(scenario: Coroutine[Any, Any, None]) -> None:
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        runner.run(scenario)
 
 
 class Call:
