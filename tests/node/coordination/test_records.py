@@ -1,5 +1,7 @@
 """Records of __consumer_offsets: round trip, and bytes nobody should meet."""
 
+from dataclasses import replace
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
@@ -23,27 +25,24 @@ partitions = st.builds(
     st.binary(min_size=16, max_size=16).map(TopicId),
     st.integers(0, 2**31 - 1).map(PartitionIndex),
 )
+commits = st.builds(
+    OffsetCommitted,
+    group=groups,
+    partition=partitions,
+    offset=st.integers(0, 2**63 - 1).map(Offset),
+    leader_epoch=st.integers(-1, 2**31 - 1).map(LeaderEpoch),
+    metadata=st.text(max_size=60),
+    commit_time_ms=st.integers(0, 2**62),
+)
+commits_of_members = st.builds(
+    replace,
+    commits,
+    member_id=st.text(min_size=1, max_size=60),
+    sequence=st.integers(1, 2**64 - 1),
+)
 records = st.one_of(
-    st.builds(
-        OffsetCommitted,
-        group=groups,
-        partition=partitions,
-        offset=st.integers(0, 2**63 - 1).map(Offset),
-        leader_epoch=st.integers(-1, 2**31 - 1).map(LeaderEpoch),
-        metadata=st.text(max_size=60),
-        commit_time_ms=st.integers(0, 2**62),
-    ),
-    st.builds(
-        OffsetCommitted,
-        group=groups,
-        partition=partitions,
-        offset=st.integers(0, 2**63 - 1).map(Offset),
-        leader_epoch=st.integers(-1, 2**31 - 1).map(LeaderEpoch),
-        metadata=st.text(max_size=60),
-        commit_time_ms=st.integers(0, 2**62),
-        member_id=st.text(min_size=1, max_size=60),
-        sequence=st.integers(1, 2**64 - 1),
-    ),
+    commits,
+    commits_of_members,
     st.builds(OffsetForgotten, groups, partitions),
     st.builds(GroupEmptied, groups, st.integers(0, 2**62)),
     st.builds(GroupRevived, groups),
