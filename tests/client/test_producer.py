@@ -120,6 +120,33 @@ async def test_records_gather_while_a_request_is_under_way(cluster: FakeCluster)
     assert len(node.requests) <= 4
 
 
+async def test_records_gather_while_many_batches_are_under_way(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other requests would be allowed at once, each with a batch of one record per partition."""
+    monkeypatch.setattr("odradek.client.producing.node_sender._SPACING_S", 0.0)
+    topic = cluster.create_topic("t", partitions=100)
+    node = cluster.nodes[1]
+    async with producing(cluster, linger_s=60.0, delivery_timeout_s=100.0) as producer:
+
+        async def send_to_each() -> asyncio.Task[None]:
+            for partition in range(100):
+                await producer.enqueue("t", b"v", partition=partition)
+            flushing = asyncio.create_task(producer.flush())
+            for _ in range(5):  # the sender looks
+                await asyncio.sleep(0)
+            return flushing
+
+        await (await send_to_each())
+        node.answering.clear()
+        waiting = [await send_to_each()]
+        await node.has_requests(2)
+        waiting += [await send_to_each() for _ in range(3)]
+        node.answering.set()
+        await asyncio.gather(*waiting)
+    assert {len(partition.batches) for partition in topic.partitions} == {3}
+
+
 async def test_linger_waits_for_company_and_flush_does_not(cluster: FakeCluster) -> None:
     topic = cluster.create_topic("t")
     async with producing(cluster, linger_s=60.0, delivery_timeout_s=100.0) as producer:

@@ -3,8 +3,8 @@
 Problem: what requests cost is their count, not their bytes. Idea: while a request is under way,
 records gather, and the next one goes out when a whole one is ready or when nothing is under way,
 so that batches grow with the load. Where answers take long, since they come from afar or the
-followers of one partition lag, records do not wait for them: the next one goes out a little later.
-Batches of all the node's partitions travel together.
+followers of one partition lag, records do not wait for them: the next one goes out a little later,
+unless many batches are under way. Batches of all the node's partitions travel together.
 
 A node that takes nothing in is as silent as one that does not answer: one alarm watches the oldest
 request, from before it is written, however many there are. A stream to where the node no longer is
@@ -45,6 +45,9 @@ from odradek.v1 import broker_pb2
 
 _METHOD: Final = "/odradek.v1.BrokerService/Produce"
 _REQUESTS_MAX: Final = 5
+# Each batch has its price at every node it passes: once so many are under way, the other partitions
+# gather records until an answer comes, and few large batches follow instead of many small ones.
+_BATCHES_MAX: Final = 64
 # How long a request of any size waits for the answer to the one before. Two at once are slower
 # where processors are scarce: each has its price at every node it passes (bench/README.md).
 _SPACING_S: Final = 0.01
@@ -241,6 +244,8 @@ class NodeSender:
     def _due_at_s(self, now_s: float) -> float:
         """Return when the next request may be made, as things stand."""
         if not self.queues or len(self._requests) >= _REQUESTS_MAX:
+            return math.inf
+        if sum(len(request.attempts) for request in self._requests.values()) >= _BATCHES_MAX:
             return math.inf
         identity = self._settings.identity()
         if identity is None and self._settings.options.acks is Acks.ALL:
