@@ -234,6 +234,8 @@ class FakeGroupService:
         self._node = node
         self._groups = groups
         self.streams: set[asyncio.Task[Any]] = set()
+        self.listing = asyncio.Event()
+        """Set once somebody asks for a list."""
         self._held: HeldCommits | None = None
         node.servicers.append(self._serve)
 
@@ -244,7 +246,7 @@ class FakeGroupService:
                 request_deserializer=getattr(group_pb2, f"{name}Request").FromString,
                 response_serializer=getattr(group_pb2, f"{name}Response").SerializeToString,
             )
-            for name in ("FindCoordinator", "FetchOffsets", "CommitOffsets")
+            for name in ("FindCoordinator", "FetchOffsets", "CommitOffsets", "ListGroups")
         }
         handlers["Heartbeat"] = grpc.stream_stream_rpc_method_handler(
             self.Heartbeat,
@@ -267,6 +269,15 @@ class FakeGroupService:
         node = self._groups.cluster.nodes[self._groups.coordinator_id]
         return group_pb2.FindCoordinatorResponse(
             node_id=node.node_id, host="127.0.0.1", port=node.port
+        )
+
+    async def ListGroups(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.listing.set()
+        await self._node.reading.wait()
+        here = self._groups.coordinator_id == self._node.node_id
+        names = self._groups.members if here else ()
+        return group_pb2.ListGroupsResponse(
+            groups=[group_pb2.GroupListing(group=name) for name in names]
         )
 
     async def FetchOffsets(self, request: Any, context: Any) -> Any:  # noqa: N802

@@ -1,5 +1,7 @@
 """The admin face, as far as it does not need a real cluster."""
 
+import asyncio
+
 import pytest
 
 from odradek.client import Client, NewTopic, NodesUnreachableError
@@ -8,6 +10,7 @@ from odradek.protocol.errors import (
     TopicAlreadyExistsError,
     UnknownTopicOrPartitionError,
 )
+from tests.client.consumer_world import world
 from tests.client.fake_node import FakeCluster
 
 
@@ -69,6 +72,27 @@ async def test_another_node_answers_when_one_is_dead(cluster: FakeCluster) -> No
     async with Client(cluster.bootstrap) as client:
         await cluster.nodes[1].stop()
         assert (await client.admin.create_topic("t", partitions=1)).name == "t"
+
+
+@pytest.mark.parametrize("dies", [False, True], ids=["hangs", "dies"])
+async def test_groups_are_listed_without_a_node_that_is_fenced_meanwhile(
+    dies: bool,  # noqa: FBT001
+) -> None:
+    async with world(nodes=2) as w:
+        await w.known()
+        w.groups.members["g"] = {}
+        lost = w.cluster.nodes[1]
+        lost.reading.clear()
+        listing = asyncio.create_task(w.client.admin.list_groups())
+        await w.group_services[1].listing.wait()
+        if dies:
+            await lost.stop()
+        w.groups.coordinator_id = 2
+        lost.fenced = True
+        w.cluster.publish_node(lost)
+        async with asyncio.timeout(10):
+            assert [each.group for each in await listing] == ["g"]
+        lost.reading.set()
 
 
 async def test_nobody_answers(cluster: FakeCluster) -> None:

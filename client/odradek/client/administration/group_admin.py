@@ -6,7 +6,7 @@ A group's coordinator answers for it; a list is put together from all nodes.
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Literal, Protocol, TypeAlias, TypeVar
+from typing import Literal, NoReturn, Protocol, TypeAlias, TypeVar
 
 import grpc
 
@@ -48,6 +48,7 @@ from odradek.protocol.types import (
     TopicName,
     TopicPartition,
 )
+from odradek.rpc.channels import ConnectionLostError
 from odradek.v1 import error_pb2, group_pb2
 
 Q = TypeVar("Q")
@@ -92,17 +93,13 @@ class GroupAdmin:
         """Return every group of the cluster, by name.
 
         Raises:
-            NodesUnreachableError: A live node did not answer, so the list would have holes.
+            NodesUnreachableError: No node answered at all.
+            ConnectionLostError, RequestTimedOutError: A live node did not answer, so the list would
+                have holes.
         """
         self._scope.check()
         await self._scope.metadata.ready(timeout_s=self._scope.options.operation_timeout_s)
-        listings = await asyncio.gather(
-            *(
-                self._list_groups_of(node.address)
-                for node in self._scope.metadata.image.nodes.values()
-                if not node.fenced
-            )
-        )
+        listings = await self._retrying(self._list_groups_of_all, "list groups")
         found = {
             each.group: GroupSummary(
                 each.group, _GROUP_STATES.get(each.state, GroupState.UNKNOWN), each.member_count
@@ -248,15 +245,35 @@ class GroupAdmin:
 
     # ------------------------------------------------------------------ inside
 
+    async def _list_groups_of_all(self) -> list[group_pb2.ListGroupsResponse]:
+        """Ask every live node, all anew when one is fenced: others coordinate its groups then."""
+        live = self._live()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                changing = tasks.create_task(self._until_others_are_live(live))
+                asking = [tasks.create_task(self._list_groups_of(each)) for each in live]
+                listings = await asyncio.gather(*asking)
+                changing.cancel()
+                return listings
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+
     async def _list_groups_of(self, address: str) -> group_pb2.ListGroupsResponse:
-        return await self._retrying(
-            lambda: unary(
-                self._scope.connections.to(address).group.ListGroups,
-                group_pb2.ListGroupsRequest(),
-                timeout_s=self._scope.options.request_timeout_s,
-            ),
-            f"list groups of {address}",
+        return await unary(
+            self._scope.connections.to(address).group.ListGroups,
+            group_pb2.ListGroupsRequest(),
+            timeout_s=self._scope.options.request_timeout_s,
         )
+
+    def _live(self) -> set[str]:
+        nodes = self._scope.metadata.image.nodes.values()
+        return {node.address for node in nodes if not node.fenced}
+
+    async def _until_others_are_live(self, live: set[str]) -> NoReturn:
+        metadata = self._scope.metadata
+        while live == self._live():
+            await metadata.newer_than(metadata.image)
+        raise ConnectionLostError("a node came or went while groups were listed")
 
     async def _topic(self, name: str) -> TopicInfo:
         self._scope.check()
