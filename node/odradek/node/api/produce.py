@@ -228,7 +228,8 @@ class ProduceStream:
                     await self._replicas.room()
             except StorageFullError as error:  # the disk filled up while this waited for room
                 call.failed(index, error)
-        self._replicas.commit_soon()
+        # A pass later: what was appended leaves for the followers before the disk here is asked.
+        self._loop.call_soon(self._replicas.commit_soon)
 
     def _append(self, call: ProduceCall, index: int) -> bool:
         """Append one partition's batches; False when the store wants a moment's rest."""

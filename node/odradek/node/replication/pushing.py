@@ -225,7 +225,8 @@ class CatchUpPusher:
     def on_frame_acked(self, number: int) -> None:
         """The follower's node is done with frames up to a number."""
         self._lane.on_acked(number)
-        self._wake.set()
+        if self._urgent or self._patient:
+            self._wake.set()
 
     def on_acked(self, replica: PartitionReplica) -> None:
         """The follower acknowledged something."""
