@@ -1,17 +1,25 @@
 """The admin face, as far as it does not need a real cluster."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import pytest
 
-from odradek.client import Client, NewTopic, NodesUnreachableError
+from odradek.client import Admin, Client, NewTopic, NodesUnreachableError
 from odradek.protocol.errors import (
+    BrokerError,
+    InvalidPartitionsError,
+    InvalidReplicaAssignmentError,
+    InvalidReplicationFactorError,
     InvalidTopicError,
+    NodeIdNotRegisteredError,
     TopicAlreadyExistsError,
     UnknownTopicOrPartitionError,
 )
 from tests.client.consumer_world import world
 from tests.client.fake_node import FakeCluster
+
+HUGE = 2**40
 
 
 async def test_a_created_topic_can_be_used_at_once(cluster: FakeCluster) -> None:
@@ -44,6 +52,40 @@ async def test_an_illegal_name_goes_nowhere(cluster: FakeCluster) -> None:
         with pytest.raises(InvalidTopicError):
             await client.admin.create_topic("a/b")
     assert cluster.topics == {}
+
+
+@pytest.mark.parametrize(
+    ("field", "refusal", "call"),
+    [
+        ("partitions", InvalidPartitionsError, lambda it: it.create_topic("t", partitions=HUGE)),
+        (
+            "replication",
+            InvalidReplicationFactorError,
+            lambda it: it.create_topic("t", replication=HUGE),
+        ),
+        ("total", InvalidPartitionsError, lambda it: it.create_partitions("t", HUGE)),
+        (
+            "replication",
+            InvalidReplicationFactorError,
+            lambda it: it.alter_replication("t", HUGE),
+        ),
+        ("partition", UnknownTopicOrPartitionError, lambda it: it.reassign("t", HUGE, [1])),
+        ("replicas", InvalidReplicaAssignmentError, lambda it: it.reassign("t", 0, [1, -HUGE])),
+        ("node_id", NodeIdNotRegisteredError, lambda it: it.drain_node(HUGE)),
+        ("node_id", NodeIdNotRegisteredError, lambda it: it.remove_node(HUGE)),
+    ],
+)
+async def test_a_number_that_fits_into_no_request_is_refused_by_its_name(
+    cluster: FakeCluster,
+    field: str,
+    refusal: type[BrokerError],
+    call: Callable[[Admin], Awaitable[object]],
+) -> None:
+    async with Client(cluster.bootstrap) as client:
+        with pytest.raises(refusal, match=str(HUGE)) as caught:
+            await call(client.admin)
+    assert (caught.value.field, caught.value.limit) == (field, f"0..{2**31 - 1}")
+    assert caught.value.value.strip("-") == str(HUGE)
 
 
 async def test_deleting_and_describing(cluster: FakeCluster) -> None:

@@ -9,7 +9,7 @@ Invariant: a change whose outcome was lost on the way is recognised when the ret
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
-from odradek.client.administration.admin_calls import AdminCalls, raise_first
+from odradek.client.administration.admin_calls import AdminCalls, int32, raise_first
 from odradek.client.administration.descriptions import (
     ClusterDescription,
     ConfigEntry,
@@ -24,6 +24,7 @@ from odradek.client.administration.replica_admin import ReplicaAdmin, describe_p
 from odradek.client.cluster.scope import Scope
 from odradek.protocol.errors import (
     InvalidPartitionsError,
+    InvalidReplicationFactorError,
     TopicAlreadyExistsError,
     UnknownTopicOrPartitionError,
     error_from_proto,
@@ -181,12 +182,11 @@ class Admin(GroupAdmin, ReplicaAdmin):
             InvalidPartitionsError: Not more than there are, or too many.
             UnknownTopicOrPartitionError: With near names.
         """
-        request = admin_pb2.CreatePartitionsRequest(
-            topics=[
-                admin_pb2.NewPartitions(topic=admin_pb2.TopicRef(name=topic), partitions=total)
-            ],
-            validate_only=validate_only,
+        new = admin_pb2.NewPartitions(
+            topic=admin_pb2.TopicRef(name=topic),
+            partitions=int32(total, field="total", refusal=InvalidPartitionsError),
         )
+        request = admin_pb2.CreatePartitionsRequest(topics=[new], validate_only=validate_only)
         answer, repeated = await self._calls.any_node(
             lambda node: node.admin.CreatePartitions, request, what="create partitions"
         )
@@ -317,9 +317,11 @@ def _summary(topic: TopicDescription) -> TopicSummary:
 def _new_topic(topic: NewTopic) -> admin_pb2.NewTopic:
     return admin_pb2.NewTopic(
         name=topic.name,
-        partitions=topic.partitions or 0,
+        partitions=int32(topic.partitions or 0, field="partitions", refusal=InvalidPartitionsError),
         partitions_set=topic.partitions is not None,
-        replication_factor=topic.replication or 0,
+        replication_factor=int32(
+            topic.replication or 0, field="replication", refusal=InvalidReplicationFactorError
+        ),
         replication_factor_set=topic.replication is not None,
         config=dict(topic.config or {}),
     )

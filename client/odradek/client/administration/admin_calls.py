@@ -2,18 +2,20 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import grpc
 
 from odradek.client.cluster.connections import Connection, unary
 from odradek.client.cluster.scope import Scope
 from odradek.client.errors import NodesUnreachableError
-from odradek.protocol.errors import OdradekError
+from odradek.protocol.errors import BrokerError, OdradekError
 from odradek.rpc.backoff import delays
 
 Q = TypeVar("Q")
 A = TypeVar("A")
+
+_INT32_MAX: Final = 2**31 - 1
 
 
 class AdminCalls:
@@ -73,6 +75,22 @@ class AdminCalls:
         await self._scope.metadata.at_least(
             version, timeout_s=self._scope.options.operation_timeout_s
         )
+
+
+def int32(value: int, *, field: str, refusal: type[BrokerError]) -> int:
+    """Return an argument that fits into a request; whether it makes sense, the cluster judges.
+
+    Raises:
+        BrokerError: The `refusal`, which is what the cluster would say; nothing was sent.
+    """
+    if abs(value) > _INT32_MAX:
+        raise refusal(
+            f"{field} is {value}, not in 0..{_INT32_MAX}",
+            field=field,
+            value=value,
+            limit=f"0..{_INT32_MAX}",
+        )
+    return value
 
 
 def raise_first(errors: Iterable[OdradekError]) -> None:

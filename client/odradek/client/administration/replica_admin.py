@@ -5,14 +5,20 @@ A call returns once its moves have begun; they end by themselves, as new replica
 
 from collections.abc import Sequence
 
-from odradek.client.administration.admin_calls import AdminCalls, raise_first
+from odradek.client.administration.admin_calls import AdminCalls, int32, raise_first
 from odradek.client.administration.descriptions import (
     PartitionDescription,
     Reassignment,
     ReplicaProgress,
     TopicSummary,
 )
-from odradek.protocol.errors import error_from_proto
+from odradek.protocol.errors import (
+    InvalidReplicaAssignmentError,
+    InvalidReplicationFactorError,
+    NodeIdNotRegisteredError,
+    UnknownTopicOrPartitionError,
+    error_from_proto,
+)
 from odradek.v1 import admin_pb2, metadata_pb2
 
 
@@ -37,7 +43,10 @@ class ReplicaAdmin:
             UnknownTopicOrPartitionError: With near names.
         """
         new = admin_pb2.TopicReplication(
-            topic=admin_pb2.TopicRef(name=topic), replication_factor=replication
+            topic=admin_pb2.TopicRef(name=topic),
+            replication_factor=int32(
+                replication, field="replication", refusal=InvalidReplicationFactorError
+            ),
         )
         answer, _ = await self._calls.any_node(
             lambda node: node.admin.AlterReplication,
@@ -68,8 +77,11 @@ class ReplicaAdmin:
         """
         move = admin_pb2.PartitionReassignment(
             topic=admin_pb2.TopicRef(name=topic),
-            partition=partition,
-            replicas=replicas or (),
+            partition=int32(partition, field="partition", refusal=UnknownTopicOrPartitionError),
+            replicas=[
+                int32(each, field="replicas", refusal=InvalidReplicaAssignmentError)
+                for each in replicas or ()
+            ],
             cancel=replicas is None,
         )
         answer, _ = await self._calls.any_node(
@@ -117,7 +129,7 @@ class ReplicaAdmin:
         """
         answer, _ = await self._calls.any_node(
             lambda node: node.admin.DrainNode,
-            admin_pb2.DrainNodeRequest(node_id=node_id, cancel=cancel),
+            admin_pb2.DrainNodeRequest(node_id=_node_id(node_id), cancel=cancel),
             what="drain a node",
         )
         await self._calls.see(answer.version)
@@ -132,10 +144,14 @@ class ReplicaAdmin:
         """
         answer, _ = await self._calls.any_node(
             lambda node: node.admin.RemoveNode,
-            admin_pb2.RemoveNodeRequest(node_id=node_id),
+            admin_pb2.RemoveNodeRequest(node_id=_node_id(node_id)),
             what="remove a node",
         )
         await self._calls.see(answer.version)
+
+
+def _node_id(node_id: int) -> int:
+    return int32(node_id, field="node_id", refusal=NodeIdNotRegisteredError)
 
 
 def describe_partition(partition: metadata_pb2.PartitionMetadata) -> PartitionDescription:
