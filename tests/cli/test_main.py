@@ -52,6 +52,14 @@ def test_help_imports_no_server() -> None:
     assert shown.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize("group", ["topics", "groups", "cluster"])
+def test_a_group_of_commands_alone_says_which_there_are(group: str) -> None:
+    shown = run(group, COLUMNS="100")
+    assert shown.returncode == 2
+    assert "Commands" in shown.stdout
+    assert shown.stdout.strip() == run(group, "--help", COLUMNS="100").stdout.strip()
+
+
 def test_a_mistyped_command_gets_the_near_one() -> None:
     refused = run("topcs", "list")
     assert refused.returncode == 2

@@ -18,7 +18,7 @@ from odradek.client.administration.descriptions import (
 )
 from odradek.client.cli import output, session
 
-app = session.new_app(help="Look at nodes and controllers; empty nodes.", no_args_is_help=True)
+app = session.new_app(help="Look at nodes and controllers; empty nodes.")
 
 Node = Annotated[int, typer.Argument(metavar="NODE", show_default=False, help="The node's id.")]
 
@@ -195,7 +195,7 @@ def _print_summary(found: ClusterDescription) -> None:
         if count
     ]
     moving = f", {found.moving_count:,} moving" if found.moving_count else ""
-    output.out().print(
+    output.show(
         Text.assemble(
             summary,
             ", ",

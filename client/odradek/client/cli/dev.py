@@ -102,7 +102,7 @@ def _welcome(cluster: LocalCluster, *, kept: bool) -> None:
         "Ctrl-C stops the cluster.",
     ]
     title = f"{len(cluster.controllers)} controllers and {len(cluster.nodes)} nodes are serving"
-    output.out().print(Panel("\n".join(lines), title=title, expand=False))
+    output.show(Panel("\n".join(lines), title=title, expand=False))
 
 
 def _dare(cluster: LocalCluster) -> list[str]:

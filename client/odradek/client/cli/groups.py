@@ -75,7 +75,7 @@ def describe(
     if as_json:
         output.print_json(_as_json(described, progress))
         return
-    output.out().print(
+    output.show(
         f"group {described.group}: {described.state.value}, epoch {described.group_epoch},"
         f" assignor {described.assignor}, coordinated by node {described.coordinator_id}"
     )

@@ -4,24 +4,24 @@ Rich drops colours by itself when NO_COLOR is set or the output is not a termina
 are as wide as they need to be, so that `grep` and `cut` see whole lines.
 """
 
+import errno
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TextIO
 
+import typer
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from odradek.client.cli.exits import ExitCode
+
 _PIPE_COLUMNS = 1_000_000
-
-
-def out() -> Console:
-    """Return the console of standard output."""
-    terminal = sys.stdout.isatty()
-    return Console(width=None if terminal else _PIPE_COLUMNS, highlight=False, soft_wrap=True)
 
 
 def err() -> Console:
@@ -29,9 +29,47 @@ def err() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+@contextmanager
+def _standard_output() -> Iterator[TextIO]:
+    """Lend standard output for one writing; whoever cannot write to it has no more to do.
+
+    Raises:
+        typer.Exit: Its reader has gone, as `head` does; or it is full or closed, which is told.
+    """
+    try:
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, "it is closed")  # noqa: TRY301 - told as all others are
+        yield sys.stdout
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        _silence()
+        raise typer.Exit(ExitCode.OK) from error
+    except OSError as error:
+        _silence()
+        failure(f"cannot write to standard output: {error.strerror}")
+        raise typer.Exit(ExitCode.FAILURE) from error
+
+
+def _silence() -> None:
+    """Let nothing more reach standard output, what its buffer still holds included."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def show(result: RenderableType) -> None:
+    """Print a result for people."""
+    with _standard_output() as out:
+        width = None if out.isatty() else _PIPE_COLUMNS
+        console = Console(width=width, highlight=False, soft_wrap=True)
+        with console.capture() as rendered:
+            console.print(result)
+        out.write(rendered.get())
+
+
 def print_json(value: object) -> None:
     """Print one JSON document."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    with _standard_output() as out:
+        out.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def print_table(
@@ -50,7 +88,7 @@ def print_table(
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else str(cell) for cell in row))
     if table.row_count:
-        out().print(table)
+        show(table)
     elif empty:
         note(empty)
 
@@ -83,18 +121,9 @@ def progress() -> Progress:
 
 
 def write_bytes(data: bytes) -> None:
-    """Write to standard output at once.
-
-    Raises:
-        BrokenPipeError: The reader has gone, as `head` does.
-    """
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
-
-
-def silence() -> None:
-    """Let nothing more reach a standard output whose reader has gone, the exit's flush included."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Write to standard output at once."""
+    with _standard_output() as out:
+        out.buffer.write(data)
 
 
 def count_of(number: int, noun: str) -> str:

@@ -47,6 +47,7 @@ def new_app(**settings: Any) -> typer.Typer:
         add_completion=False,  # the top level's completion knows every subcommand
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
+        no_args_is_help=True,  # of a group of commands: a single one knows what it needs
         **settings,
     )
 
@@ -93,9 +94,6 @@ def run(work: Coroutine[Any, Any, T], *, bootstrap: str = DEFAULT_BOOTSTRAP) -> 
     except OdradekError as error:
         output.failure(str(error), advice=advice(error, bootstrap=bootstrap))
         raise typer.Exit(exit_code(error)) from error
-    except BrokenPipeError as error:
-        output.silence()
-        raise typer.Exit(ExitCode.OK) from error
     except OSError as error:
         output.failure(str(error))
         raise typer.Exit(ExitCode.FAILURE) from error
