@@ -1,32 +1,43 @@
 """From before `send` until the consumer holds the record, at a steady 1,000 records a second."""
 
 import asyncio
-import struct
-import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 
+from bench import floor
+from bench.pacing import RATE, age_s, paced, percentile_ms
 from bench.report import Figure, median_of
 from bench.stage import PARTITIONS, Stage
 from odradek.client import Client, serdes
 
-RATE = 1_000
 _RUNS = 5
 _RUN_S, _RUN_S_MIN = 60.0, 5.0
-WARM_UP_S = 2
-_STAMP = struct.Struct(">q")
+_FLOOR_SHARE = 0.2  # of a run
 
 
 async def end_to_end(stage: Stage) -> AsyncIterator[Figure]:
-    """Measure with fsync before each acknowledgement, linger 0, several times."""
+    """Measure with fsync before each acknowledgement, linger 0, several times; the floor beside."""
     run_s = max(_RUN_S_MIN, _RUN_S * stage.scale)
+    floor_run_s = max(_RUN_S_MIN, run_s * _FLOOR_SHARE)
+    runs, floor_runs = [], []
     async with stage.client() as client:
-        runs = [await _run(stage, client, int(RATE * run_s)) for _ in range(_RUNS)]
+        for _ in range(_RUNS):
+            runs.append(await _run(stage, client, int(RATE * run_s)))
+            floor_runs.append(await floor.ages_s(stage.replication, floor_run_s))
+    how = f"fsynced, replication {stage.replication}, {RATE}/s"
     goals = (2.5, 10.0, None) if stage.replication > 1 else (1.1, 4.0, None)
-    how = f"fsynced, replication {stage.replication}, {RATE}/s for {run_s:.0f} s"
+    for figure in _percentiles(f"end-to-end latency, {how} for {run_s:.0f} s", runs, goals):
+        yield figure
+    for figure in _percentiles(f"the floor of it, {how}", floor_runs, (None, None, None)):
+        yield figure
+
+
+def _percentiles(
+    what: str, runs: Sequence[Sequence[float]], goals: Sequence[float | None]
+) -> Iterator[Figure]:
     for percentile, goal in zip((50, 99, 99.9), goals, strict=True):
         yield median_of(
             (percentile_ms(ages_s, percentile) for ages_s in runs),
-            workload=f"end-to-end latency, {how}, p{percentile}",
+            workload=f"{what}, p{percentile}",
             unit="ms",
             goal=goal,
             smaller_is_better=True,
@@ -39,28 +50,6 @@ async def _run(stage: Stage, client: Client, count: int) -> list[float]:
         received = group.create_task(_receive(client, topic, count))
         group.create_task(_send(client, topic, count))
     return received.result()
-
-
-async def paced(count: int) -> AsyncIterator[bytes]:
-    """Yield so many values of 100 B at the steady rate; each carries the time of its leaving."""
-    started_s = time.perf_counter()
-    for number in range(count):
-        due_s = started_s + number / RATE
-        if (ahead_s := due_s - time.perf_counter()) > 0:
-            await asyncio.sleep(ahead_s)
-        yield _STAMP.pack(time.perf_counter_ns()) + bytes(92)
-
-
-def age_s(value: bytes) -> float:
-    """Return how long ago, in seconds, `paced` yielded the value in this process."""
-    sent_ns: int = _STAMP.unpack_from(value)[0]
-    return (time.perf_counter_ns() - sent_ns) / 1e9
-
-
-def percentile_ms(ages_s: Sequence[float], percentile: float) -> float:
-    """Return a percentile in milliseconds; the warm-up's records do not count."""
-    samples = sorted(ages_s[RATE * WARM_UP_S :])
-    return samples[min(len(samples) - 1, int(len(samples) * percentile / 100))] * 1000
 
 
 async def _send(client: Client, topic: str, count: int) -> None:

@@ -4,12 +4,14 @@ import os
 import time
 from collections.abc import AsyncIterator
 
-from bench.report import Figure
+from bench.report import Figure, median_of
 from bench.stage import MEGABYTE, PARTITIONS, Stage
 from odradek.client import Client, Producer, serdes
 
 KIB = 1024
 _DISTINCT_VALUES = 1_000
+_RECORDS = 5_000_000
+_RUNS = 3
 _CALL_BYTES = 50 * MEGABYTE  # a call of send_many returns when all of it is acknowledged
 
 
@@ -25,7 +27,9 @@ async def produce_kib_commit(stage: Stage) -> AsyncIterator[Figure]:
 
 async def produce_sustained(stage: Stage) -> AsyncIterator[Figure]:
     """4 GB of 1 KiB records, acknowledged when fsynced."""
-    yield await _produce_bytes(stage, total_bytes=4_000 * MEGABYTE, flush="commit", goal=180)
+    yield await _produce_bytes(
+        stage, total_bytes=4_000 * MEGABYTE, flush="commit", goal=180, runs=1
+    )
 
 
 async def produce_kib_replicated(stage: Stage) -> AsyncIterator[Figure]:
@@ -46,27 +50,26 @@ async def produce_100_send(stage: Stage) -> AsyncIterator[Figure]:
 
 
 async def consume_kib(stage: Stage) -> AsyncIterator[Figure]:
-    """1 GB of 1 KiB records from the start, batch by batch and record by record."""
+    """1 GB of 1 KiB records from the start, batch by batch and record by record, in turns."""
     values = random_values(KIB)
     rounds = max(1, int(1_000 * MEGABYTE * stage.scale) // (KIB * len(values)))
+    total_bytes = rounds * len(values) * KIB
+    readers = {"batch": (_read_batches, 550.0), "record": (_read_records, 380.0)}
+    rates: dict[str, list[float]] = {how: [] for how in readers}
     async with stage.client() as client, stage.topic(client, flush="os") as topic:
         async with client.producer(key=serdes.raw, value=serdes.raw) as producer:
             await send_many(producer, topic, values, rounds)
-        count = rounds * len(values)
-        for how, read, goal in (
-            ("per batch", _read_batches, 550.0),
-            ("per record", _read_records, 380.0),
-        ):
-            elapsed_s = await read(client, topic, count * KIB)
-            yield Figure(
-                workload=f"consume 1 KiB {how}",
-                value=count * KIB / MEGABYTE / elapsed_s,
-                unit="MB/s",
-                goal=goal,
-            )
+        for _ in range(_RUNS):
+            for how, (read, _goal) in readers.items():
+                elapsed_s = await read(client, topic, total_bytes)
+                rates[how].append(total_bytes / MEGABYTE / elapsed_s)
+    for how, (_read, goal) in readers.items():
+        yield median_of(rates[how], workload=f"consume 1 KiB per {how}", unit="MB/s", goal=goal)
 
 
-async def _produce_bytes(stage: Stage, *, total_bytes: int, flush: str, goal: float) -> Figure:
+async def _produce_bytes(
+    stage: Stage, *, total_bytes: int, flush: str, goal: float, runs: int = _RUNS
+) -> Figure:
     values = random_values(KIB)
     rounds = max(1, int(total_bytes * stage.scale) // (KIB * len(values)))
     async with (
@@ -75,12 +78,12 @@ async def _produce_bytes(stage: Stage, *, total_bytes: int, flush: str, goal: fl
         client.producer(key=serdes.raw, value=serdes.raw) as producer,
     ):
         await send_many(producer, topic, values, 1)  # connections, producer id
-        elapsed_s = await send_many(producer, topic, values, rounds)
+        seconds = [await send_many(producer, topic, values, rounds) for _ in range(runs)]
     produced = rounds * len(values) * KIB / MEGABYTE
-    return Figure(
+    return median_of(
+        (produced / elapsed_s for elapsed_s in seconds),
         workload=f"produce 1 KiB send_many flush={flush}, {produced / 1000:.1f} GB"
         f"{f', replication {stage.replication}' if stage.replication > 1 else ''}",
-        value=produced / elapsed_s,
         unit="MB/s",
         goal=goal,
     )
@@ -88,8 +91,7 @@ async def _produce_bytes(stage: Stage, *, total_bytes: int, flush: str, goal: fl
 
 async def _produce_records(stage: Stage, *, verb: str, flush: str, goal: float) -> Figure:
     values = random_values(100)
-    total = int(5_000_000 * stage.scale)
-    rounds = max(1, total // len(values))
+    rounds = max(1, int(_RECORDS * stage.scale) // len(values))
     send = send_many if verb == "send_many" else _send_each
     async with (
         stage.client() as client,
@@ -97,10 +99,10 @@ async def _produce_records(stage: Stage, *, verb: str, flush: str, goal: float) 
         client.producer(key=serdes.raw, value=serdes.raw) as producer,
     ):
         await send_many(producer, topic, values, 1)
-        elapsed_s = await send(producer, topic, values, rounds)
-    return Figure(
+        seconds = [await send(producer, topic, values, rounds) for _ in range(_RUNS)]
+    return median_of(
+        (rounds * len(values) / elapsed_s for elapsed_s in seconds),
         workload=f"produce 100 B {verb} flush={flush}",
-        value=rounds * len(values) / elapsed_s,
         unit="records/s",
         goal=goal,
     )

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-from bench.latency import RATE, age_s, paced, percentile_ms
+from bench.pacing import RATE, age_s, paced, percentile_ms
 from bench.peers.system import Durability, Stream
 from bench.report import Figure
 from bench.stage import MEGABYTE
