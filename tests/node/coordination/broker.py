@@ -16,6 +16,7 @@ from odradek.node.coordination.coordination import Coordination
 from odradek.node.coordination.model import GroupTimes
 from odradek.protocol.errors import (
     BrokerError,
+    InvalidRequestError,
     NotCoordinatorError,
     NotLeaderOrFollowerError,
     error_from_proto,
@@ -45,6 +46,8 @@ TIMES = GroupTimes(
     rebalance_timeout_s=2.0,
 )
 WAIT_S = 20.0
+TOO_LARGE = "too-large"
+"""A group whose assignment fits into no record: what is asked for it is refused as a whole."""
 ONLY_PARTITION = PartitionIndex(0)
 
 
@@ -122,6 +125,8 @@ class World:
         await asyncio.sleep(0)
         if leader_epoch != self.leader_epoch:
             raise NotCoordinatorError("another leader epoch")
+        if any(each.group == TOO_LARGE for each in changes):
+            raise InvalidRequestError("the request makes a record of 600000 bytes; split it")
         command = controller_pb2.ChangeGroupsCommand(
             coordinator_partition=coordinator_partition, changes=changes
         )

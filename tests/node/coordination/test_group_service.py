@@ -12,7 +12,7 @@ from odradek.protocol.types import Offset
 from odradek.rpc.errors import error_from_rpc
 from odradek.v1 import error_pb2, group_pb2
 
-from .broker import WAIT_S, Broker, Member, running_broker
+from .broker import TOO_LARGE, WAIT_S, Broker, Member, running_broker
 from .cluster import GPS, image_of
 
 
@@ -295,6 +295,18 @@ async def test_offsets_are_deleted_unless_somebody_reads_the_topic(broker: Broke
     await member.leave()
     assert (await broker.stub.DeleteOffsets(request)).offsets[0].error.code == 0
     assert await broker.committed() == {}
+
+
+async def test_a_group_too_large_for_the_controllers_is_told_and_stops_no_other(
+    broker: Broker,
+) -> None:
+    first = await Member(broker, "a", group=TOO_LARGE).join()
+    others = [await Member(broker, name, group=f"g-{name}").join() for name in "bcd"]
+    await first.until(lambda one: one.error == error_pb2.ERROR_CODE_INVALID_REQUEST)
+    for other in others:
+        await other.until(lambda one: len(one.owned) == 6)
+    for member in (first, *others):
+        await member.die()
 
 
 async def test_a_deleted_topic_takes_its_offsets_along(broker: Broker) -> None:

@@ -73,6 +73,7 @@ class GroupController(Protocol):
 
         Raises:
             NotCoordinatorError: Another node, or another leader epoch, coordinates these groups.
+            InvalidRequestError: The command as a whole is refused; nothing was decided.
             OdradekError: Outcome unknown; the same changes may be sent again.
         """
         ...

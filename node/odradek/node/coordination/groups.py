@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import Final, assert_never
 
@@ -44,7 +45,7 @@ from odradek.node.coordination.offsets import (
 )
 from odradek.node.coordination.outbox import Outbox
 from odradek.node.coordination.records import OffsetCommitted, OffsetsRecord
-from odradek.node.coordination.translation import change_to_proto
+from odradek.node.coordination.submission import submit
 from odradek.protocol.errors import (
     BrokerError,
     CoordinatorLoadInProgressError,
@@ -54,7 +55,6 @@ from odradek.protocol.errors import (
     NonEmptyGroupError,
     NotCoordinatorError,
     NotLeaderOrFollowerError,
-    OdradekError,
 )
 from odradek.protocol.names import near_names
 from odradek.protocol.types import GroupId, PartitionIndex
@@ -358,30 +358,17 @@ class PartitionGroups:
         Raises:
             NotCoordinatorError: The controller knows another coordinator.
         """
+        change_groups = partial(self._controller.change_groups, self.partition, self._leader_epoch)
         while True:
             changes = self._outbox.take(self._clock.now_s())
             if changes:
-                errors = await self._submit(changes)
+                errors = await submit(change_groups, changes)
                 now_s = self._clock.now_s()
                 for (group, change), error in zip(changes, errors, strict=True):
                     self._perform(self._members.on_decided(group, change, error, now_s))
                     self._on_deleted(group, change, error)
             else:
                 await self._until_due()
-
-    async def _submit(self, changes: list[tuple[GroupId, Change]]) -> list[BrokerError | None]:
-        command = [change_to_proto(group, change) for group, change in changes]
-        while True:
-            try:
-                return await self._controller.change_groups(
-                    self.partition, self._leader_epoch, command
-                )
-            except NotCoordinatorError:
-                raise
-            except OdradekError as error:
-                # Every change says how something is, so that a repetition is harmless.
-                _log.info("proposal repeated", partition=self.partition, reason=error.message)
-                await asyncio.sleep(_RETRY_S)
 
     async def _until_due(self) -> None:
         due_s = self._outbox.next_due_s
