@@ -151,7 +151,7 @@ def change(
     if config is None:
         config = topic_of(draft.image, before).config
     minimum = min_insync(config, after)
-    has_everything = {*before.isr, *before.elr, *after.isr}
+    proposed = after.isr
     isr = electorate.in_sync(_without(after.isr, lost), minimum)
     if after.adding or after.removing:
         settled = after._replace(adding=(), removing=(), replicas=target_of(after))
@@ -179,7 +179,7 @@ def change(
         partition_epoch=PartitionEpoch(before.partition_epoch + 1),
     )
     draft.record(PartitionChanged(changed))
-    if changed.is_led and changed.leader not in has_everything:
+    if changed.is_led and changed.leader not in (*before.isr, *before.elr, *proposed):
         draft.report(PossibleLoss(before.uid, changed.leader, changed.leader_epoch))
 
 
