@@ -109,8 +109,8 @@ proto-check: proto
 bench: setup ## Measure throughput and latency on this machine; JSON and a table
 	@$(BIN)/python -m bench
 
-bench-peers: $(PEERS_VENV)/.ready ## Measure other brokers beside ours: make bench-peers ONLY="nats kafka" SCALE=0.2
-	@$(PEERS_VENV)/bin/python -m bench.peers $(if $(ONLY),--only $(ONLY)) $(if $(SCALE),--scale $(SCALE))
+bench-peers: $(PEERS_VENV)/.ready ## Measure other brokers beside ours: make bench-peers ONLY="nats kafka" SCALE=0.2 NODES=3
+	@$(PEERS_VENV)/bin/python -m bench.peers $(if $(ONLY),--only $(ONLY)) $(if $(SCALE),--scale $(SCALE)) $(if $(NODES),--nodes $(NODES))
 
 lock: ## Re-resolve requirements/*.lock (needs uv)
 	@uv pip compile -q --upgrade pyproject.toml --extra server --extra cli --group dev --generate-hashes \

@@ -24,6 +24,8 @@ ADAPTERS = {
     "redis": "redis_streams",
     "kafka": "kafka",
 }
+# Those that run as a cluster too.
+CLUSTERS = {"nats", "kafka"}
 # Why there is no adapter.
 WITHOUT = {
     "redpanda": "its server comes as a container image or from its makers' own package repository,"
@@ -31,19 +33,19 @@ WITHOUT = {
 }
 
 
-def available(names: Iterable[str], console: Console) -> dict[System, str]:
+def available(names: Iterable[str], nodes: int, console: Console) -> dict[System, str]:
     """Return ours and those of the named systems that can run here, with their versions."""
-    found: dict[System, str] = {(system := ours.System()): system.version()}
+    found: dict[System, str] = {(system := ours.System(nodes)): system.version()}
     for name in names:
         try:
-            peer = _load(name)
+            peer = _load(name, nodes)
             found[peer] = peer.version()
         except (ServerAbsentError, OSError, subprocess.SubprocessError) as absent:
             console.print(f"{name} is left out: {absent}", style="yellow", soft_wrap=True)
     return found
 
 
-def _load(name: str) -> System:
+def _load(name: str, nodes: int) -> System:
     """Import an adapter only when asked for: its client is no dependency of ours."""
     if name in WITHOUT:
         raise ServerAbsentError(WITHOUT[name])
@@ -51,7 +53,12 @@ def _load(name: str) -> System:
         module = import_module(f"bench.peers.{ADAPTERS[name]}")
     except ModuleNotFoundError as missing:
         raise ServerAbsentError(f"{missing}; `make bench-peers` installs the clients") from None
-    system: System = module.System()
+    if name in CLUSTERS:
+        system: System = module.System(nodes)
+    elif nodes == 1:
+        system = module.System()
+    else:
+        raise ServerAbsentError("it is run as a single server only")
     return system
 
 
@@ -73,11 +80,12 @@ def main() -> None:
     known = [*ADAPTERS, *WITHOUT]
     parser = argparse.ArgumentParser(prog="python -m bench.peers", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=known, default=known, help="these peers")
+    parser.add_argument("--nodes", type=int, choices=(1, 3), default=1, help="servers, replicas")
     parser.add_argument("--scale", type=float, default=1.0, help="fraction of each workload to run")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     arguments = parser.parse_args()
     console = Console(stderr=True, highlight=False)
-    versions = available(arguments.only, console)
+    versions = available(arguments.only, arguments.nodes, console)
     systems = list(versions)
     results: list[Measured | Failed] = []
     stopped = False

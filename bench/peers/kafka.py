@@ -1,4 +1,4 @@
-"""Apache Kafka (KRaft, one process) through confluent-kafka, the client in C.
+"""Apache Kafka (KRaft) through confluent-kafka, the client in C.
 
 Its calls block or poll, so whatever waits does so in a thread.
 """
@@ -6,8 +6,8 @@ Its calls block or poll, so whatever waits does so in a thread.
 import asyncio
 import threading
 import uuid
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -54,15 +54,22 @@ def _jars() -> Path:
     return jars
 
 
+@dataclass(frozen=True, slots=True)
 class System:
-    """A single process, broker and controller in one, with the start scripts' JVM flags."""
+    """Processes that are broker and controller in one, with the start scripts' JVM flags."""
 
-    name = "Kafka"
-    settings: ClassVar = {
-        durability: f"6 partitions, flush.messages {config.get('flush.messages', 'never')};"
-        " acks=all; produce_batch, produce, consume; latency with linger.ms 0; heap 1 GiB"
-        for durability, config in _TOPIC_CONFIG.items()
-    }
+    nodes: int = 1
+    name: ClassVar = "Kafka"
+
+    @property
+    def settings(self) -> Mapping[Durability, str]:
+        """Partitions, and how they are written to."""
+        return {
+            durability: f"6 partitions, {self.nodes} replicas, flush.messages"
+            f" {config.get('flush.messages', 'never')}; acks=all; produce_batch, produce, consume;"
+            " latency with linger.ms 0; heap 1 GiB"
+            for durability, config in _TOPIC_CONFIG.items()
+        }
 
     def version(self) -> str:
         """Return the versions of server and client."""
@@ -72,40 +79,57 @@ class System:
 
     @asynccontextmanager
     async def serve(self, durability: Durability, directory: Path) -> AsyncIterator["_Broker"]:
-        """Format the directory and run a server."""
-        config = directory / "server.properties"
+        """Format the directories and run the servers."""
         java = find("java", how="apt-get install default-jre-headless")
-        with held_port() as port, held_port() as controller_port:
-            config.write_text(
-                "process.roles=broker,controller\n"
-                "node.id=1\n"
-                f"controller.quorum.voters=1@{HOST}:{controller_port}\n"
-                f"listeners=PLAINTEXT://{HOST}:{port},CONTROLLER://{HOST}:{controller_port}\n"
-                "controller.listener.names=CONTROLLER\n"
-                f"log.dirs={directory / 'data'}\n"
-                "offsets.topic.replication.factor=1\n"
+        run = (java, *_JVM, "-cp", f"{_jars()}/*")
+        cluster_id = uuid.uuid4().hex[:22]
+        async with AsyncExitStack() as servers:
+            ports = [servers.enter_context(held_port()) for _ in range(self.nodes)]
+            controller_ports = [servers.enter_context(held_port()) for _ in range(self.nodes)]
+            voters = ",".join(
+                f"{number}@{HOST}:{port}" for number, port in enumerate(controller_ports, 1)
             )
-            run = (java, *_JVM, "-cp", f"{_jars()}/*")
-            format_ = ("format", "-t", uuid.uuid4().hex[:22], "-c", str(config))
-            tool = ("kafka.tools.StorageTool", *format_)
-            await completed("kafka-format", *run, *tool, directory=directory)
-            server = running(
-                "kafka", *run, "kafka.Kafka", str(config), port=port, directory=directory
-            )
-            async with server:
-                yield _Broker(f"{HOST}:{port}", _TOPIC_CONFIG[durability])
+            started = []
+            for number, (port, controller_port) in enumerate(
+                zip(ports, controller_ports, strict=True), 1
+            ):
+                place = directory / f"{number}"
+                place.mkdir()
+                config = place / "server.properties"
+                config.write_text(
+                    "process.roles=broker,controller\n"
+                    f"node.id={number}\n"
+                    f"controller.quorum.voters={voters}\n"
+                    f"listeners=PLAINTEXT://{HOST}:{port},CONTROLLER://{HOST}:{controller_port}\n"
+                    "controller.listener.names=CONTROLLER\n"
+                    f"log.dirs={place / 'data'}\n"
+                    "offsets.topic.replication.factor=1\n"
+                )
+                format_ = ("format", "-t", cluster_id, "-c", str(config))
+                tool = ("kafka.tools.StorageTool", *format_)
+                await completed("kafka-format", *run, *tool, directory=place)
+                server = running(
+                    "kafka", *run, "kafka.Kafka", str(config), port=port, directory=place
+                )
+                started.append(server)
+            async with asyncio.TaskGroup() as starting:  # one alone would wait for the others
+                for server in started:
+                    starting.create_task(servers.enter_async_context(server))
+            address = ",".join(f"{HOST}:{port}" for port in ports)
+            yield _Broker(address, self.nodes, _TOPIC_CONFIG[durability])
 
 
 @dataclass(frozen=True, slots=True)
 class _Broker:
     address: str
+    nodes: int
     topic_config: dict[str, str]
 
     @asynccontextmanager
     async def stream(self) -> AsyncIterator["_Stream"]:
         admin = AdminClient({"bootstrap.servers": self.address})
         topic = uuid.uuid4().hex
-        new = NewTopic(topic, PARTITIONS, replication_factor=1, config=self.topic_config)
+        new = NewTopic(topic, PARTITIONS, self.nodes, config=self.topic_config)
         await asyncio.to_thread(admin.create_topics([new])[topic].result, _TIMEOUT_S)
         producer = Producer({"bootstrap.servers": self.address, **_OF_PRODUCER})
         yield _Stream(self.address, topic, producer)

@@ -1,6 +1,6 @@
 """Odradek in its own comparison: the benchmark's stage behind the peers' protocol."""
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,14 +14,21 @@ from odradek.client import Client, Producer, serdes
 _FLUSH = {Durability.CACHE: "os", Durability.COMMIT: "commit"}
 
 
+@dataclass(frozen=True, slots=True)
 class System:
-    """One controller, one node."""
+    """One controller; partitions have a replica on each node."""
 
-    name = "Odradek"
-    settings: ClassVar = {
-        durability: f"6 partitions, flush={flush}; send_many, enqueue; latency with linger 0"
-        for durability, flush in _FLUSH.items()
-    }
+    nodes: int = 1
+    name: ClassVar = "Odradek"
+
+    @property
+    def settings(self) -> Mapping[Durability, str]:
+        """Partitions, and how they are written to."""
+        return {
+            durability: f"6 partitions, {self.nodes} replicas, flush={flush}; send_many, enqueue;"
+            " latency with linger 0"
+            for durability, flush in _FLUSH.items()
+        }
 
     def version(self) -> str:
         """Return the version."""
@@ -30,7 +37,7 @@ class System:
     @asynccontextmanager
     async def serve(self, durability: Durability, _directory: Path) -> AsyncIterator["_Broker"]:
         """Run a fresh cluster; it makes a directory of its own beside the one given."""
-        async with stage(1.0) as fresh:
+        async with stage(1.0, nodes=self.nodes) as fresh:
             yield _Broker(fresh, _FLUSH[durability])
 
 

@@ -17,7 +17,7 @@ from tests.bench.peers.fakes import BrokenSystem
 
 def test_a_peer_that_cannot_run_here_is_left_out_with_the_reason() -> None:
     said = io.StringIO()
-    systems = available(["redpanda"], Console(file=said))
+    systems = available(["redpanda"], 1, Console(file=said))
     assert [system.name for system in systems] == ["Odradek"]
     assert "redpanda is left out: its server comes as" in said.getvalue()
 
