@@ -8,7 +8,6 @@ whole sequence. Whatever they accept is delivered in order per partition, once, 
 import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from itertools import repeat
 from threading import get_ident
 from time import time_ns
 from types import TracebackType
@@ -24,7 +23,7 @@ from odradek.client.producing.delivery import (
     outcomes,
     raise_first,
 )
-from odradek.client.producing.intake import check_many
+from odradek.client.producing.encoding import check_many
 from odradek.client.record import Headers, RecordMetadata
 from odradek.client.serdes import Serde
 from odradek.client.topic import Topic
@@ -291,29 +290,16 @@ class Producer(Generic[K, V]):
         now_ms = time_ns() // 1_000_000 if timestamp_ms is None else timestamp_ms
         runs: list[Run] = []
         try:
-            if keys is None and headers is None and not core.intake.asks_partitioner:
-                await core.fill(
-                    topic,
-                    target,
-                    list(values),
-                    partition=partition,
-                    timestamp_ms=now_ms,
-                    runs=runs,
-                )
-            else:
-                every_key = repeat(None) if keys is None else keys
-                records = [
-                    core.intake.encode(
-                        target,
-                        value,
-                        key,
-                        partition=partition,
-                        headers=headers,
-                        timestamp_ms=now_ms,
-                    )
-                    for value, key in zip(values, every_key, strict=keys is not None)
-                ]
-                await core.append_each(topic, target, records, runs)
+            await core.append_all(
+                topic,
+                target,
+                values,
+                keys=keys,
+                partition=partition,
+                headers=headers,
+                timestamp_ms=now_ms,
+                runs=runs,
+            )
             await outcomes(runs)
         except BaseException:  # of a later record, or cancelled: of these nobody has heard
             core.unwatch(runs)

@@ -16,7 +16,7 @@ from odradek.client.errors import ClientClosedError
 from odradek.client.producer import Producer as AsyncProducer
 from odradek.client.producing import delivery as asynchronous
 from odradek.client.producing.delivery import Acknowledgements
-from odradek.client.producing.intake import check_many
+from odradek.client.producing.encoding import check_many
 from odradek.client.record import Headers, RecordMetadata
 from odradek.client.topic import Topic
 

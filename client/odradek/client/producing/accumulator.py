@@ -165,8 +165,9 @@ class TopicQueues:
         values: Sequence[bytes | None],
         timestamp_ms: int,
         now_s: float,
+        keys: Sequence[bytes | None] | None = None,
     ) -> tuple[ProducerBatch, int]:
-        """Add records without key and headers until a batch is full.
+        """Add records without headers until a batch is full; keys: one for each value, or None.
 
         Returns:
             The batch and how many of the values, at least one, are its last records.
@@ -176,10 +177,12 @@ class TopicQueues:
         """
         batch = (queue or self.current).open
         if batch is not None:
-            count = self._fill(batch, values, timestamp_ms)
+            count = self._fill(batch, values, timestamp_ms, keys)
             if count:
                 return batch, count
-        return self._begin(queue, lambda batch: self._fill(batch, values, timestamp_ms), now_s)
+        return self._begin(
+            queue, lambda batch: self._fill(batch, values, timestamp_ms, keys), now_s
+        )
 
     def _begin(
         self, queue: PartitionQueue | None, add: Callable[[ProducerBatch], int], now_s: float
@@ -232,17 +235,27 @@ class TopicQueues:
         self.ledger.used_bytes += size_bytes
         return 1
 
-    def _fill(self, batch: ProducerBatch, values: Sequence[bytes | None], timestamp_ms: int) -> int:
+    def _fill(
+        self,
+        batch: ProducerBatch,
+        values: Sequence[bytes | None],
+        timestamp_ms: int,
+        keys: Sequence[bytes | None] | None,
+    ) -> int:
         builder = batch.builder
         assert builder is not None
         before_bytes = builder.size_bytes
         try:
-            return builder.append_many(values, timestamp_ms)
+            return builder.append_many(values, timestamp_ms, keys)
         finally:
             self.ledger.used_bytes += builder.size_bytes - before_bytes
 
+    def may_refuse(self, size_bytes: int) -> bool:
+        """Whether a batch of one record, so large, exceeds the topic's limit."""
+        return self.record_bytes_max is not None and size_bytes > self.record_bytes_max
+
     def _check_size(self, size_bytes: int) -> None:
-        if self.record_bytes_max is None or size_bytes <= self.record_bytes_max:
+        if not self.may_refuse(size_bytes):
             return
         raise RecordTooLargeError(
             f"the record makes a batch of {size_bytes} bytes, topic {self.info.name!r} allows"

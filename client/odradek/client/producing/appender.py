@@ -7,8 +7,9 @@ so records enter batches in the order in which they found room.
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from itertools import repeat
 from threading import get_ident
 from typing import Any, Final
 from weakref import WeakSet
@@ -18,10 +19,12 @@ from odradek.client.config import ProducerOptions
 from odradek.client.errors import ClientClosedError
 from odradek.client.producing.accumulator import TopicQueues
 from odradek.client.producing.delivery import Delivery, Run, extend_runs, outcome
-from odradek.client.producing.intake import Encoded, Intake, Target, encode_values
+from odradek.client.producing.encoding import Bulk, Encoded, Target, encode_values
+from odradek.client.producing.intake import Intake
 from odradek.client.producing.ledger import Ledger
 from odradek.client.producing.room import Room
 from odradek.client.producing.sender import Sender
+from odradek.client.record import Headers
 from odradek.client.serdes import Serde, raw
 from odradek.client.topic import Topic
 
@@ -207,6 +210,51 @@ class Appender:
         if self.targets.get(topic) is not target:
             raise self._scope.metadata.unknown_topic(target.topic.info.name)
 
+    async def append_all(
+        self,
+        topic: str | Topic[Any, Any],
+        target: Target,
+        values: Iterable[object],
+        *,
+        keys: Iterable[object] | None,
+        partition: int | None,
+        headers: Headers | None,
+        timestamp_ms: int,
+        runs: list[Run],
+    ) -> None:
+        """Encode records, then append them, to `runs` too: one by one only where that is needed."""
+        if headers is not None or self.intake.asks_partitioner:
+            every_key = repeat(None) if keys is None else keys
+            records = [
+                self.intake.encode(
+                    target,
+                    value,
+                    key,
+                    partition=partition,
+                    headers=headers,
+                    timestamp_ms=timestamp_ms,
+                )
+                for value, key in zip(values, every_key, strict=keys is not None)
+            ]
+            await self.append_each(topic, target, records, runs)
+        elif keys is None:
+            await self.fill(
+                topic,
+                target,
+                list(values),
+                partition=partition,
+                timestamp_ms=timestamp_ms,
+                runs=runs,
+            )
+        else:
+            bulk = self.intake.encode_keyed(
+                target,
+                zip(values, keys, strict=True),
+                partition=partition,
+                timestamp_ms=timestamp_ms,
+            )
+            await self.fill_keyed(topic, target, bulk, runs)
+
     async def fill(
         self,
         topic: str | Topic[Any, Any],
@@ -238,15 +286,43 @@ class Appender:
                 await asyncio.sleep(0)
                 self._check_still(topic, target)
 
+    async def fill_keyed(
+        self, topic: str | Topic[Any, Any], target: Target, bulk: Bulk, runs: list[Run]
+    ) -> None:
+        """Append records with keys, to `runs` too: each partition's of a chunk in one go."""
+        position, count = 0, len(bulk.queues)
+        one_by_one = None in bulk.queues  # whose turn it is depends on those before
+        while position < count and not one_by_one:
+            if not self.room.is_free:
+                await self.room.enter(timeout_s=self._options.delivery_timeout_s)
+            try:
+                self._check_still(topic, target)
+                if one_by_one := target.topic.may_refuse(bulk.largest_bytes):
+                    break
+                with self._lock:
+                    room_bytes = self.ledger.quick_until_bytes - self.ledger.used_bytes
+                    chunk = range(position, bulk.chunk_end(position, room_bytes))
+                    self.intake.append_bulk(target, bulk, chunk, self._now_s(), runs)
+            finally:
+                self.room.look()
+            position = chunk.stop
+            if position < count:  # whoever fills batches lets the loop have its turn
+                await asyncio.sleep(0)
+                self.room.on_turn()
+        rest = map(bulk.record, range(position, count))
+        await self.append_each(topic, target, rest, runs, first=position)
+
     async def append_each(
         self,
         topic: str | Topic[Any, Any],
         target: Target,
-        records: list[Encoded],
+        records: Iterable[Encoded],
         runs: list[Run],
+        *,
+        first: int = 0,
     ) -> None:
-        """Append records one by one, to `runs` too."""
-        for position, record in enumerate(records):
+        """Append records one by one, to `runs` too; `first` is the position of the first."""
+        for position, record in enumerate(records, first):
             delivery = None
             if self.ledger.is_quick:
                 with self._lock:

@@ -1,8 +1,9 @@
 """What `enqueue` and `send_many` hand out: records on their way, and where they came to lie."""
 
 import asyncio
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Generator, Sequence
+from functools import cached_property
 from typing import Any, final, overload
 
 from msgspec import Struct
@@ -88,34 +89,47 @@ class Delivery(Struct, eq=False, gc=False):
 
 
 class Run(Struct, gc=False):
-    """Records that are neighbours both in what was sent and in their batch.
+    """Records that are neighbours in their batch, and in what was sent unless scattered there.
 
     Attributes:
         batch: Whose.
         first_index: Of the first one in the batch.
         first_position: Of the first one in what was sent.
         count: How many.
+        scattered: The position of each in what was sent, ascending; None: neighbours there too.
     """
 
     batch: ProducerBatch
     first_index: int
     first_position: int
     count: int
+    scattered: list[int] | None = None
+
+    def positions(self) -> Sequence[int]:
+        """Return the position of each in what was sent."""
+        if self.scattered is not None:
+            return self.scattered
+        return range(self.first_position, self.first_position + self.count)
 
 
 class Acknowledgements(Sequence[RecordMetadata]):
     """Where the records of one `send_many` lie, in the order they were given; made when looked at.
 
-    A million records are a few hundred runs of neighbours.
+    A million records are a few hundred runs of neighbours; those scattered by their keys are put
+    in order at the first look.
     """
 
     def __init__(self, runs: list[Run], timestamp_ms: int) -> None:
         self._runs = runs
         self._timestamp_ms = timestamp_ms
         self._starts = [run.first_position for run in runs]
+        self._count = sum(run.count for run in runs)
+        self._in_order = self._starts == sorted(self._starts) and all(
+            run.scattered is None for run in runs
+        )
 
     def __len__(self) -> int:
-        return self._runs[-1].first_position + self._runs[-1].count if self._runs else 0
+        return self._count
 
     @overload
     def __getitem__(self, index: int) -> RecordMetadata: ...
@@ -129,10 +143,22 @@ class Acknowledgements(Sequence[RecordMetadata]):
         position = index + len(self) if index < 0 else index
         if not 0 <= position < len(self):
             raise IndexError(f"{len(self)} records were sent")
-        run = self._runs[bisect_right(self._starts, position) - 1]
-        return metadata_of(
-            run.batch, run.first_index + position - run.first_position, self._timestamp_ms
-        )
+        run = self._run_of(position)
+        index = run.first_index + bisect_left(run.positions(), position)
+        return metadata_of(run.batch, index, self._timestamp_ms)
+
+    def _run_of(self, position: int) -> Run:
+        if self._in_order:
+            return self._runs[bisect_right(self._starts, position) - 1]
+        return self._run_of_each[position]
+
+    @cached_property
+    def _run_of_each(self) -> list[Run]:
+        runs = self._runs[:1] * self._count
+        for run in self._runs:
+            for position in run.positions():
+                runs[position] = run
+        return runs
 
 
 def extend_runs(runs: list[Run], run: Run) -> None:
@@ -140,8 +166,10 @@ def extend_runs(runs: list[Run], run: Run) -> None:
     last = runs[-1] if runs else None
     if (
         last is not None
+        and last.scattered is None
         and last.batch is run.batch
         and last.first_index + last.count == run.first_index
+        and last.first_position + last.count == run.first_position
     ):
         last.count += run.count
     else:
@@ -163,10 +191,11 @@ async def outcomes(runs: list[Run]) -> None:
 
 
 def raise_first(runs: list[Run]) -> None:
-    """Raise the first error; every batch has its outcome."""
-    for run in runs:
-        if run.batch.error is not None:
-            raise run.batch.error
+    """Raise the error of the first record that failed; every batch has its outcome."""
+    failed = (run for run in runs if run.batch.error is not None)
+    first = min(failed, key=lambda run: run.first_position, default=None)
+    if first is not None and first.batch.error is not None:
+        raise first.batch.error
 
 
 def metadata_of(batch: ProducerBatch, index: int, timestamp_ms: int) -> RecordMetadata:

@@ -7,50 +7,34 @@ share it. Serdes and partitioners are the application's code: what they raise be
 Source: KIP-480 (sticky partitioning); Kafka's DefaultPartitioner (murmur2 of the encoded key).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
 from time import time_ns
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, cast
 
 from odradek.client.config import Partitioner
-from odradek.client.errors import PartitionerError, SerializationError
+from odradek.client.errors import PartitionerError
 from odradek.client.producing.accumulator import TopicQueues
 from odradek.client.producing.delivery import Delivery, Run
+from odradek.client.producing.encoding import (
+    NO_HEADERS,
+    Bulk,
+    Encoded,
+    Target,
+    encode,
+    encode_headers,
+    encode_pairs,
+)
 from odradek.client.producing.ledger import Ledger
 from odradek.client.producing.partition_queue import PartitionQueue
 from odradek.client.producing.producer_batch import ProducerBatch
-from odradek.client.record import Header, Headers
-from odradek.client.serdes import Serde, raw
+from odradek.client.record import Headers
+from odradek.client.serdes import raw
 from odradek.protocol.hashing import partition_for_key
 
-_NO_HEADERS: Final[list[Header]] = []
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Target:
-    """Where records go and how they are encoded.
-
-    Attributes:
-        topic: The topic's queues.
-        key: Serde of keys.
-        value: Serde of values.
-        takes_bytes: Whether bytes go as they are, to the partition whose turn it is.
-    """
-
-    topic: TopicQueues
-    key: Serde[Any]
-    value: Serde[Any]
-    takes_bytes: bool
-
-
-class Encoded(NamedTuple):
-    """A record ready to be appended; `queue` is None for the one whose turn it is."""
-
-    queue: PartitionQueue | None
-    key: bytes | None
-    value: bytes | None
-    timestamp_ms: int
-    headers: list[Header]
+# Fewer records of a partition cost less one by one; more may be framed, and then find no room.
+_AT_ONCE_MIN: Final = 8
+_AT_ONCE: Final = 256
 
 
 class Intake:
@@ -99,17 +83,17 @@ class Intake:
         """
         topic = target.topic
         if (type(value) is not bytes or target.value is not raw) and value is not None:
-            value = _encode(target, target.value, "value", value, key)
+            value = encode(target, target.value, "value", value, key)
         if key is None and partition is None and self._partitioner is None:
             key_bytes, queue = None, None
             batch = topic.current.open
         else:
-            key_bytes = None if key is None else _encode(target, target.key, "key", key, key)
+            key_bytes = None if key is None else encode(target, target.key, "key", key, key)
             queue = self.choose(topic, key_bytes, partition)
             batch = (queue or topic.current).open
         if timestamp_ms is None:
             timestamp_ms = time_ns() // 1_000_000
-        pairs = _NO_HEADERS if headers is None else _encode_headers(target, headers, key)
+        pairs = NO_HEADERS if headers is None else encode_headers(target, headers, key)
         ledger = self._ledger
         if batch is not None and ledger.used_bytes < ledger.quick_until_bytes:
             builder = batch.builder
@@ -134,14 +118,37 @@ class Intake:
         timestamp_ms: int,
     ) -> Encoded:
         """Encode a record and choose its partition; errors as in `place`."""
-        key_bytes = None if key is None else _encode(target, target.key, "key", key, key)
+        key_bytes = None if key is None else encode(target, target.key, "key", key, key)
         return Encoded(
             self.choose(target.topic, key_bytes, partition),
             key_bytes,
-            None if value is None else _encode(target, target.value, "value", value, key),
+            None if value is None else encode(target, target.value, "value", value, key),
             timestamp_ms,
-            _NO_HEADERS if headers is None else _encode_headers(target, headers, key),
+            NO_HEADERS if headers is None else encode_headers(target, headers, key),
         )
+
+    def encode_keyed(
+        self,
+        target: Target,
+        pairs: Iterator[tuple[object, object]],
+        *,
+        partition: int | None,
+        timestamp_ms: int,
+    ) -> Bulk:
+        """Encode values with keys and choose partitions by key; errors as in `place`.
+
+        Args:
+            pairs: Values, each with its key.
+        """
+        keys, values = encode_pairs(target, pairs)
+        every = target.topic.queues
+        queues: list[PartitionQueue | None]
+        if partition is None and None not in keys:
+            chosen = map(partition_for_key, cast("list[bytes]", keys), repeat(len(every)))
+            queues = [every[index] for index in chosen]
+        else:
+            queues = [self.choose(target.topic, key, partition) for key in keys]
+        return Bulk(queues, keys, values, timestamp_ms)
 
     def choose(
         self, topic: TopicQueues, key: bytes | None, partition: int | None
@@ -185,14 +192,18 @@ class Intake:
         position: int,
         timestamp_ms: int,
         now_s: float,
+        keys: Sequence[bytes | None] | None = None,
     ) -> Run:
         """Append values until a batch is full, watched; `position` is that of the first.
+
+        Args:
+            keys: One for each value; None: no record has a key.
 
         Raises:
             RecordTooLargeError: Of the first value; nothing was added.
         """
         full = queue or target.topic.current
-        batch, count = target.topic.append_many(queue, values, timestamp_ms, now_s)
+        batch, count = target.topic.append_many(queue, values, timestamp_ms, now_s, keys)
         batch.watched_count += count
         builder = batch.builder
         assert builder is not None
@@ -200,6 +211,48 @@ class Intake:
         if first_index == 0:
             self._tell_ready(target.topic, full, batch)
         return Run(batch, first_index, position, count)
+
+    def append_bulk(
+        self, target: Target, bulk: Bulk, chunk: range, now_s: float, runs: list[Run]
+    ) -> None:
+        """Append a chunk, each partition's records in one go; to `runs` too.
+
+        Every record has a queue, and none is too large.
+        """
+        groups: dict[PartitionQueue | None, list[int]] = {}
+        for position, queue in zip(chunk, bulk.queues[chunk.start : chunk.stop], strict=True):
+            group = groups.get(queue)
+            if group is None:
+                groups[queue] = [position]
+            else:
+                group.append(position)
+        for queue, positions in groups.items():
+            assert queue is not None, "whose turn it is depends on those before"
+            at_once = min(_AT_ONCE, queue.limits.batch_bytes // bulk.mean_bytes)
+            if min(at_once, len(positions)) < _AT_ONCE_MIN:
+                self._append_few(target, bulk, positions, now_s, runs)
+                continue
+            taken = 0
+            while taken < len(positions):
+                some = positions[taken : taken + at_once]
+                keys = [bulk.keys[position] for position in some]
+                values = [bulk.values[position] for position in some]
+                run = self.append_many(
+                    target, queue, values, some[0], bulk.timestamp_ms, now_s, keys
+                )
+                run.scattered = some[: run.count]
+                runs.append(run)
+                taken += run.count
+
+    def _append_few(
+        self, target: Target, bulk: Bulk, positions: list[int], now_s: float, runs: list[Run]
+    ) -> None:
+        for position in positions:
+            record = bulk.record(position)
+            delivery = self.append(target, record)
+            if delivery is None:
+                delivery = self.append_new(target, record, now_s)
+            runs.append(delivery.as_run(position))
 
     def _tell_ready(self, topic: TopicQueues, full: PartitionQueue, batch: ProducerBatch) -> None:
         queue = topic.queues[batch.partition]
@@ -224,72 +277,3 @@ def _ask(partitioner: Partitioner, topic: TopicQueues, key: bytes | None) -> int
             reason=f"it returned {type(chosen).__name__}, not int",
         )
     return chosen
-
-
-def check_many(values: Iterable[object]) -> None:
-    """Refuse one text for many: it would become a record per character.
-
-    Raises:
-        TypeError: `values` is a `str` or `bytes`.
-    """
-    if isinstance(values, str | bytes | bytearray):
-        raise TypeError(
-            f"send_many takes many values, not one {type(values).__name__}; `send` takes one"
-        )
-
-
-def encode_values(target: Target, values: Sequence[object], key: object = None) -> list[Any]:
-    """Encode values in one go.
-
-    Raises:
-        SerializationError: One does not encode; none was added.
-    """
-    serde = target.value
-    if serde is raw and set(map(type, values)) <= {bytes, type(None)}:
-        return list(values)
-    return [
-        None if value is None else _encode(target, serde, "value", value, key) for value in values
-    ]
-
-
-def _encode(target: Target, serde: Serde[Any], part: str, value: object, key: object) -> bytes:
-    if serde is raw and type(value) is bytes:
-        return value
-    try:
-        data: object = serde.encode(value)
-    except Exception as error:
-        raise SerializationError(
-            target.topic.info.name, part=part, key=key, serde=serde.name, reason=_reason(error)
-        ) from error
-    if not isinstance(data, bytes):
-        raise SerializationError(
-            target.topic.info.name,
-            part=part,
-            key=key,
-            serde=serde.name,
-            reason=f"it returned {type(data).__name__}, not bytes",
-        )
-    return data
-
-
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
-
-
-def _encode_headers(target: Target, headers: Headers, key: object) -> list[Header]:
-    try:
-        pairs = headers.items() if isinstance(headers, Mapping) else headers
-        return [_checked_header(name, value) for name, value in pairs]
-    except (TypeError, ValueError) as error:
-        raise SerializationError(
-            target.topic.info.name, part="headers", key=key, serde="headers", reason=str(error)
-        ) from error
-
-
-def _checked_header(name: str, value: bytes | None) -> Header:
-    if not isinstance(name, str) or not (value is None or isinstance(value, bytes)):
-        raise TypeError(
-            f"header {name!r} must be a str with bytes or None, not {type(value).__name__}"
-        )
-    name.encode()  # not every str can be
-    return name, value

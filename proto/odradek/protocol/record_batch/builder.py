@@ -16,18 +16,20 @@ Source: Apache Kafka protocol guide, "Record".
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, repeat
 from typing import Any, Final, TypeAlias, cast
 
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from odradek.protocol.errors import InvalidTimestampError
 from odradek.protocol.record_batch.framing import (
+    KEYED_PIECES,
     NO_ATTRIBUTES,
     NO_HEADERS,
     Frames,
     deltas_from,
     frame_any,
+    frame_keyed,
     frames_by_fixed_bytes,
     small_varints,
     varint,
@@ -56,6 +58,7 @@ NO_PRODUCER_EPOCH = ProducerEpoch(-1)
 NO_SEQUENCE = -1
 _TIMESTAMP_MS_MAX: Final = (1 << 63) - 1
 _NO_TIMESTAMP: Final = -1
+_NULLABLE: Final = {bytes, type(None)}
 
 
 class BatchBuilder:
@@ -126,12 +129,18 @@ class BatchBuilder:
         self.record_count = count + 1
         return record_bytes
 
-    def append_many(self, values: Sequence[bytes | None], timestamp_ms: int) -> int:
-        """Add records without keys and headers, until the batch is full.
+    def append_many(
+        self,
+        values: Sequence[bytes | None],
+        timestamp_ms: int,
+        keys: Sequence[bytes | None] | None = None,
+    ) -> int:
+        """Add records without headers, until the batch is full.
 
         Args:
             values: One per record.
             timestamp_ms: Shared by all of them.
+            keys: As many; None: no record has a key.
 
         Returns:
             How many were added, from the first on.
@@ -140,11 +149,15 @@ class BatchBuilder:
             InvalidTimestampError: A timestamp that is negative or beyond 64 bits.
             TypeError: Something that is not bytes; `record_count` tells how many precede it.
         """
-        if self._codec is None and set(map(type, values)) == {bytes}:
-            return self._append_runs(cast("Sequence[bytes]", values), timestamp_ms)
+        if self._codec is None:
+            types = set(map(type, values))
+            if keys is not None and types.union(map(type, keys)) <= _NULLABLE:
+                return self._append_keyed(keys, values, timestamp_ms)
+            if keys is None and types == {bytes}:
+                return self._append_runs(cast("Sequence[bytes]", values), timestamp_ms)
         first = self.record_count
-        for value in values:
-            if self.append(None, value, timestamp_ms, []) is None:
+        for key, value in zip(repeat(None) if keys is None else keys, values, strict=False):
+            if self.append(key, value, timestamp_ms, []) is None:
                 break
         return self.record_count - first
 
@@ -164,18 +177,45 @@ class BatchBuilder:
 
     def _fitting(self, lengths: list[int]) -> int:
         """Return how many values of these lengths still fit, and count their bytes."""
-        room_bytes = self.batch_bytes - self.size_bytes
-        at_least = 0 if self.record_count else 1  # the first record always fits
         if lengths.count(lengths[0]) == len(lengths):
+            room_bytes = self.batch_bytes - self.size_bytes
+            at_least = 0 if self.record_count else 1  # the first record always fits
             record_bytes = self._frames[lengths[0]][2]
             fitting = max(min(room_bytes // record_bytes, len(lengths)), at_least)
             self.size_bytes += fitting * record_bytes
         else:
             frames = self._frames
-            ends = list(accumulate([frames[length][2] for length in lengths]))
-            fitting = max(bisect_right(ends, room_bytes), at_least)
-            self.size_bytes += ends[fitting - 1] if fitting else 0
+            fitting = self._fitting_of([frames[length][2] for length in lengths])
         return fitting
+
+    def _fitting_of(self, record_bytes: list[int]) -> int:
+        """Return how many records of these sizes still fit, and count their bytes."""
+        ends = list(accumulate(record_bytes))
+        at_least = 0 if self.record_count else 1  # the first record always fits
+        fitting = max(bisect_right(ends, self.batch_bytes - self.size_bytes), at_least)
+        self.size_bytes += ends[fitting - 1] if fitting else 0
+        return fitting
+
+    def _append_keyed(
+        self, keys: Sequence[bytes | None], values: Sequence[bytes | None], timestamp_ms: int
+    ) -> int:
+        taken = 0
+        while taken < len(values):
+            self._begin_run(timestamp_ms)
+            first = self.record_count
+            deltas = small_varints[first : min(self._run_end, first + len(values) - taken)]
+            some = slice(taken, taken + len(deltas))
+            pieces, record_bytes = frame_keyed(self._start, deltas, keys[some], values[some])
+            added = self._fitting_of(record_bytes)
+            self._parts += pieces[: added * KEYED_PIECES]
+            self.record_count += added
+            taken += added
+            if added:
+                self._max_timestamp_ms = max(self._max_timestamp_ms, timestamp_ms)
+            if added < len(deltas):
+                break
+        self._run_timestamp_ms = None  # the next value begins a run
+        return taken
 
     # ------------------------------------------------------------------ any record
 
