@@ -226,9 +226,10 @@ class Intake:
                 groups[queue] = [position]
             else:
                 group.append(position)
+        mean_bytes = bulk.mean_bytes
         for queue, positions in groups.items():
             assert queue is not None, "whose turn it is depends on those before"
-            at_once = min(_AT_ONCE, queue.limits.batch_bytes // bulk.mean_bytes)
+            at_once = min(_AT_ONCE, queue.limits.batch_bytes // mean_bytes)
             if min(at_once, len(positions)) < _AT_ONCE_MIN:
                 self._append_few(target, bulk, positions, now_s, runs)
                 continue
