@@ -8,7 +8,12 @@ import asyncio
 import enum
 import random
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -20,6 +25,7 @@ Injection: TypeAlias = Callable[[Stage, random.Random], AbstractAsyncContextMana
 _CLOCK_HOURS: Final = (-30, -3, 3, 30)
 _SLOW_S: Final = (0.02, 0.1, 0.4)
 _INTO_SESSION_S: Final = 3.0
+_STARTS_CUT_OFF_S: Final = 5.0
 
 
 class FaultKind(enum.Enum):
@@ -313,8 +319,15 @@ async def _stopped(process: LocalProcess) -> None:
 async def _kill_during_cut(stage: Stage, chance: random.Random) -> AsyncIterator[str]:
     kill = chance.choice((_kill_node, _kill_leader, _kill_controller, _kill_active))
     cut = chance.choice((_cut_link, _cut_one_way, _slow_links))
-    async with cut(stage, chance) as first, kill(stage, chance) as second:
-        yield f"{first}; {second}"
+    async with AsyncExitStack() as killed:
+        async with cut(stage, chance) as first:
+            second = await killed.enter_async_context(kill(stage, chance))
+            yield f"{first}; {second}"
+            # It starts while the link is cut. If that is the one to the active controller, no
+            # server can be ready before the link has healed.
+            starting = asyncio.create_task(killed.pop_all().aclose())
+            await asyncio.wait((starting,), timeout=_STARTS_CUT_OFF_S)
+        await starting
 
 
 @asynccontextmanager
