@@ -14,6 +14,7 @@ import grpc
 from odradek.protocol.errors import (
     BrokerError,
     FencedLeaderEpochError,
+    InvalidRequestError,
     NotLeaderOrFollowerError,
     OffsetOutOfRangeError,
     UnknownLeaderEpochError,
@@ -270,6 +271,8 @@ class FakeFetch:
             partition = self._logs.cluster.by_id(asked.topic_id).partitions[asked.partition]
             if partition.leader_id != self._node.node_id:
                 raise NotLeaderOrFollowerError("not here")
+            if asked.timestamp_ms < 0:
+                raise InvalidRequestError("before 1970")
         except BrokerError as error:
             result.error.CopyFrom(error_to_proto(error))
             return result

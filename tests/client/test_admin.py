@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -86,6 +87,13 @@ async def test_a_number_that_fits_into_no_request_is_refused_by_its_name(
             await call(client.admin)
     assert (caught.value.field, caught.value.limit) == (field, f"0..{2**31 - 1}")
     assert caught.value.value.strip("-") == str(HUGE)
+
+
+@pytest.mark.parametrize("at", [datetime.min, timedelta.max, datetime.fromtimestamp(-1, UTC)])
+async def test_before_1970_is_the_first_record(at: datetime | timedelta) -> None:
+    async with world() as w:
+        await w.topic(records=10)
+        assert await w.client.admin.list_offsets("t", at) == {("t", 0): 0}
 
 
 async def test_deleting_and_describing(cluster: FakeCluster) -> None:

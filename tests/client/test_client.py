@@ -96,6 +96,7 @@ def test_wrong_producer_settings_are_reported_all_together() -> None:
     ("settings", "reason"),
     [
         ({"max_wait_s": math.inf}, "max_wait_s inf must be 0 to 86400"),
+        ({"fetch_bytes": 1 << 32}, "fetch_bytes 4294967296, which is at most 4294967295"),
         ({"min_bytes": 1 << 32}, "min_bytes 4294967296 must be 0 to 4294967295"),
         ({"rebalance_timeout_s": 1e10, "group": "g"}, "rebalance_timeout_s"),
         ({"instance_id": "a\n", "group": "g"}, "instance_id 'a\\n' is illegal"),

@@ -104,7 +104,11 @@ async def test_keeping_a_partition_over_assign_keeps_its_position(one: World) ->
     ("to", "first"),
     [
         (17, 17),
+        (True, 1),
         ("earliest", 0),
+        (datetime.min, 0),  # noqa: DTZ901 as a person writes it
+        (datetime.fromtimestamp(-1, UTC), 0),
+        (timedelta.max, 0),
         (datetime.fromtimestamp(3, UTC), 20),
         (datetime.fromtimestamp(2.5, UTC), 20),
     ],
@@ -122,7 +126,7 @@ async def test_seek(one: World, to: SeekTarget, first: int) -> None:
 async def test_seek_to_the_end_and_to_times_younger_than_every_record(one: World) -> None:
     topic = await one.topic(records=30)
     async with one.consumer("t") as consumer:
-        for to in ("latest", timedelta(hours=1)):
+        for to in ("latest", timedelta(hours=1), datetime.max, timedelta.min):  # noqa: DTZ901
             consumer.seek(T0, to)
             assert await consumer.position(T0) == topic.partitions[0].end
             one.fill(topic, 0, 10)
@@ -142,8 +146,9 @@ async def test_a_seek_drops_what_was_fetched_before_it(one: World) -> None:
 async def test_bad_seeks(one: World) -> None:
     await one.topic()
     async with one.consumer("t") as consumer:
-        with pytest.raises(InvalidRequestError):
-            consumer.seek(T0, -1)
+        for offset in (-1, 2**63):
+            with pytest.raises(InvalidRequestError, match=f"offset {offset} must be 0 to"):
+                consumer.seek(T0, offset)
         for word in ("begin", "none", 1.5):
             with pytest.raises(InvalidRequestError, match="earliest"):
                 consumer.seek(T0, cast("SeekTarget", word))

@@ -125,6 +125,8 @@ async def test_explicit_commits(one: World) -> None:
         }
         with pytest.raises(NotAssignedError):
             await consumer.commit({("t", 9): 2})
+        with pytest.raises(InvalidRequestError, match="offset 9223372036854775808 must be 0 to"):
+            await consumer.commit({T0: 2**63})
     assert one.groups.committed("g", topic, 0) == 2, "no commit of our own on closing"
 
 

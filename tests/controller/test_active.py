@@ -12,10 +12,17 @@ import pytest
 from odradek.controller.active import ActiveController, Decided
 from odradek.controller.committed import ClusterMachine, Committed
 from odradek.controller.raft import COMMAND_BYTES_MAX
-from odradek.controller.state.decide import AllocateProducerIds, CreateTopics, Submission
+from odradek.controller.state.decide import (
+    AllocateProducerIds,
+    Answer,
+    CreateTopics,
+    DeleteTopics,
+    Submission,
+)
 from odradek.controller.state.nodes import FenceNode, Registration, UnfenceNode
-from odradek.controller.state.topics import NewTopic
+from odradek.controller.state.topics import NewTopic, TopicRef
 from odradek.controller.wire.records import decode_snapshot, encode_snapshot
+from odradek.controller.wire.requests import answer_to_proto
 from odradek.protocol.errors import (
     DuplicateNodeRegistrationError,
     NotControllerError,
@@ -124,6 +131,20 @@ async def test_what_waits_is_committed_together() -> None:
         assert len({each.reply for each in decided}) == 100
         assert {each.version for each in decided} == {w.committed.image.version}
         assert w.committed.image.next_producer_id == 100_000
+
+
+async def test_near_names_are_looked_for_a_few_times_a_request() -> None:
+    async with world() as one:
+        await one.lead()
+        incarnation = await one.start_node()
+        created = CreateTopics((NewTopic("positions"),), validate_only=False)
+        await one.active.request(Submission(N1, incarnation, 1, created))
+        for sequence in (2, 3):
+            deletion = DeleteTopics((TopicRef("position"),) * 100)
+            decided = await one.active.request(Submission(N1, incarnation, sequence, deletion))
+            assert isinstance(decided.reply, Answer)
+            topics = answer_to_proto(decided.reply.encoded, decided.version).delete_topics.topics
+            assert [len(each.error.suggestions) for each in topics] == [1] * 4 + [0] * 96
 
 
 async def test_a_refusal_too_waits_for_proof_of_leadership() -> None:

@@ -260,10 +260,10 @@ class ConsumerOptions:
                 ),
                 (self.commit_interval_s > 0, "commit_interval_s must be positive"),
                 (
-                    0 < self.partition_fetch_bytes <= self.fetch_bytes,
+                    0 < self.partition_fetch_bytes <= self.fetch_bytes <= _UINT32_MAX,
                     (
                         f"partition_fetch_bytes {self.partition_fetch_bytes} must be positive and"
-                        f" at most fetch_bytes {self.fetch_bytes}"
+                        f" at most fetch_bytes {self.fetch_bytes}, which is at most {_UINT32_MAX}"
                     ),
                 ),
                 (

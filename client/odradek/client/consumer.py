@@ -31,7 +31,7 @@ from odradek.client.consuming.consumption import Consumption, Partition
 from odradek.client.consuming.dead_letters import DeadLetterTopic
 from odradek.client.consuming.handler_order import OrderedBy
 from odradek.client.consuming.handler_runner import RunOptions
-from odradek.client.consuming.positions import Target
+from odradek.client.consuming.positions import Target, check_offset
 from odradek.client.consuming.queries import Lag
 from odradek.client.consuming.reader import resolve_start
 from odradek.client.errors import ClientClosedError, ConsumerBusyError, DeserializationError
@@ -39,7 +39,7 @@ from odradek.client.producer import Producer
 from odradek.client.record import Record
 from odradek.client.serdes import Serde
 from odradek.protocol.errors import InvalidRequestError
-from odradek.protocol.types import Offset, TopicPartition
+from odradek.protocol.types import TopicPartition
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -294,12 +294,12 @@ class Consumer(Generic[K, V]):
 
         Raises:
             NotAssignedError: It is not assigned.
-            InvalidRequestError: `to` is none of these, or negative.
+            InvalidRequestError: `to` is none of these, or an offset no log can have.
         """
         self._check()
         name = self._inside.assigned(partition)
         if isinstance(to, int):
-            offset = Offset(_at_least("offset", to, 0))
+            offset = check_offset(to)
             self._in_hand.let_go([name])
             self._inside.reader.seek(name, offset)
         else:

@@ -39,6 +39,7 @@ from odradek.protocol.errors import (
     RequestTimedOutError,
     ThrottledError,
 )
+from odradek.protocol.names import begin_request
 from odradek.protocol.types import ControllerId
 from odradek.v1 import cluster_record_pb2
 
@@ -290,6 +291,7 @@ class ActiveController:
             self._pending_bytes -= pending.bytes
             if pending.decided.done():
                 continue  # who asked has gone
+            begin_request()
             try:
                 pending.outcome = decide(draft, pending.request, self._chance, encode_reply)
             except BrokerError as error:

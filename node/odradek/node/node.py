@@ -151,6 +151,7 @@ class Node:
             rack=self.config.rack,
             lost_data=recovered.lost_data,
             unclean_boot=recovered.lost_pages,
+            synced_metadata_version=recovered.metadata_version,
             replace=self.config.replace,
             software_version=version("odradek"),
             store_set_aside=self._storage.has_set_aside and not self.config.replace,
@@ -188,6 +189,8 @@ class Node:
         if update.snapshot or update.version > before.version:
             self._view.publish(update)
             changes = self._replicas.reconcile(before, update)
+            if update.topics or update.snapshot:
+                self._storage.on_settings_taken(update.version)
             if update.nodes or update.snapshot:
                 self._links.on_nodes_changed()
             self._tell_coordination(changes)

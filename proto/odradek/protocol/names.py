@@ -1,12 +1,17 @@
 """What a legal topic, group, member or client name is, and which known names lie near a wrong one.
 
+Near names are a courtesy that takes up to some milliseconds each. So one search looks at a bounded
+number of names of bounded length, and a request may cause only a few searches, whatever it names.
+
 Source: Apache Kafka's rule for topics (249 characters: with a suffix it still fits a file name).
 """
 
 import difflib
 import re
-from collections.abc import Iterable
-from itertools import islice
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
+from heapq import nlargest
+from itertools import islice, pairwise, repeat
 
 from odradek.protocol.errors import InvalidGroupIdError, InvalidRequestError, InvalidTopicError
 from odradek.protocol.types import GroupId, TopicName
@@ -20,9 +25,14 @@ TRANSACTION_STATE = TopicName("__transaction_state")
 INTERNAL_TOPICS = frozenset({CONSUMER_OFFSETS, TRANSACTION_STATE})
 
 _TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]+")
+_SEARCHES_MAX = 4
 _SUGGESTIONS_MAX = 3
-_COMPARED_MAX = 100
-_LENGTHS_APART_MAX = 4
+_LIKENESS_MIN = 0.6
+_LOOKED_AT_MAX = 300
+_COMPARED_MAX = 6
+_COMPARED_LENGTH_MAX = 100
+
+_searches: ContextVar[Iterator[bool]] = ContextVar("near_name_searches", default=repeat(True))
 
 
 def check_topic_name(name: str, *, field: str = "topic") -> TopicName:
@@ -82,15 +92,36 @@ def check_identifier(value: str, *, field: str) -> str:
     return value
 
 
+def begin_request() -> None:
+    """Let this task, and those it makes from now on, look for near names a few times more.
+
+    Without this, as in a client, there is no bound.
+    """
+    _searches.set(repeat(True, _SEARCHES_MAX))
+
+
 def near_names(name: str, known: Iterable[str]) -> tuple[str, ...]:
     """Return the known names that a person who typed `name` may have meant, best first.
 
-    Among many, only some of about that length are compared: it takes tens of microseconds each.
+    Among many, only some of about that length are looked at, and only those compared thoroughly
+    that share most pairs of neighbouring characters: that takes up to milliseconds each.
     """
-    if len(name) > IDENTIFIER_LENGTH_MAX:
+    if len(name) > _COMPARED_LENGTH_MAX or not next(_searches.get(), False):
         return ()
-    names = list(known)
-    if len(names) > _COMPARED_MAX:
-        alike = (each for each in names if abs(len(each) - len(name)) <= _LENGTHS_APART_MAX)
-        names = list(islice(alike, _COMPARED_MAX))
-    return tuple(difflib.get_close_matches(name, names, n=_SUGGESTIONS_MAX, cutoff=0.6))
+    pairs = _pairs(name)
+    alike = (each for each in known if _similar_lengths(len(each), len(name)))
+    best = nlargest(
+        _COMPARED_MAX,
+        islice(alike, _LOOKED_AT_MAX),
+        key=lambda each: len(pairs & _pairs(each)) / (len(each) + 1),
+    )
+    return tuple(difflib.get_close_matches(name, best, n=_SUGGESTIONS_MAX, cutoff=_LIKENESS_MIN))
+
+
+def _similar_lengths(one: int, other: int) -> bool:
+    """Whether names of these lengths can be alike enough at all."""
+    return 2 * min(one, other) >= _LIKENESS_MIN * (one + other)
+
+
+def _pairs(name: str) -> set[tuple[str, str]]:
+    return set(pairwise(f" {name} "))

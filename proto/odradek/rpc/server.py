@@ -13,6 +13,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from odradek.protocol.errors import BrokerError
+from odradek.protocol.names import begin_request
 from odradek.rpc.channels import MESSAGE_BYTES_MAX
 from odradek.rpc.errors import error_metadata, status_for
 from odradek.rpc.tls import TlsOptions
@@ -155,6 +156,7 @@ def _guard(inner: Handler) -> Handler:
     if inspect.isasyncgenfunction(inner):
 
         async def guarded_stream(request: Any, context: Any) -> AsyncIterator[Any]:
+            begin_request()
             try:
                 async for response in inner(request, context):
                     yield response
@@ -164,6 +166,7 @@ def _guard(inner: Handler) -> Handler:
         return guarded_stream
 
     async def guarded(request: Any, context: Any) -> Any:
+        begin_request()
         try:
             return await inner(request, context)
         except BrokerError as error:

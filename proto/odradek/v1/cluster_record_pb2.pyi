@@ -421,10 +421,15 @@ class TopicCreated(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
     PARTITIONS_FIELD_NUMBER: _builtins.int
+    PAGES_UNTIL_VERSION_FIELD_NUMBER: _builtins.int
     topic_id: _builtins.bytes
     """Its id."""
     name: _builtins.str
     """Its name."""
+    pages_until_version: _builtins.int
+    """In a snapshot: the version in which its settings last took the place of some with `flush=os`; 0
+    when they never did.
+    """
     @_builtins.property
     def config(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Settings that differ from the defaults."""
@@ -440,10 +445,11 @@ class TopicCreated(_message.Message):
         name: _builtins.str = ...,
         config: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         partitions: _abc.Iterable[Global___ClusterPartition] | None = ...,
+        pages_until_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "name", b"name", "partitions", b"partitions", "topic_id", b"topic_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "name", b"name", "pages_until_version", b"pages_until_version", "partitions", b"partitions", "topic_id", b"topic_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

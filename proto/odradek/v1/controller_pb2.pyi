@@ -41,6 +41,7 @@ class RegisterNodeRequest(_message.Message):
     SOFTWARE_VERSION_FIELD_NUMBER: _builtins.int
     STORE_SET_ASIDE_FIELD_NUMBER: _builtins.int
     PREVIOUS_INCARNATION_FIELD_NUMBER: _builtins.int
+    SYNCED_METADATA_VERSION_FIELD_NUMBER: _builtins.int
     cluster_id: _builtins.str
     """The cluster the data directory belongs to; empty for a fresh one."""
     node_id: _builtins.int
@@ -71,6 +72,10 @@ class RegisterNodeRequest(_message.Message):
     """The node's registration this one takes the place of; 0 when there is none. Another one in force
     is STALE_BROKER_EPOCH, its incarnation the limit: a request that was overtaken changes nothing.
     """
+    synced_metadata_version: _builtins.int
+    """What the node acknowledged under an earlier version of the metadata is on its disk, whatever the
+    topic's `flush` was then: which partitions an unclean boot concerns.
+    """
     def __init__(
         self,
         *,
@@ -87,10 +92,11 @@ class RegisterNodeRequest(_message.Message):
         software_version: _builtins.str = ...,
         store_set_aside: _builtins.bool = ...,
         previous_incarnation: _builtins.int = ...,
+        synced_metadata_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "directory_id", b"directory_id", "host", b"host", "lost_data", b"lost_data", "node_id", b"node_id", "port", b"port", "previous_incarnation", b"previous_incarnation", "process_id", b"process_id", "rack", b"rack", "replace", b"replace", "software_version", b"software_version", "store_set_aside", b"store_set_aside", "unclean_boot", b"unclean_boot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "directory_id", b"directory_id", "host", b"host", "lost_data", b"lost_data", "node_id", b"node_id", "port", b"port", "previous_incarnation", b"previous_incarnation", "process_id", b"process_id", "rack", b"rack", "replace", b"replace", "software_version", b"software_version", "store_set_aside", b"store_set_aside", "synced_metadata_version", b"synced_metadata_version", "unclean_boot", b"unclean_boot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -58,6 +58,18 @@ async def test_unknown_and_illegal_topics_carry_their_own_errors(
     assert by_id.topic_id == b"x" * 16
 
 
+async def test_near_names_are_looked_for_a_few_times_a_request(
+    node: RunningNode, controller: FakeController
+) -> None:
+    controller.add_topic("positions")
+    await node.knows(controller)
+    request = metadata_pb2.GetMetadataRequest(topics=["position"] * 100)
+    for _ in range(2):
+        errors = [each.error for each in (await node.metadata.GetMetadata(request)).topics]
+        assert {each.code for each in errors} == {error_pb2.ERROR_CODE_UNKNOWN_TOPIC_OR_PARTITION}
+        assert [len(each.suggestions) for each in errors] == [1] * 4 + [0] * 96
+
+
 async def test_a_version_is_waited_for_within_the_deadline(
     node: RunningNode, controller: FakeController
 ) -> None:

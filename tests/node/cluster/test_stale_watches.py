@@ -1,69 +1,87 @@
-"""When clients are sent to another node for the metadata."""
+"""When clients are sent to another node for the metadata; in virtual time."""
 
 import asyncio
-import time
-from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
+from types import SimpleNamespace
 
 import pytest
 
+from odradek.node.cluster import stale_watches
 from odradek.node.cluster.image import ImageUpdate
 from odradek.node.cluster.session import Session
 from odradek.node.cluster.stale_watches import end_stale_watches
 from odradek.node.cluster.view import ClusterView
 from odradek.protocol.errors import NotLeaderOrFollowerError
 from odradek.protocol.types import Incarnation
+from tests.virtual_time import run
 
-SESSION_S = 0.3
-
-
-@pytest.fixture
-async def session() -> Session:
-    """Registered just now."""
-    session = Session()
-    session.on_registered(Incarnation(1), SESSION_S, time.monotonic())
-    return session
+SESSION_S = 6.0
 
 
-@pytest.fixture
-async def view(session: Session) -> AsyncIterator[ClusterView]:
-    """Whose watches end with the session."""
-    view = ClusterView()
-    view.publish(ImageUpdate(version=1, snapshot=True))
-    ending = asyncio.create_task(end_stale_watches(session, view))
-    yield view
-    ending.cancel()
-    await asyncio.wait([ending])
+def now_s() -> float:
+    return asyncio.get_running_loop().time()
 
 
-async def test_each_end_of_the_session_ends_the_watches(
-    session: Session, view: ClusterView
-) -> None:
-    for _ in range(2):
-        session.on_contact(time.monotonic(), fenced=False)
-        with view.watch() as watcher:
-            updates = watcher.updates()
-            assert (await anext(updates)).snapshot
-            with pytest.raises(NotLeaderOrFollowerError, match="not heard from the controllers"):
-                async with asyncio.timeout(10):
+class Node:
+    """One that registered just now, and whose watches end with its session."""
+
+    def __init__(self) -> None:
+        self.session = Session()
+        self.session.on_registered(Incarnation(1), SESSION_S, now_s())
+        self.view = ClusterView()
+        self.view.publish(ImageUpdate(version=1, snapshot=True))
+        self._ending = asyncio.create_task(end_stale_watches(self.session, self.view))
+
+    async def __aenter__(self) -> "Node":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._ending.cancel()
+        await asyncio.wait([self._ending])
+
+
+@pytest.fixture(autouse=True)
+def _virtual_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stale_watches, "time", SimpleNamespace(monotonic=now_s))
+
+
+def sent_elsewhere() -> AbstractContextManager[object]:
+    return pytest.raises(NotLeaderOrFollowerError, match="not heard from the controllers")
+
+
+def test_each_end_of_the_session_ends_the_watches() -> None:
+    async def scenario() -> None:
+        async with Node() as node:
+            for _ in range(2):
+                heard_s = now_s()
+                node.session.on_contact(heard_s, fenced=False)
+                with node.view.watch() as watcher:
+                    updates = watcher.updates()
+                    assert (await anext(updates)).snapshot
+                    with sent_elsewhere():
+                        await anext(updates)
+                assert SESSION_S < now_s() - heard_s < SESSION_S + 0.2
+
+    run(scenario())
+
+
+def test_whoever_comes_after_the_end_of_the_session_may_stay() -> None:
+    async def scenario() -> None:
+        async with Node() as node:
+            with node.view.watch() as first:
+                updates = first.updates()
+                await anext(updates)
+                with sent_elsewhere():
                     await anext(updates)
-        assert session.lapsed(time.monotonic()) is not None
+            with node.view.watch() as second:
+                updates = second.updates()
+                await anext(updates)
+                node.view.publish(ImageUpdate(version=2))
+                assert (await anext(updates)).version == 2
+                waiting = asyncio.ensure_future(anext(updates))
+                ended, _ = await asyncio.wait([waiting], timeout=2 * SESSION_S)
+                assert not ended
+                waiting.cancel()
+                await asyncio.wait([waiting])
 
-
-async def test_whoever_comes_after_the_end_of_the_session_may_stay(
-    session: Session, view: ClusterView
-) -> None:
-    with view.watch() as first:
-        updates = first.updates()
-        await anext(updates)
-        with pytest.raises(NotLeaderOrFollowerError):
-            await anext(updates)
-    with view.watch() as second:
-        updates = second.updates()
-        await anext(updates)
-        view.publish(ImageUpdate(version=2))
-        assert (await anext(updates)).version == 2
-        waiting = asyncio.ensure_future(anext(updates))
-        ended, _ = await asyncio.wait([waiting], timeout=2 * SESSION_S)
-        assert not ended
-        waiting.cancel()
-        await asyncio.wait([waiting])
+    run(scenario())

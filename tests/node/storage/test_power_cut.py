@@ -220,8 +220,8 @@ async def test_a_directory_of_another_format_is_refused(tmp_path: Path) -> None:
     async with opened(tmp_path, OPTIONS) as storage:
         append(storage.log(UID), batch())
     mark = tmp_path / "durable.mark"
-    mark.write_bytes(mark.read_bytes().replace(b"ODRADEK2", b"ODRADEK1"))
-    with pytest.raises(StorageError, match="format 1, this version reads format 2") as error:
+    mark.write_bytes(mark.read_bytes().replace(b"ODRADEK3", b"ODRADEK1"))
+    with pytest.raises(StorageError, match="format 1, this version reads format 3") as error:
         async with opened(tmp_path, OPTIONS):
             pass
     assert (error.value.field, error.value.value) == ("format", "1")

@@ -158,7 +158,7 @@ MUTATIONS = (
     Mutation(
         "a replica that lost its data stays eligible",
         nodes._end_incarnation,
-        "forget(draft, known.node_id, pages_only=pages_only, gone=gone)",
+        "forget(draft, known.node_id, synced_version=synced, gone=gone)",
         "pass",
     ),
     Mutation(

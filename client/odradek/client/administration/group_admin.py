@@ -4,8 +4,9 @@ A group's coordinator answers for it; a list is put together from all nodes.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Literal, NoReturn, Protocol, TypeAlias, TypeVar
 
 import grpc
@@ -22,13 +23,12 @@ from odradek.client.administration.descriptions import (
 from odradek.client.cluster.connections import Connection, unary
 from odradek.client.cluster.coordinator import NO_MEMBER, Coordinator, from_topic_partitions
 from odradek.client.cluster.image import TopicInfo
-from odradek.client.cluster.log_offsets import list_offsets
+from odradek.client.cluster.log_offsets import at_time, list_offsets
 from odradek.client.cluster.retries import retrying
 from odradek.client.cluster.scope import Scope
 from odradek.client.config import Isolation
 from odradek.client.consuming.positions import (
     Anchor,
-    AtTimestamp,
     LogPosition,
     Target,
     TopicIdPartition,
@@ -365,10 +365,8 @@ class GroupAdmin:
 
 def _target(at: datetime | timedelta | str) -> Target:
     match at:
-        case datetime():
-            return AtTimestamp(int(at.timestamp() * 1000))
-        case timedelta():
-            return AtTimestamp(int((datetime.now(UTC) - at).timestamp() * 1000))
+        case datetime() | timedelta():
+            return at_time(at, time.time())
         case "earliest":
             return Anchor.EARLIEST
         case "latest":

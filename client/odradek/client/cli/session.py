@@ -97,6 +97,9 @@ def run(work: Coroutine[Any, Any, T], *, bootstrap: str = DEFAULT_BOOTSTRAP) -> 
     except OSError as error:
         output.failure(str(error))
         raise typer.Exit(ExitCode.FAILURE) from error
+    except UnicodeEncodeError as error:  # an argument that is no text
+        output.failure(f"{error.object!r} cannot be written as {error.encoding}")
+        raise typer.Exit(ExitCode.USAGE) from error
     except KeyboardInterrupt as error:
         raise typer.Exit(ExitCode.INTERRUPTED) from error
 
@@ -160,11 +163,12 @@ def checked(parse: Callable[[], T]) -> T:
     """Return what parsing a person's argument gives.
 
     Raises:
-        typer.BadParameter: It raised an `OdradekError`; usage is shown with its message.
+        typer.BadParameter: It raised an `OdradekError`, or met what is no text; usage is shown
+            with its message.
     """
     try:
         return parse()
-    except OdradekError as error:
+    except (OdradekError, UnicodeEncodeError) as error:
         raise typer.BadParameter(str(error)) from error
 
 

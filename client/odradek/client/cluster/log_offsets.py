@@ -6,6 +6,7 @@ one moving leader does not hold up the others; whoever asks decides about repeat
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from odradek.client.cluster.connections import unary
@@ -33,6 +34,25 @@ ISOLATION_LEVELS: Final = {
     Isolation.READ_COMMITTED: broker_pb2.ISOLATION_LEVEL_READ_COMMITTED,
     Isolation.READ_UNCOMMITTED: broker_pb2.ISOLATION_LEVEL_READ_UNCOMMITTED,
 }
+
+
+def at_time(moment: datetime | timedelta, now_s: float) -> AtTimestamp:
+    """Return the target of a moment (local, when it names no zone), or of so long ago.
+
+    No record is older than 1970: a moment before it asks for the first one.
+
+    Args:
+        moment: Any that can be written.
+        now_s: Seconds since the epoch.
+    """
+    if isinstance(moment, timedelta):
+        at_s = now_s - moment.total_seconds()
+    else:
+        try:
+            at_s = moment.timestamp()
+        except (ValueError, OverflowError):  # local, and its UTC is beyond an end of the calendar
+            at_s = moment.replace(tzinfo=UTC).timestamp()
+    return AtTimestamp(max(0, round(at_s * 1000)))
 
 
 def leader_of(image: ClusterImage, partition: TopicIdPartition) -> Leader | None:

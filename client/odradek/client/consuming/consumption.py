@@ -17,7 +17,12 @@ from odradek.client.consuming.group_session import GroupSession
 from odradek.client.consuming.handler_runner import DeadLetters, HandlerRunner, RunOptions
 from odradek.client.consuming.handout import Slice
 from odradek.client.consuming.in_hand import InHand
-from odradek.client.consuming.positions import CommitPoint, LogPosition, TopicIdPartition
+from odradek.client.consuming.positions import (
+    CommitPoint,
+    LogPosition,
+    TopicIdPartition,
+    check_offset,
+)
 from odradek.client.consuming.queries import ConsumerQueries
 from odradek.client.consuming.reader import Reader
 from odradek.client.consuming.rebalance import Rebalance
@@ -362,12 +367,8 @@ class Consumption(Generic[K, V]):
     def _point(self, partition: Partition, offset: int) -> CommitPoint:
         state = self.positions.get(self.assigned(partition))
         assert state is not None, "just found assigned"
-        if offset < 0:
-            raise InvalidRequestError(
-                f"offset {offset} is negative", field="offset", value=offset, limit=0
-            )
         epoch = state.processed_epoch if state.processed == offset else NO_LEADER_EPOCH
-        return CommitPoint(state.id, Offset(offset), epoch)
+        return CommitPoint(state.id, check_offset(offset), epoch)
 
     async def _committed_now(
         self, partitions: Iterable[TopicIdPartition]

@@ -18,7 +18,9 @@ Source: org.apache.kafka.clients.consumer.internals.SubscriptionState.
 import enum
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
+from odradek.protocol.errors import InvalidRequestError
 from odradek.protocol.types import (
     NO_LEADER_EPOCH,
     LeaderEpoch,
@@ -28,6 +30,8 @@ from odradek.protocol.types import (
     TopicName,
     TopicPartition,
 )
+
+_OFFSET_MAX: Final = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -71,6 +75,22 @@ class LogPosition:
 
     offset: Offset
     leader_epoch: LeaderEpoch
+
+
+def check_offset(offset: int) -> Offset:
+    """Return an offset as an application gives it.
+
+    Raises:
+        InvalidRequestError: No log can have it.
+    """
+    if not 0 <= offset <= _OFFSET_MAX:
+        raise InvalidRequestError(
+            f"offset {offset} must be 0 to {_OFFSET_MAX}",
+            field="offset",
+            value=offset,
+            limit=f"0..{_OFFSET_MAX}",
+        )
+    return Offset(int(offset))  # True is 1
 
 
 Target = Anchor | AtTimestamp

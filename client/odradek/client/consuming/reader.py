@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import Final, Generic, TypeAlias, TypeVar
 
 from odradek.client.cluster.background import Background
-from odradek.client.cluster.log_offsets import list_offsets
+from odradek.client.cluster.log_offsets import at_time, list_offsets
 from odradek.client.cluster.scope import Scope
 from odradek.client.config import ConsumerOptions, Start
 from odradek.client.consuming.fetch_plan import Accepted
@@ -25,7 +25,6 @@ from odradek.client.consuming.group_member import EXPULSIONS
 from odradek.client.consuming.handout import Handout
 from odradek.client.consuming.positions import (
     Anchor,
-    AtTimestamp,
     LogPosition,
     Lookup,
     Positions,
@@ -339,7 +338,5 @@ def resolve_start(start: Start, now_s: float) -> Target | None:
             return Anchor.LATEST
         case "none":
             return None
-        case timedelta():
-            return AtTimestamp(round((now_s - start.total_seconds()) * 1000))
-        case datetime():
-            return AtTimestamp(round(start.timestamp() * 1000))
+        case datetime() | timedelta():
+            return at_time(start, now_s)

@@ -22,8 +22,10 @@ from odradek.controller.state.records import (
     PartitionChanged,
     Topic,
     TopicSettings,
+    keeps_only_pages,
+    setting,
 )
-from odradek.protocol.topic_config import MAJORITY, Flush, majority
+from odradek.protocol.topic_config import MAJORITY, majority
 from odradek.protocol.types import NO_NODE, LeaderEpoch, NodeId, PartitionEpoch
 
 NodeIds = tuple[NodeId, ...]
@@ -36,15 +38,10 @@ def min_insync(config: TopicSettings, partition: Partition) -> int:
 
     A majority is one of the replicas there were before a reassignment, until that is complete.
     """
-    text = _setting(config, _MIN_INSYNC, MAJORITY) if config else MAJORITY
+    text = setting(config, _MIN_INSYNC, MAJORITY) if config else MAJORITY
     if text == MAJORITY:
         return majority(len(partition.replicas) - len(partition.adding))
     return int(text)
-
-
-def keeps_only_pages(config: TopicSettings) -> bool:
-    """Tell whether acknowledged records may be in the page cache alone (`flush=os`)."""
-    return _setting(config, "flush", Flush.COMMIT.value) == Flush.OS.value
 
 
 def topic_of(image: ClusterImage, partition: Partition) -> Topic:
@@ -214,13 +211,14 @@ def finish_elections(draft: Draft) -> None:
     settle(draft, lambda _: True)
 
 
-def forget(draft: Draft, node_id: NodeId, *, pages_only: bool, gone: bool) -> None:
+def forget(draft: Draft, node_id: NodeId, *, synced_version: int | None, gone: bool) -> None:
     """Take a fenced node that lost data out of every ISR and ELR it was in.
 
     Args:
         draft: Gets the records.
         node_id: The node.
-        pages_only: Only page caches were lost: partitions of topics with `flush=commit` have all.
+        synced_version: Only page caches were lost: partitions of topics with `flush=commit` have all,
+            if they had it in this version of the metadata already. None: anything may be lost.
         gone: Nothing at all is left of its data: where it led last and nobody has everything, the
             next best is whoever else holds a replica.
     """
@@ -228,8 +226,10 @@ def forget(draft: Draft, node_id: NodeId, *, pages_only: bool, gone: bool) -> No
     for partition in list(image.partitions.values()):
         if node_id not in partition.replicas:
             continue
-        if pages_only and not keeps_only_pages(topic_of(image, partition).config):
-            continue
+        if synced_version is not None:
+            topic = topic_of(image, partition)
+            if synced_version >= topic.pages_until_version and not keeps_only_pages(topic.config):
+                continue
         after = partition
         if gone and node_id in partition.last_known_elr:
             after = partition._replace(last_known_elr=_next_best(partition, node_id))
@@ -278,6 +278,3 @@ def _next_best(partition: Partition, node_id: NodeId) -> NodeIds:
 def _without(members: NodeIds, node_id: NodeId) -> NodeIds:
     return tuple(each for each in members if each != node_id) if node_id in members else members
 
-
-def _setting(config: TopicSettings, key: str, default: str) -> str:
-    return next((value for name, value in config if name == key), default)

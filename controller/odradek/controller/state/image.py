@@ -37,6 +37,7 @@ from odradek.controller.state.records import (
     TopicConfigChanged,
     TopicCreated,
     TopicDeleted,
+    keeps_only_pages,
 )
 from odradek.protocol.types import (
     ControllerId,
@@ -178,9 +179,7 @@ class ClusterImage:
             case TopicDeleted():
                 self._delete_topic(record.topic_id)
             case TopicConfigChanged():
-                topic = self.topics.get(record.topic_id)
-                if topic is not None:
-                    self.topics[topic.topic_id] = replace(topic, config=record.config)
+                self._configure_topic(record)
             case PartitionsAdded():
                 self._add_partitions(record)
             case ProducerIdsGranted():
@@ -210,8 +209,7 @@ class ClusterImage:
         node = self.nodes.get(record.node_id)
         if node is None:
             return
-        # A draft is at the version before its own: at least 1, for 0 says that there is no wish.
-        since = node.stopping_version or max(self.version, 1)
+        since = node.stopping_version or self.version
         self.nodes[record.node_id] = replace(
             node,
             stopping_version=since if record.stopping else 0,
@@ -226,6 +224,15 @@ class ClusterImage:
         self.topics[topic.topic_id] = replace(topic, partitions=())
         self.topic_ids[topic.name] = topic.topic_id
         self._add_partitions(PartitionsAdded(topic.topic_id, record.partitions))
+
+    def _configure_topic(self, record: TopicConfigChanged) -> None:
+        topic = self.topics.get(record.topic_id)
+        if topic is None:
+            return
+        until = self.version if keeps_only_pages(topic.config) else topic.pages_until_version
+        self.topics[topic.topic_id] = replace(
+            topic, config=record.config, pages_until_version=until
+        )
 
     def _add_partitions(self, record: PartitionsAdded) -> None:
         topic = self.topics.get(record.topic_id)
@@ -272,6 +279,7 @@ class Draft:
     def __init__(self, image: ClusterImage) -> None:
         """Begin at an image, which stays as it is."""
         self.image = image.copy()
+        self.image.version += 1  # at least; what is decided is in no version known so far
         self._records: list[Record] = []
         self._reports: list[PossibleLoss] = []
 

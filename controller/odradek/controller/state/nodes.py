@@ -46,6 +46,8 @@ class RegisterNode:
         cluster_id: The cluster its data directory belongs to; empty for a fresh one.
         lost_data: Synced data is missing.
         unclean_boot: Its machine went down: page caches are lost.
+        synced_metadata_version: But for what was acknowledged under this version or a later one, to
+            partitions with `flush=os` then.
         replace: Take the place of a fenced node whose data directory is gone.
         store_set_aside: A damaged store lies beside the present one: whoever has only that has
             nothing, and begins empty only when an operator says so.
@@ -61,6 +63,7 @@ class RegisterNode:
     rack: str = ""
     lost_data: bool = False
     unclean_boot: bool = False
+    synced_metadata_version: int = 0
     replace: bool = False
     software_version: str = ""
     store_set_aside: bool = False
@@ -251,8 +254,8 @@ def _end_incarnation(draft: Draft, known: Node, request: RegisterNode) -> None:
     depose(draft, known.node_id)
     gone = known.directory_id != request.directory_id
     if gone or request.lost_data or request.unclean_boot:
-        pages_only = not (gone or request.lost_data)
-        forget(draft, known.node_id, pages_only=pages_only, gone=gone)
+        synced = None if gone or request.lost_data else request.synced_metadata_version
+        forget(draft, known.node_id, synced_version=synced, gone=gone)
 
 
 def _check_directory(image: ClusterImage, known: Node | None, request: RegisterNode) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from odradek.controller.state.groups.records import GroupRecord
+from odradek.protocol.topic_config import Flush
 from odradek.protocol.types import (
     NO_NODE,
     ControllerId,
@@ -29,6 +30,16 @@ from odradek.protocol.types import (
 
 TopicSettings = tuple[tuple[str, str], ...]
 """Settings that differ from the defaults, as pairs of key and value ordered by key."""
+
+
+def setting(config: TopicSettings, key: str, default: str) -> str:
+    """Return one of a topic's settings."""
+    return next((value for name, value in config if name == key), default)
+
+
+def keeps_only_pages(config: TopicSettings) -> bool:
+    """Tell whether acknowledged records may be in the page cache alone (`flush=os`)."""
+    return setting(config, "flush", Flush.COMMIT.value) == Flush.OS.value
 
 
 FIRST_LEADER_EPOCH = LeaderEpoch(0)
@@ -117,12 +128,16 @@ class Topic:
     Attributes:
         config: Settings that differ from the defaults.
         partitions: The uid of each partition, by index.
+        pages_until_version: The version in which its settings last took the place of some with
+            `flush=os`: a node that has not synced since it knows of it may have acknowledged more
+            than it has on disk. 0 when there never were any.
     """
 
     topic_id: TopicId
     name: TopicName
     config: TopicSettings = ()
     partitions: tuple[PartitionUid, ...]
+    pages_until_version: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -269,6 +269,7 @@ def _topic_to_proto(topic: Topic, partitions: Iterable[Partition]) -> pb.TopicCr
         name=topic.name,
         config=dict(topic.config),
         partitions=map(_partition_to_proto, partitions),
+        pages_until_version=topic.pages_until_version,
     )
 
 
@@ -279,6 +280,7 @@ def _topic_from_proto(created: pb.TopicCreated) -> TopicCreated:
         name=TopicName(created.name),
         config=_settings(created.config),
         partitions=tuple(partition.uid for partition in partitions),
+        pages_until_version=created.pages_until_version,
     )
     return TopicCreated(topic, partitions)
 

@@ -70,6 +70,7 @@ def registration_from_proto(request: controller_pb2.RegisterNodeRequest) -> Regi
         rack=request.rack,
         lost_data=request.lost_data,
         unclean_boot=request.unclean_boot,
+        synced_metadata_version=request.synced_metadata_version,
         replace=request.replace,
         software_version=request.software_version,
         store_set_aside=request.store_set_aside,

@@ -6,7 +6,7 @@ from odradek.protocol.errors import InvalidRequestError
 
 PARTITIONS_MAX: Final = 100_000
 NAMES_MAX: Final = 10_000
-"""Of topics and groups: for each unknown one, near ones are looked for."""
+"""Of topics and groups."""
 
 
 def check_count(field: str, count: int, limit: int = PARTITIONS_MAX) -> None:

@@ -70,6 +70,7 @@ class NodeIdentity:
     rack: str
     lost_data: bool
     unclean_boot: bool
+    synced_metadata_version: int = 0
     replace: bool
     software_version: str
     store_set_aside: bool = False
@@ -196,6 +197,7 @@ class Membership:
             rack=me.rack,
             lost_data=me.lost_data,
             unclean_boot=me.unclean_boot,
+            synced_metadata_version=me.synced_metadata_version,
             replace=me.replace,
             software_version=me.software_version,
             store_set_aside=me.store_set_aside,

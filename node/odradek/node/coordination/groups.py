@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import count
+from itertools import chain, count
 from typing import Final, assert_never
 
 import structlog
@@ -252,7 +252,8 @@ class PartitionGroups:
             return known
         if self._log.offsets.of(group):
             return self._without_members(group)
-        near = near_names(group, (each.group for each in self.groups()))
+        members, offsets = self._members.groups, self._log.offsets.by_group
+        near = near_names(group, chain(members, (each for each in offsets if each not in members)))
         hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise GroupIdNotFoundError(
             f"there is no group {group!r}{hint}", field="group", value=group, suggestions=near

@@ -42,6 +42,7 @@ from odradek.protocol.errors import (
     UnknownLeaderEpochError,
     UnknownTopicIdError,
 )
+from odradek.protocol.names import begin_request
 from odradek.protocol.types import LeaderEpoch, NodeId, PartitionIndex, PartitionUid, TopicId
 
 _log = structlog.get_logger()
@@ -284,6 +285,7 @@ class Replicas:
 
     def _retry_parked(self) -> None:
         if self._parked:
+            begin_request()
             self._parked.retry()
             self.commit_soon()
 

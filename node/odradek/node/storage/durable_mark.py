@@ -24,11 +24,12 @@ from odradek.node.storage.directories import sync_directory
 from odradek.node.storage.segments import LOG_BEGIN, LogPoint
 from odradek.protocol.errors import StorageError
 
-_MAGIC = b"ODRADEK2"
+_MAGIC = b"ODRADEK3"
 _MAGIC_STEM, _FORMAT = _MAGIC[:-1], _MAGIC[-1:]
 _SLOT_BYTES = 4096
-# Magic and format, counter, sequence, boot id, three flags, the value log's segment and position.
-_FIELDS = struct.Struct(">8sQQ36s???QQ")
+# Magic and format, counter, sequence, boot id, three flags, the value log's segment and position,
+# the metadata version.
+_FIELDS = struct.Struct(">8sQQ36s???QQQ")
 _CRC = struct.Struct(">I")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -49,6 +50,8 @@ class Mark:
         data_lost: An opening found synced data missing, and the controller does not know yet.
         pages_lost: An opening followed a crash of the machine, and the controller does not know.
         values_end: The value log's end before its sync that succeeded.
+        metadata_version: What was acknowledged under an earlier version of the cluster's metadata
+            is on disk, also when its topic had `flush=os` then.
     """
 
     sequence: int
@@ -57,6 +60,7 @@ class Mark:
     data_lost: bool = False
     pages_lost: bool = False
     values_end: LogPoint = LOG_BEGIN
+    metadata_version: int = 0
 
 
 class MarkFile:
@@ -95,6 +99,7 @@ class MarkFile:
             mark.data_lost,
             mark.pages_lost,
             *mark.values_end,
+            mark.metadata_version,
         )
         slot = self._counter % 2
         os.pwrite(self._fd, fields + _CRC.pack(zlib.crc32(fields)), slot * _SLOT_BYTES)
@@ -106,8 +111,8 @@ class MarkFile:
         if len(data) < _FIELDS.size + _CRC.size:
             return 0, None
         fields, (crc,) = data[: _FIELDS.size], _CRC.unpack_from(data, _FIELDS.size)
-        magic, counter, sequence, boot_id, clean, data_lost, pages_lost, *end = _FIELDS.unpack(
-            fields
+        magic, counter, sequence, boot_id, clean, data_lost, pages_lost, *end, version = (
+            _FIELDS.unpack(fields)
         )
         if magic[:-1] == _MAGIC_STEM and magic != _MAGIC and magic[-1:].isdigit():
             raise StorageError(
@@ -120,4 +125,5 @@ class MarkFile:
         if magic != _MAGIC or crc != zlib.crc32(fields):
             return 0, None
         boot_id = boot_id.rstrip(b"\0").decode()
-        return counter, Mark(sequence, boot_id, clean, data_lost, pages_lost, LogPoint(*end))
+        end = LogPoint(*end)
+        return counter, Mark(sequence, boot_id, clean, data_lost, pages_lost, end, version)

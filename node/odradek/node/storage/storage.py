@@ -75,10 +75,12 @@ class RecoveryReport:
             store was damaged and set aside.
         lost_pages: The machine went down without an orderly stop: unsynced appends are missing, so
             that no replica with `flush=os` is in sync.
+        metadata_version: What was acknowledged under an earlier one is here all the same.
     """
 
     lost_data: bool
     lost_pages: bool
+    metadata_version: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,7 @@ class _Synced:
 
     sequence: int = 0
     values_end: LogPoint = LOG_BEGIN
+    metadata_version: int = 0
 
 
 def free_bytes_on_disk(directory: Path) -> int:
@@ -127,6 +130,7 @@ class Storage:
         self._synced = _Synced()
         self._uncut_from: LogPoint | None = None  # torn batches behind it are still in their logs
         self._marked_at_s = 0.0
+        self._metadata_version = 0
         self.has_set_aside = False
         """Whether a damaged store, of this opening or an earlier one, lies beside the present."""
         self.is_reopening = False
@@ -180,6 +184,10 @@ class Storage:
         if self._untold.lost_data or self._untold.lost_pages:
             self._untold = RecoveryReport(lost_data=False, lost_pages=False)
             await asyncio.to_thread(self._write_mark, self._synced)
+
+    def on_settings_taken(self, metadata_version: int) -> None:
+        """Have it marked that whatever was acknowledged under earlier settings is on disk."""
+        self._metadata_version = metadata_version
 
     async def patiently(self, change: Callable[[], _T]) -> _T:
         """Make a change as soon as there is room for it.
@@ -257,6 +265,7 @@ class Storage:
             raise
         self.has_set_aside = is_any_set_aside(self._directory)
         mark = self._mark_file.mark
+        self._metadata_version = 0 if mark is None else mark.metadata_version
         synced = self._to_sync()
         if mark is None:
             # Data without a mark: somebody lost the file, and with it the proof.
@@ -264,7 +273,9 @@ class Storage:
         else:
             crashed = not mark.clean_stop and mark.boot_id != self._boot_id
             is_missing = synced.sequence < mark.sequence or self._store.batches.is_missing
-            self._untold = RecoveryReport(mark.data_lost or is_missing, mark.pages_lost or crashed)
+            self._untold = RecoveryReport(
+                mark.data_lost or is_missing, mark.pages_lost or crashed, mark.metadata_version
+            )
             if self._store.batches.torn:  # to be found again, until the logs are cut
                 self._uncut_from = mark.values_end
                 synced = replace(synced, values_end=mark.values_end)
@@ -297,7 +308,8 @@ class Storage:
 
     def _to_sync(self) -> _Synced:
         """Return what a sync that begins now will cover."""
-        return _Synced(self._store.sequence, self._uncut_from or self._store.batches.end)
+        values_end = self._uncut_from or self._store.batches.end
+        return _Synced(self._store.sequence, values_end, self._metadata_version)
 
     def _close(self) -> None:
         """Sync and leave a clean mark, unless the store is in no state for it."""
@@ -329,6 +341,8 @@ class Storage:
                     untold.lost_data,
                     untold.lost_pages,
                     synced.values_end,
+                    # Until the loss is told, what it was: it says which partitions are concerned.
+                    (untold if untold.lost_pages else synced).metadata_version,
                 )
             )
             self._synced = synced
@@ -343,7 +357,9 @@ class Storage:
             self._measure()
             commit, mark = self.group_commit, self._mark_file.mark
             if commit.durable < commit.appended or (
-                mark is not None and mark.sequence < self._synced.sequence
+                mark is not None
+                and (mark.sequence, mark.metadata_version)
+                != (self._synced.sequence, self._metadata_version)
             ):
                 commit.tick()
             if self._store.is_broken and not self._space.is_short:
