@@ -32,7 +32,8 @@ _LOOKED_AT_MAX = 300
 _COMPARED_MAX = 6
 _COMPARED_LENGTH_MAX = 100
 
-_searches: ContextVar[Iterator[bool]] = ContextVar("near_name_searches", default=repeat(True))
+_UNBOUNDED: Iterator[bool] = repeat(True)
+_searches: ContextVar[Iterator[bool]] = ContextVar("near_name_searches")
 
 
 def check_topic_name(name: str, *, field: str = "topic") -> TopicName:
@@ -106,7 +107,7 @@ def near_names(name: str, known: Iterable[str]) -> tuple[str, ...]:
     Among many, only some of about that length are looked at, and only those compared thoroughly
     that share most pairs of neighbouring characters: that takes up to milliseconds each.
     """
-    if len(name) > _COMPARED_LENGTH_MAX or not next(_searches.get(), False):
+    if len(name) > _COMPARED_LENGTH_MAX or not next(_searches.get(_UNBOUNDED), False):
         return ()
     pairs = _pairs(name)
     alike = (each for each in known if _similar_lengths(len(each), len(name)))

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from odradek.protocol.names import begin_request
+
 PARKED_BYTES_MAX: Final = 16 << 20
 PARKED_S_MAX: Final = 2.0
 
@@ -53,6 +55,7 @@ class ParkedRequests:
 
     def retry(self) -> None:
         """Try them all again; give up those whose time has come."""
+        begin_request()
         waiting, self._parked = self._parked, deque()
         self._parked_bytes = 0
         now_s = time.monotonic()

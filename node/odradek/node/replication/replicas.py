@@ -42,7 +42,6 @@ from odradek.protocol.errors import (
     UnknownLeaderEpochError,
     UnknownTopicIdError,
 )
-from odradek.protocol.names import begin_request
 from odradek.protocol.types import LeaderEpoch, NodeId, PartitionIndex, PartitionUid, TopicId
 
 _log = structlog.get_logger()
@@ -285,7 +284,6 @@ class Replicas:
 
     def _retry_parked(self) -> None:
         if self._parked:
-            begin_request()
             self._parked.retry()
             self.commit_soon()
 
