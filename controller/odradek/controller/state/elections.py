@@ -217,8 +217,8 @@ def forget(draft: Draft, node_id: NodeId, *, synced_version: int | None, gone: b
     Args:
         draft: Gets the records.
         node_id: The node.
-        synced_version: Only page caches were lost: partitions of topics with `flush=commit` have all,
-            if they had it in this version of the metadata already. None: anything may be lost.
+        synced_version: Only page caches were lost: partitions of topics with `flush=commit` have
+            all, if it was so in this version of the metadata already. None: anything may be lost.
         gone: Nothing at all is left of its data: where it led last and nobody has everything, the
             next best is whoever else holds a replica.
     """
@@ -277,4 +277,3 @@ def _next_best(partition: Partition, node_id: NodeId) -> NodeIds:
 
 def _without(members: NodeIds, node_id: NodeId) -> NodeIds:
     return tuple(each for each in members if each != node_id) if node_id in members else members
-

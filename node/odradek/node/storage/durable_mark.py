@@ -63,6 +63,23 @@ class Mark:
     metadata_version: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class RecoveryReport:
+    """What this opening found, or an earlier one that could not tell the controller.
+
+    Attributes:
+        lost_data: Data once synced is missing: no replica here is in sync. All of it is, when the
+            store was damaged and set aside.
+        lost_pages: The machine went down without an orderly stop: unsynced appends are missing, so
+            that no replica with `flush=os` is in sync.
+        metadata_version: What was acknowledged under an earlier one is here all the same.
+    """
+
+    lost_data: bool
+    lost_pages: bool
+    metadata_version: int = 0
+
+
 class MarkFile:
     """The file that holds the newest mark; blocking, used by one thread at a time.
 

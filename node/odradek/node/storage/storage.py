@@ -23,7 +23,7 @@ from typing import Self, TypeVar
 
 from odradek.node.storage.blocking import Blocking
 from odradek.node.storage.directories import make_directory, sync_directory
-from odradek.node.storage.durable_mark import Mark, MarkFile, read_boot_id
+from odradek.node.storage.durable_mark import Mark, MarkFile, RecoveryReport, read_boot_id
 from odradek.node.storage.group_commit import GroupCommit
 from odradek.node.storage.keys import Kind, Table, kind_range, number_of, partition_range
 from odradek.node.storage.log import PartitionLog
@@ -64,23 +64,6 @@ class StorageOptions:
     unsynced_bytes_max: int = 8 << 20
     reserve_bytes: int = 1 << 30
     cold_read_threads: int = 2
-
-
-@dataclass(frozen=True, slots=True)
-class RecoveryReport:
-    """What this opening found, or an earlier one that could not tell the controller.
-
-    Attributes:
-        lost_data: Data once synced is missing: no replica here is in sync. All of it is, when the
-            store was damaged and set aside.
-        lost_pages: The machine went down without an orderly stop: unsynced appends are missing, so
-            that no replica with `flush=os` is in sync.
-        metadata_version: What was acknowledged under an earlier one is here all the same.
-    """
-
-    lost_data: bool
-    lost_pages: bool
-    metadata_version: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,8 +341,10 @@ class Storage:
             commit, mark = self.group_commit, self._mark_file.mark
             if commit.durable < commit.appended or (
                 mark is not None
-                and (mark.sequence, mark.metadata_version)
-                != (self._synced.sequence, self._metadata_version)
+                and (
+                    mark.sequence < self._synced.sequence
+                    or mark.metadata_version < self._metadata_version
+                )
             ):
                 commit.tick()
             if self._store.is_broken and not self._space.is_short:
