@@ -89,7 +89,10 @@ async def test_a_number_that_fits_into_no_request_is_refused_by_its_name(
     assert caught.value.value.strip("-") == str(HUGE)
 
 
-@pytest.mark.parametrize("at", [datetime.min, timedelta.max, datetime.fromtimestamp(-1, UTC)])
+@pytest.mark.parametrize(
+    "at",
+    [datetime.min, timedelta.max, datetime.fromtimestamp(-1, UTC)],  # noqa: DTZ901
+)
 async def test_before_1970_is_the_first_record(at: datetime | timedelta) -> None:
     async with world() as w:
         await w.topic(records=10)

@@ -1,8 +1,10 @@
 """When clients are sent to another node for the metadata; in virtual time."""
 
 import asyncio
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
+from typing import Self
 
 import pytest
 
@@ -32,7 +34,7 @@ class Node:
         self.view.publish(ImageUpdate(version=1, snapshot=True))
         self._ending = asyncio.create_task(end_stale_watches(self.session, self.view))
 
-    async def __aenter__(self) -> "Node":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -45,8 +47,11 @@ def _virtual_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stale_watches, "time", SimpleNamespace(monotonic=now_s))
 
 
-def sent_elsewhere() -> AbstractContextManager[object]:
-    return pytest.raises(NotLeaderOrFollowerError, match="not heard from the controllers")
+@asynccontextmanager
+async def sent_elsewhere() -> AsyncIterator[None]:
+    with pytest.raises(NotLeaderOrFollowerError, match="not heard from the controllers"):
+        async with asyncio.timeout(2 * SESSION_S):
+            yield
 
 
 def test_each_end_of_the_session_ends_the_watches() -> None:
@@ -58,7 +63,7 @@ def test_each_end_of_the_session_ends_the_watches() -> None:
                 with node.view.watch() as watcher:
                     updates = watcher.updates()
                     assert (await anext(updates)).snapshot
-                    with sent_elsewhere():
+                    async with sent_elsewhere():
                         await anext(updates)
                 assert SESSION_S < now_s() - heard_s < SESSION_S + 0.2
 
@@ -71,7 +76,7 @@ def test_whoever_comes_after_the_end_of_the_session_may_stay() -> None:
             with node.view.watch() as first:
                 updates = first.updates()
                 await anext(updates)
-                with sent_elsewhere():
+                async with sent_elsewhere():
                     await anext(updates)
             with node.view.watch() as second:
                 updates = second.updates()

@@ -37,7 +37,6 @@ from odradek.protocol.record_batch import PlainRecord
 from odradek.protocol.types import (
     NO_LEADER_EPOCH,
     MemberId,
-    Offset,
     PartitionIndex,
     TopicName,
     TopicPartition,
