@@ -20,7 +20,7 @@ from tests.chaos.stage import Stage, StageOptions
 from tests.chaos.table import print_table
 
 SEED = 3
-DURATION_S = 45.0
+DURATION_S = 60.0
 SLOW = {FaultKind.ROLLING_RESTART}
 """Kinds that take a third of a minute; tests/cluster restarts servers one after the other, too."""
 

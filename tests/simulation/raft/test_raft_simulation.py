@@ -7,7 +7,7 @@ from tests.simulation.raft.history import InvariantBrokenError
 from tests.simulation.raft.mutations import MUTATIONS, Mutation
 
 GROUPS = 8
-SEEDS = 96
+SEEDS = 200
 
 
 @pytest.mark.parametrize("group", range(GROUPS))
