@@ -12,6 +12,7 @@ from odradek.client.consuming.positions import TopicIdPartition
 from odradek.protocol.errors import (
     BrokerError,
     FencedMemberEpochError,
+    GroupIdNotFoundError,
     NotCoordinatorError,
     UnknownMemberIdError,
     error_to_proto,
@@ -236,6 +237,9 @@ class FakeGroupService:
         self.streams: set[asyncio.Task[Any]] = set()
         self.listing = asyncio.Event()
         """Set once somebody asks for a list."""
+        self.listable = asyncio.Event()
+        """Cleared: does not answer who asks for a list."""
+        self.listable.set()
         self._held: HeldCommits | None = None
         node.servicers.append(self._serve)
 
@@ -246,7 +250,13 @@ class FakeGroupService:
                 request_deserializer=getattr(group_pb2, f"{name}Request").FromString,
                 response_serializer=getattr(group_pb2, f"{name}Response").SerializeToString,
             )
-            for name in ("FindCoordinator", "FetchOffsets", "CommitOffsets", "ListGroups")
+            for name in (
+                "FindCoordinator",
+                "FetchOffsets",
+                "CommitOffsets",
+                "ListGroups",
+                "DescribeGroups",
+            )
         }
         handlers["Heartbeat"] = grpc.stream_stream_rpc_method_handler(
             self.Heartbeat,
@@ -274,10 +284,21 @@ class FakeGroupService:
     async def ListGroups(self, request: Any, context: Any) -> Any:  # noqa: N802
         self.listing.set()
         await self._node.reading.wait()
+        await self.listable.wait()
         here = self._groups.coordinator_id == self._node.node_id
         names = self._groups.members if here else ()
         return group_pb2.ListGroupsResponse(
             groups=[group_pb2.GroupListing(group=name) for name in names]
+        )
+
+    async def DescribeGroups(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """A coordinator that knows no group."""
+        await self._require_coordinator(context)
+        unknown = error_to_proto(GroupIdNotFoundError("there is no such group here"))
+        return group_pb2.DescribeGroupsResponse(
+            groups=[
+                group_pb2.GroupDescription(group=each, error=unknown) for each in request.groups
+            ]
         )
 
     async def FetchOffsets(self, request: Any, context: Any) -> Any:  # noqa: N802

@@ -9,6 +9,7 @@ import pytest
 from odradek.client import Admin, Client, NewTopic, NodesUnreachableError
 from odradek.protocol.errors import (
     BrokerError,
+    GroupIdNotFoundError,
     InvalidPartitionsError,
     InvalidReplicaAssignmentError,
     InvalidReplicationFactorError,
@@ -125,6 +126,21 @@ async def test_another_node_answers_when_one_is_dead(cluster: FakeCluster) -> No
     async with Client(cluster.bootstrap) as client:
         await cluster.nodes[1].stop()
         assert (await client.admin.create_topic("t", partitions=1)).name == "t"
+
+
+@pytest.mark.parametrize("answers", [True, False])
+async def test_near_names_of_a_group_come_from_the_whole_cluster_or_not_at_all(
+    *, answers: bool
+) -> None:
+    async with world() as w:
+        w.groups.members["dashboard"] = {}
+        if not answers:
+            w.group_services[1].listable.clear()
+        async with asyncio.timeout(10):
+            with pytest.raises(GroupIdNotFoundError) as caught:
+                await w.client.admin.describe_group("dashbord")
+        w.group_services[1].listable.set()
+    assert caught.value.suggestions == (("dashboard",) if answers else ())
 
 
 @pytest.mark.parametrize("dies", [False, True], ids=["hangs", "dies"])

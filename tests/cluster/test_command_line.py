@@ -158,8 +158,10 @@ async def test_a_group_goes_on_where_it_stopped(odradek: Shell, client: Client) 
     assert moved.json == [{"topic": topic, "partition": 0, "offset": 3}]
     assert (await odradek("consume", topic, "-g", group, "--max", "1")).out == "4\n"
     assert group in (await odradek("groups", "list")).out
+    mistyped = await odradek("groups", "describe", group[:-1])
+    assert (mistyped.status, f"did you mean {group!r}" in mistyped.err) == (3, True)
     assert (await odradek("groups", "delete", group, "--yes")).status == 0
-    unknown = await odradek("groups", "describe", group)
+    unknown = await odradek("groups", "describe", "like-no-other")
     assert (unknown.status, "groups list" in unknown.err) == (3, True)
 
 

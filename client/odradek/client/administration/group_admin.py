@@ -3,11 +3,10 @@
 A group's coordinator answers for it; a list is put together from all nodes.
 """
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import Literal, NoReturn, Protocol, TypeAlias, TypeVar
+from typing import Literal, Protocol, TypeAlias, TypeVar
 
 import grpc
 
@@ -20,6 +19,7 @@ from odradek.client.administration.descriptions import (
     GroupState,
     GroupSummary,
 )
+from odradek.client.administration.group_listing import groups_of_all, with_near_names
 from odradek.client.cluster.connections import Connection, unary
 from odradek.client.cluster.coordinator import NO_MEMBER, Coordinator, from_topic_partitions
 from odradek.client.cluster.image import TopicInfo
@@ -34,6 +34,7 @@ from odradek.client.consuming.positions import (
     TopicIdPartition,
 )
 from odradek.protocol.errors import (
+    GroupIdNotFoundError,
     InvalidRequestError,
     OdradekError,
     OffsetOutOfRangeError,
@@ -48,7 +49,6 @@ from odradek.protocol.types import (
     TopicName,
     TopicPartition,
 )
-from odradek.rpc.channels import ConnectionLostError
 from odradek.v1 import error_pb2, group_pb2
 
 Q = TypeVar("Q")
@@ -99,13 +99,11 @@ class GroupAdmin:
         """
         self._scope.check()
         await self._scope.metadata.ready(timeout_s=self._scope.options.operation_timeout_s)
-        listings = await self._retrying(self._list_groups_of_all, "list groups")
         found = {
             each.group: GroupSummary(
                 each.group, _GROUP_STATES.get(each.state, GroupState.UNKNOWN), each.member_count
             )
-            for listing in listings
-            for each in listing.groups
+            for each in await self._retrying(lambda: groups_of_all(self._scope), "list groups")
         }
         return [found[group] for group in sorted(found)]
 
@@ -245,36 +243,6 @@ class GroupAdmin:
 
     # ------------------------------------------------------------------ inside
 
-    async def _list_groups_of_all(self) -> list[group_pb2.ListGroupsResponse]:
-        """Ask every live node, all anew when one is fenced: others coordinate its groups then."""
-        live = self._live()
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                changing = tasks.create_task(self._until_others_are_live(live))
-                asking = [tasks.create_task(self._list_groups_of(each)) for each in live]
-                listings = await asyncio.gather(*asking)
-                changing.cancel()
-                return listings
-        except ExceptionGroup as failed:
-            raise failed.exceptions[0] from None
-
-    async def _list_groups_of(self, address: str) -> group_pb2.ListGroupsResponse:
-        return await unary(
-            self._scope.connections.to(address).group.ListGroups,
-            group_pb2.ListGroupsRequest(),
-            timeout_s=self._scope.options.request_timeout_s,
-        )
-
-    def _live(self) -> set[str]:
-        nodes = self._scope.metadata.image.nodes.values()
-        return {node.address for node in nodes if not node.fenced}
-
-    async def _until_others_are_live(self, live: set[str]) -> NoReturn:
-        metadata = self._scope.metadata
-        while live == self._live():
-            await metadata.newer_than(metadata.image)
-        raise ConnectionLostError("a node came or went while groups were listed")
-
     async def _topic(self, name: str) -> TopicInfo:
         self._scope.check()
         return await self._scope.metadata.topic(
@@ -302,7 +270,10 @@ class GroupAdmin:
             )
             return answer
 
-        return await self._retrying(attempt, f"group {group!r}")
+        try:
+            return await self._retrying(attempt, f"group {group!r}")
+        except GroupIdNotFoundError as unknown:
+            raise await with_near_names(self._scope, unknown, group) from None
 
     async def _find(
         self, topic: str, at: OffsetPoint, partitions: Iterable[int] | None
