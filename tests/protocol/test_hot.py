@@ -1,5 +1,6 @@
 """The hand-written messages are the generated ones, byte for byte and field for field."""
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -287,6 +288,55 @@ def test_a_small_message_cannot_take_much_memory() -> None:
     assert caught.value.limit == str(hot.PARTITIONS_MAX)
     with pytest.raises(InvalidRequestError):
         hot.decode_fetch_response(wire.length_prefix(1, 0) * (hot.PARTITIONS_MAX + 1))
+
+
+_VARINT = b"\x78\x00"  # of field 15, which no message has
+
+
+def _holding(number: int, inner: bytes) -> bytes:
+    return wire.length_prefix(number, len(inner)) + inner
+
+
+@pytest.mark.parametrize(
+    ("decode", "number"), [(hot.decode_produce_request, 5), (hot.decode_fetch_response, 1)]
+)
+@pytest.mark.parametrize(
+    "unknown", [_VARINT, b"\x7d\x00\x00\x00\x00"], ids=["of a known type", "of another type"]
+)
+def test_a_message_of_tiny_fields_cannot_take_much_time(
+    decode: Callable[[bytes], object], number: int, unknown: bytes
+) -> None:
+    nearly = wire.FIELDS_MAX // 4 - 10
+    decode(
+        b"".join(
+            (
+                unknown * nearly,
+                _holding(number, unknown * nearly) * 2,
+                b"\x7b",
+                unknown * nearly,
+                b"\x7c",
+            )
+        )
+    )
+    tiny = [
+        unknown * wire.FIELDS_MAX,
+        _holding(number, unknown * wire.FIELDS_MAX),
+        _holding(number, unknown * 100) * (wire.FIELDS_MAX // 100),
+        b"\x7b" + unknown * wire.FIELDS_MAX + b"\x7c",
+    ]
+    for data in tiny:
+        with pytest.raises(InvalidRequestError, match="too many fields") as caught:
+            decode(data)
+        assert (caught.value.field, caught.value.limit) == ("message", str(wire.FIELDS_MAX))
+
+
+def test_the_largest_legal_request_has_few_enough_fields() -> None:
+    target = hot.ProducePartitionFrame(
+        TopicId(b"i" * 16), TopicName("t"), PartitionIndex(1), LeaderEpoch(1), b"r"
+    )
+    frame = hot.ProduceFrame(1, hot.Acks.LEADER, 1, "x", [target] * hot.PARTITIONS_MAX)
+    decoded = hot.decode_produce_request(hot.encode_produce_request(frame))
+    assert len(decoded.partitions) == hot.PARTITIONS_MAX
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from odradek.protocol import wire
 from odradek.protocol.errors import InvalidRequestError
 from odradek.protocol.hot import PARTITIONS_MAX
 from odradek.protocol.replication import PushFrame, decode_replicate_response, encode_pushes
@@ -103,3 +104,10 @@ def test_more_partitions_than_can_be_are_refused() -> None:
     ).SerializeToString()
     with pytest.raises(InvalidRequestError):
         decode_replicate_response(data)
+
+
+def test_a_message_of_tiny_fields_cannot_take_much_time() -> None:
+    tiny = b"\x08\x00" * wire.FIELDS_MAX
+    for data in (tiny, wire.length_prefix(2, len(tiny)) + tiny):
+        with pytest.raises(InvalidRequestError, match="too many fields"):
+            decode_replicate_response(data)

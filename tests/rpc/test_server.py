@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Self
+from typing import Any, Self
 
 import grpc
 import pytest
@@ -10,13 +10,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from odradek.protocol.errors import (
     InvalidPartitionsError,
+    InvalidRequestError,
     NotControllerError,
     RequestTimedOutError,
     UnknownServerError,
 )
 from odradek.rpc.channels import ConnectionLostError, error_from_rpc, open_channel
 from odradek.rpc.errors import ERROR_METADATA_KEY
-from odradek.rpc.server import AddressInUseError, Server
+from odradek.rpc.server import REQUEST_BYTES_MAX, AddressInUseError, Server
 from odradek.v1 import metadata_pb2, metadata_pb2_grpc
 
 
@@ -76,6 +77,25 @@ async def test_an_error_crosses_the_wire_as_itself() -> None:
     assert (error.message, error.field, error.value) == ("0 partitions", "partitions", "0")
     assert (error.limit, error.suggestions) == ("1..10000", ("a", "b"))
     assert not error.retriable
+
+
+@pytest.mark.parametrize("method", ["GetMetadata", "WatchMetadata"])
+async def test_what_cannot_be_decoded_is_refused_by_name(method: str) -> None:
+    async with _Fixture(_Metadata()) as fixture:
+        # To the wire, a call with one response is a stream of one.
+        call: Any = fixture.channel.unary_stream(f"/odradek.v1.MetadataService/{method}")
+
+        async def refusal(data: bytes) -> Exception:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call(data, timeout=5).read()
+            return error_from_rpc(caught.value)
+
+        too_large = await refusal(b"\x0a\x00" * (REQUEST_BYTES_MAX // 2 + 1))
+        assert isinstance(too_large, InvalidRequestError)
+        assert too_large.field == "request"
+        assert too_large.value == str(REQUEST_BYTES_MAX + 2)
+        assert too_large.limit == str(REQUEST_BYTES_MAX)
+        assert isinstance(await refusal(b"\xff"), InvalidRequestError)
 
 
 async def test_an_error_ends_a_stream_after_what_was_sent() -> None:

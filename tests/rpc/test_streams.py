@@ -1,7 +1,7 @@
 """A stream that a handler ends has ended for its caller too, whatever was under way."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 
 from odradek.protocol.errors import InvalidRequestError
 from odradek.rpc.channels import error_from_rpc, open_channel
-from odradek.rpc.server import Handler, Server
+from odradek.rpc.server import REQUEST_BYTES_MAX, Handler, Server
 
 DEADLINE_S = 5.0
 
@@ -34,9 +34,11 @@ async def fails(_: Any, context: Any) -> None:
 
 
 @asynccontextmanager
-async def called(behaviour: Handler) -> AsyncIterator[Any]:
+async def called(
+    behaviour: Handler, decode: Callable[[bytes], Any] | None = None
+) -> AsyncIterator[Any]:
     server = Server("127.0.0.1:0")
-    handler: Any = grpc.stream_stream_rpc_method_handler(behaviour)
+    handler: Any = grpc.stream_stream_rpc_method_handler(behaviour, request_deserializer=decode)
     server.grpc.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler("test.Streams", {"Converse": handler}),)
     )
@@ -62,6 +64,25 @@ async def test_a_stream_ends_although_its_first_message_was_given_up() -> None:
 
 async def test_a_stream_fails_although_its_first_message_was_given_up() -> None:
     async with called(fails) as call:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await read_to_end(call)
+        assert isinstance(error_from_rpc(caught.value), InvalidRequestError)
+
+
+async def echoes(_: Any, context: Any) -> None:
+    while (request := await context.read()) is not grpc.aio.EOF:
+        await context.write(b"%d" % len(request))
+
+
+async def test_only_requests_that_are_decoded_for_the_handler_are_small() -> None:
+    large = bytes(REQUEST_BYTES_MAX + 1)
+    async with called(echoes) as call:
+        await call.write(large)
+        assert await call.read() == b"%d" % len(large)
+    async with called(echoes, bytes) as call:
+        await call.write(large[1:])
+        assert await call.read() == b"%d" % REQUEST_BYTES_MAX
+        await call.write(large)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await read_to_end(call)
         assert isinstance(error_from_rpc(caught.value), InvalidRequestError)

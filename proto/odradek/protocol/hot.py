@@ -12,7 +12,7 @@ Source: broker.proto; hypothesis tests prove both invariants.
 """
 
 import enum
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from functools import lru_cache
 from typing import Generic, TypeAlias, TypeVar
 
@@ -154,19 +154,19 @@ def decode_produce_request(data: bytes, *, small_bytes: int = SMALL_BYTES) -> Pr
     """Decode; records stay where they are unless the message is small.
 
     Raises:
-        InvalidRequestError: Not a ProduceRequest, unknown acks, or too many partitions.
+        InvalidRequestError: Not a ProduceRequest, unknown acks, or too many partitions or fields.
     """
     if len(data) <= small_bytes:
         return _produce_frame(_parsed(broker_pb2.ProduceRequest, data))
     correlation_id = acks = timeout_ms = 0
     transactional_id = ""
     partitions: list[ProducePartitionFrame] = []
-    view = memoryview(data)
-    for tag, value, end in wire.fields(data, 0, len(data)):
+    view, budget = memoryview(data), wire.field_budget()
+    for tag, value, end in wire.fields(data, 0, len(data), budget):
         match tag:
             case 0o52:  # field 5, length-delimited: in octal a tag is its field and its type
                 _check_room(partitions)
-                partitions.append(_decode_produce_partition(data, view, value, end))
+                partitions.append(_decode_produce_partition(data, view, value, end, budget))
             case 0o10:
                 correlation_id = value
             case 0o20:
@@ -225,13 +225,13 @@ def _acks(number: int) -> Acks:
 
 
 def _decode_produce_partition(
-    data: bytes, view: memoryview, start: int, stop: int
+    data: bytes, view: memoryview, start: int, stop: int, budget: Iterator[int]
 ) -> ProducePartitionFrame:
     topic_id = b""
     topic = ""
     partition = leader_epoch = 0
     records = view[:0]
-    for tag, value, end in wire.fields(data, start, stop):
+    for tag, value, end in wire.fields(data, start, stop, budget):
         match tag:
             case 0o52:
                 records = view[value:end]
@@ -289,18 +289,18 @@ def decode_fetch_response(data: bytes, *, small_bytes: int = SMALL_BYTES) -> Fet
     """Decode; records stay where they are unless the message is small.
 
     Raises:
-        InvalidRequestError: Not a FetchResponse, or too many partitions.
+        InvalidRequestError: Not a FetchResponse, or too many partitions or fields.
     """
     if len(data) <= small_bytes:
         message = _parsed(broker_pb2.FetchResponse, data)
         return FetchFrame(list(map(_fetched_frame, message.partitions)), message.throttle_ms)
     partitions: list[FetchedPartitionFrame[memoryview]] = []
     throttle_ms = 0
-    view = memoryview(data)
-    for tag, value, end in wire.fields(data, 0, len(data)):
+    view, budget = memoryview(data), wire.field_budget()
+    for tag, value, end in wire.fields(data, 0, len(data), budget):
         if tag == 0o12:
             _check_room(partitions)
-            partitions.append(_decode_fetched_partition(data, view, value, end))
+            partitions.append(_decode_fetched_partition(data, view, value, end, budget))
         elif tag == 0o20:
             throttle_ms = value & 0xFFFF_FFFF
     return FetchFrame(partitions, throttle_ms)
@@ -328,7 +328,7 @@ def _fetched_frame(message: broker_pb2.FetchedPartition) -> FetchedPartitionFram
 
 
 def _decode_fetched_partition(
-    data: bytes, view: memoryview, start: int, stop: int
+    data: bytes, view: memoryview, start: int, stop: int, budget: Iterator[int]
 ) -> FetchedPartitionFrame[memoryview]:
     numbers = [0] * 11  # by field number
     records, records_start = view[:0], 0
@@ -336,14 +336,14 @@ def _decode_fetched_partition(
     error: bytes | None = None
     diverging: bytes | None = None
     aborted = []
-    for tag, value, end in wire.fields(data, start, stop):
+    for tag, value, end in wire.fields(data, start, stop, budget):
         match tag:
             case 0o32:
                 records, records_start = view[value:end], value
             case 0o22:
                 error = (error or b"") + data[value:end]
             case 0o72:
-                producer_id, first = _decode_pair(data, value, end)
+                producer_id, first = _decode_pair(data, value, end, budget)
                 aborted.append(AbortedTransaction(ProducerId(producer_id), Offset(first)))
             case 0o102:
                 diverging = (diverging or b"") + data[value:end]
@@ -358,7 +358,7 @@ def _decode_fetched_partition(
         last_stable_offset=Offset(wire.signed_64(numbers[5])),
         log_start_offset=Offset(wire.signed_64(numbers[6])),
         aborted=aborted,
-        diverging_epoch=None if diverging is None else _decode_epoch_end(diverging),
+        diverging_epoch=None if diverging is None else _decode_epoch_end(diverging, budget),
         leader_id=NodeId(wire.signed_32(numbers[9])),
         leader_epoch=LeaderEpoch(wire.signed_32(numbers[10])),
     )
@@ -371,15 +371,15 @@ def _decode_error(data: bytes) -> BrokerError:
         raise InvalidRequestError("the error inside the message is damaged") from error
 
 
-def _decode_epoch_end(data: bytes) -> EpochEnd:
-    epoch, end_offset = _decode_pair(data, 0, len(data))
+def _decode_epoch_end(data: bytes, budget: Iterator[int]) -> EpochEnd:
+    epoch, end_offset = _decode_pair(data, 0, len(data), budget)
     return EpochEnd(LeaderEpoch(wire.signed_32(epoch)), Offset(end_offset))
 
 
-def _decode_pair(data: bytes, start: int, end: int) -> tuple[int, int]:
+def _decode_pair(data: bytes, start: int, end: int, budget: Iterator[int]) -> tuple[int, int]:
     """Read a message of two integers, fields 1 and 2."""
     first = second = 0
-    for tag, value, _ in wire.fields(data, start, end):
+    for tag, value, _ in wire.fields(data, start, end, budget):
         if tag == 0o10:
             first = wire.signed_64(value)
         elif tag == 0o20:

@@ -6,7 +6,7 @@ follower, and the generated classes would copy it twice on each side.
 Source: replica.proto; hypothesis tests prove the invariants.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from google.protobuf.message import DecodeError
@@ -66,13 +66,13 @@ def decode_replicate_response(data: bytes) -> ReplicateFrame:
     """Decode; records stay where they are.
 
     Raises:
-        InvalidRequestError: Not a ReplicateResponse, or too many partitions.
+        InvalidRequestError: Not a ReplicateResponse, or too many partitions or fields.
     """
     number = 0
     frame = ReplicateFrame(0, [], [], [])
-    view = memoryview(data)
+    view, budget = memoryview(data), wire.field_budget()
     count = 0
-    for tag, value, end in wire.fields(data, 0, len(data)):
+    for tag, value, end in wire.fields(data, 0, len(data), budget):
         if tag == 0o10:
             number = value
             continue
@@ -83,7 +83,7 @@ def decode_replicate_response(data: bytes) -> ReplicateFrame:
             )
         match tag:
             case 0o22:
-                frame.pushes.append(_decode_push(data, view, value, end))
+                frame.pushes.append(_decode_push(data, view, value, end, budget))
             case 0o32:
                 frame.divergences.append(_parsed(pb.ReplicaDivergence(), data[value:end]))
             case 0o42:
@@ -91,10 +91,12 @@ def decode_replicate_response(data: bytes) -> ReplicateFrame:
     return ReplicateFrame(number, frame.pushes, frame.divergences, frame.refusals)
 
 
-def _decode_push(data: bytes, view: memoryview, start: int, stop: int) -> PushFrame[memoryview]:
+def _decode_push(
+    data: bytes, view: memoryview, start: int, stop: int, budget: Iterator[int]
+) -> PushFrame[memoryview]:
     numbers = [0] * 7  # by field number
     records = view[:0]
-    for tag, value, end in wire.fields(data, start, stop):
+    for tag, value, end in wire.fields(data, start, stop, budget):
         if tag == 0o72:
             records = view[value:end]
         elif not end and tag <= 0o60:

@@ -3,8 +3,9 @@
 Problem: the generated classes copy every payload twice and refuse memoryviews. Idea: a message is a
 run of tagged fields; a generator walks it and says where each begins and ends, touching no payload.
 
-Invariants: a walk never reads outside its range and always ends; whatever the bytes, only
-InvalidRequestError is raised; encodings are canonical, as the generated classes write them.
+Invariants: a walk never reads outside its range and always ends, after `FIELDS_MAX` fields at the
+latest; whatever the bytes, only InvalidRequestError is raised; encodings are canonical, as the
+generated classes write them.
 
 Source: protobuf.dev, "Encoding"; its limits (tags of 32 bits, lengths of 31) are upb's.
 """
@@ -15,6 +16,9 @@ from odradek.protocol.errors import InvalidRequestError
 
 VARINT = 0
 LENGTH_DELIMITED = 2
+
+FIELDS_MAX = 1 << 17
+"""In one message and those inside it: one takes 2 bytes to send, and up to 2 us to read."""
 
 _GROUP_START = 3
 _GROUP_END = 4
@@ -59,7 +63,14 @@ def length_prefix(field_number: int, size_bytes: int) -> bytes:
     return _ONE_BYTE[field_number << 3 | LENGTH_DELIMITED] + varint(size_bytes)
 
 
-def fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+def field_budget() -> Iterator[int]:
+    """Return how many steps the walks through a message, and those inside it, take together."""
+    return iter(range(FIELDS_MAX))
+
+
+def fields(
+    data: bytes, start: int, end: int, budget: Iterator[int]
+) -> Iterator[tuple[int, int, int]]:
     """Walk one message.
 
     Yields:
@@ -67,17 +78,18 @@ def fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
         as an unsigned 64-bit number. Fields of other types are stepped over.
 
     Raises:
-        InvalidRequestError: The bytes are not a message.
+        InvalidRequestError: The bytes are not a message, or one of too many fields.
     """
     position = start
-    while position < end:
+    for _ in budget:
+        if position >= end:
+            return
         key = data[position]
         position += 1
         if key >= 0x80:
             key, position = _read_varint(data, position - 1, end, _TAG_BYTES_MAX)
-        wire_type = key & 7
-        if wire_type not in {LENGTH_DELIMITED, VARINT} or not 8 <= key < 1 << 32:
-            position = _skip(data, key, position, end)
+        if key & 5 or not 8 <= key < 1 << 32:  # neither VARINT nor LENGTH_DELIMITED, or illegal
+            position = _skip(data, key, position, end, budget)
             continue
         if position >= end:
             raise _malformed("a field is cut short", position)
@@ -85,13 +97,14 @@ def fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
         position += 1
         if value >= 0x80:
             value, position = _read_varint(data, position - 1, end)
-        if wire_type == VARINT:
+        if key & 7 == VARINT:
             yield key, value, 0
             continue
         if value > end - position:
             raise _malformed(f"a field claims {value} bytes", position)
         yield key, position, position + value
         position += value
+    raise _too_many_fields()
 
 
 def signed_32(value: int) -> int:
@@ -128,7 +141,7 @@ def _read_varint(
     raise _malformed("an integer does not end", position)
 
 
-def _skip(data: bytes, key: int, position: int, end: int) -> int:
+def _skip(data: bytes, key: int, position: int, end: int, budget: Iterator[int]) -> int:
     """Step over a field of a type no hot message has, a group with all that is in it."""
     group_ends: list[int] = []
     while True:
@@ -148,7 +161,15 @@ def _skip(data: bytes, key: int, position: int, end: int) -> int:
             raise _malformed("a field is cut short", position)
         if not group_ends:
             return position
+        if next(budget, None) is None:
+            raise _too_many_fields()
         key, position = _read_varint(data, position, end, _TAG_BYTES_MAX)
+
+
+def _too_many_fields() -> InvalidRequestError:
+    return InvalidRequestError(
+        "too many fields in one message", field="message", value=f"> {FIELDS_MAX}", limit=FIELDS_MAX
+    )
 
 
 def _malformed(reason: str, position: int) -> InvalidRequestError:

@@ -10,15 +10,21 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from odradek.protocol.errors import BrokerError
+from odradek.protocol.errors import BrokerError, InvalidRequestError
 from odradek.protocol.names import begin_request
 from odradek.rpc.channels import MESSAGE_BYTES_MAX
 from odradek.rpc.errors import error_metadata, status_for
 from odradek.rpc.tls import TlsOptions
 
 Handler = Callable[[Any, Any], Any]
+Deserializer = Callable[[bytes], Any]
+
+REQUEST_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Of a request that a generated class decodes: one of nothing but empty fields takes it 40 ms and
+32 MiB of memory for each of its mebibytes. Who decodes records itself has gRPC's limit alone."""
 
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
@@ -114,10 +120,16 @@ class _ErrorsToStatus(grpc.aio.ServerInterceptor):
         if handler is None:  # an unknown method: gRPC answers UNIMPLEMENTED
             return None
         make, inner = _form_of(handler)
-        conversation = handler.request_streaming and handler.response_streaming
+        if handler.request_streaming and handler.response_streaming:
+            inner = _begun(inner)
+        decode = handler.request_deserializer and _bounded(handler.request_deserializer)
+        if handler.request_streaming:
+            handle = _guard(inner)
+        else:  # gRPC would decode it before the guard stands
+            handle, decode = _guard(inner, decode or _as_it_came), None
         return make(
-            _guard(_begun(inner) if conversation else inner),
-            request_deserializer=handler.request_deserializer,
+            handle,
+            request_deserializer=decode,
             response_serializer=handler.response_serializer,
         )
 
@@ -152,13 +164,36 @@ def _begun(inner: Handler) -> Handler:
     return begun
 
 
-def _guard(inner: Handler) -> Handler:
+def _bounded(deserialize: Deserializer) -> Deserializer:
+    """Refuse what is too large to be decoded, or is no message, with an error of ours."""
+
+    def decode(data: bytes) -> Any:
+        if len(data) > REQUEST_BYTES_MAX:
+            raise InvalidRequestError(
+                f"a request of {len(data)} bytes is too large; send several",
+                field="request",
+                value=len(data),
+                limit=REQUEST_BYTES_MAX,
+            )
+        try:
+            return deserialize(data)
+        except DecodeError as error:
+            raise InvalidRequestError("the bytes are not the expected message") from error
+
+    return decode
+
+
+def _as_it_came(request: Any) -> Any:
+    return request
+
+
+def _guard(inner: Handler, decode: Deserializer = _as_it_came) -> Handler:
     if inspect.isasyncgenfunction(inner):
 
         async def guarded_stream(request: Any, context: Any) -> AsyncIterator[Any]:
             begin_request()
             try:
-                async for response in inner(request, context):
+                async for response in inner(decode(request), context):
                     yield response
             except BrokerError as error:
                 await _abort(context, error)
@@ -168,7 +203,7 @@ def _guard(inner: Handler) -> Handler:
     async def guarded(request: Any, context: Any) -> Any:
         begin_request()
         try:
-            return await inner(request, context)
+            return await inner(decode(request), context)
         except BrokerError as error:
             await _abort(context, error)
 
