@@ -1,11 +1,15 @@
 """Who leads after deaths, returns, lost disks and planned stops; and who is reported."""
 
+from dataclasses import replace
+
 import pytest
 
 from odradek.controller.state.decide import AlterTopicConfigs, FinishElections, PreferLeaders
 from odradek.controller.state.image import Draft
+from odradek.controller.state.nodes import register
 from odradek.controller.state.records import NodeFenced, Partition
-from odradek.controller.state.topics import ConfigChange, TopicRef
+from odradek.controller.state.topics import ConfigChange, TopicRef, alter_configs
+from odradek.controller.wire.records import decode_snapshot, encode_snapshot
 from odradek.protocol.types import NO_NODE, NodeId
 from tests.controller.state.cluster import Cluster, registration
 
@@ -167,6 +171,36 @@ def test_a_machine_that_went_down_lost_its_page_cache(
         cluster.fence(dead)
     cluster.admit(registration(2, process=2, unclean_boot=True))
     cluster.expect(NO_NODE, (), eligible)
+
+
+def test_flush_commit_is_trusted_only_of_a_node_that_synced_since_it_knows_of_it() -> None:
+    cluster = OnePartition(flush="os")
+    for dead in (1, 2, 3):
+        cluster.fence(dead)
+    before = cluster.image.version
+    cluster.submit(AlterTopicConfigs((ConfigChange(TopicRef("t"), {}, unset=("flush",)),)))
+    known = cluster.image.version
+    cluster.submit(AlterTopicConfigs((ConfigChange(TopicRef("t"), {"retention.ms": "9"}),)))
+    assert decode_snapshot(encode_snapshot(cluster.image)) == cluster.image
+    for node_id, synced, eligible in ((2, known, (2, 3)), (3, before, (2,))):
+        request = registration(node_id, process=2, unclean_boot=True)
+        cluster.admit(replace(request, synced_metadata_version=synced))
+        cluster.expect(NO_NODE, (), eligible)
+
+
+def test_flush_commit_is_not_trusted_of_a_node_that_registers_in_the_same_round() -> None:
+    cluster = OnePartition(flush="os")
+    for dead in (1, 2, 3):
+        cluster.fence(dead)
+    request = replace(
+        registration(2, process=2, unclean_boot=True),
+        synced_metadata_version=cluster.image.version,
+        previous_incarnation=cluster.image.nodes[N2].incarnation,
+    )
+    draft = Draft(cluster.image)
+    alter_configs(draft, [ConfigChange(TopicRef("t"), {"flush": "commit"})])
+    register(draft, request)
+    assert draft.image.partitions[cluster.uid].elr == (3,)
 
 
 def test_an_empty_disk_in_place_of_the_last_leader_leads_only_when_there_is_no_other() -> None:

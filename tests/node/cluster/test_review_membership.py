@@ -1,7 +1,8 @@
-"""What was lost is told once: the next registration is of a node that has caught up since."""
+"""What a registration tells of the node's data."""
 
 from pathlib import Path
 
+from odradek.v1 import metadata_pb2
 from tests.node.fake_controller import fake_controller
 from tests.node.running import ProduceClient, batch, running_node
 
@@ -21,3 +22,18 @@ async def test_lost_data_is_told_once(tmp_path: Path) -> None:
             again = controller.registrations[-1]
             assert not again.lost_data
             assert not again.unclean_boot
+
+
+async def test_a_node_tells_since_which_settings_everything_acknowledged_is_on_its_disk(
+    tmp_path: Path,
+) -> None:
+    async with fake_controller() as controller:
+        topic = controller.add_topic("t", config={"flush": "os"})
+        async with running_node(tmp_path, controller) as node:
+            await ProduceClient(node.channel).produce(topic, batch())
+            assert controller.registrations[-1].synced_metadata_version == 0
+            topic.config["flush"] = "commit"
+            version = controller.publish(metadata_pb2.MetadataUpdate(topics=[topic]))
+            await node.knows(controller)
+        async with running_node(tmp_path, controller):
+            assert controller.registrations[-1].synced_metadata_version == version

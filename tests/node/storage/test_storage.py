@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from odradek.node.storage import RecoveryReport, Storage, StorageOptions, Table
+from odradek.node.storage.durable_mark import Mark
 from odradek.protocol.errors import StorageError, StorageFullError, ThrottledError
 from odradek.protocol.types import Offset, PartitionUid
 from tests.node.storage.batches import (
@@ -30,10 +31,10 @@ def newest_log(directory: Path) -> Path:
     return max((directory / "store").glob("*.log"), key=lambda path: path.name)
 
 
-def marked_sequence(storage: Storage) -> int:
+def marked(storage: Storage) -> Mark:
     mark = storage._mark_file.mark
     assert mark is not None
-    return mark.sequence
+    return mark
 
 
 async def test_a_new_directory_has_lost_nothing(tmp_path: Path) -> None:
@@ -68,7 +69,7 @@ async def test_missing_synced_data_is_detected(tmp_path: Path) -> None:
             append(log, batch(2))
         sequence = storage._store.sequence
         # Without further traffic the mark catches up by itself.
-        await until(lambda: marked_sequence(storage) >= sequence)
+        await until(lambda: marked(storage).sequence >= sequence)
         copy_as_after_power_loss(tmp_path / "live", tmp_path / "rotten")
     path = newest_log(tmp_path / "rotten")
     content = bytearray(path.read_bytes())
@@ -118,6 +119,36 @@ async def test_a_crash_of_the_machine_costs_unsynced_pages(
         assert storage.recovered == NOTHING_LOST
 
 
+async def test_new_settings_count_once_all_that_went_before_is_synced_and_marked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def boot(name: str) -> None:
+        monkeypatch.setattr("odradek.node.storage.storage.read_boot_id", lambda: name * 36)
+
+    boot("a")
+    async with opened(tmp_path / "live") as storage:
+        await storage.group_commit.pause()
+        append(storage.log(UID), batch(2))
+        storage.on_settings_taken(7)
+        copy_as_after_power_loss(tmp_path / "live", tmp_path / "early")
+        storage.group_commit.resume()
+        # Also when nothing is appended any more.
+        await until(lambda: marked(storage).metadata_version == 7)
+        copy_as_after_power_loss(tmp_path / "live", tmp_path / "late")
+    boot("b")
+    async with opened(tmp_path / "early") as storage:
+        assert storage.recovered == RecoveryReport(False, lost_pages=True, metadata_version=0)
+    async with opened(tmp_path / "late") as storage:
+        assert storage.recovered == RecoveryReport(False, lost_pages=True, metadata_version=7)
+        storage.on_settings_taken(9)
+    async with opened(tmp_path / "late") as storage:
+        assert storage.recovered.metadata_version == 7, "the controllers do not know yet"
+        storage.on_settings_taken(9)
+        await storage.recovery_told()
+    async with opened(tmp_path / "late") as storage:
+        assert storage.recovered == RecoveryReport(False, lost_pages=False, metadata_version=9)
+
+
 async def test_changes_wait_patiently_for_room(tmp_path: Path) -> None:
     async with opened(tmp_path) as storage:
         storage.group_commit.on_write_stall()
@@ -146,7 +177,7 @@ async def test_nothing_is_written_at_rest(tmp_path: Path, monkeypatch: pytest.Mo
     storage = Storage(tmp_path, SMALL, fatal=refuse, now_ms=lambda: NOW_MS, free_bytes=count_ticks)
     async with storage:
         append(storage.log(UID), batch())
-        await until(lambda: marked_sequence(storage) == storage._store.sequence)
+        await until(lambda: marked(storage).sequence == storage._store.sequence)
         marks, syncs = storage._mark_file._counter, list[None]()
         storage.group_commit._sync = lambda: syncs.append(None)
         ticks = 0

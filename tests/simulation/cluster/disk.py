@@ -128,6 +128,7 @@ class SimulatedDisk:
         self.durable = 0
         self.lost_data = False
         self.lost_pages = False
+        self.metadata_version = 0  # all acknowledged under earlier ones is permanent
         self._undo: list[Callable[[], object]] = []  # of what is not durable, oldest first
 
     @property
@@ -157,8 +158,10 @@ class SimulatedDisk:
         self.appended += 1
         return self.appended
 
-    def synced(self, position: int) -> None:
-        """Everything up to a position is permanent."""
+    def synced(self, position: int, metadata_version: int = 0) -> None:
+        """Everything up to a position is permanent, which its node had reached with a version."""
+        if not self.lost_pages:
+            self.metadata_version = max(metadata_version, self.metadata_version)
         if position > self.durable:
             del self._undo[: position - self.durable]
             self.durable = position

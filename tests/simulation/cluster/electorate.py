@@ -60,6 +60,12 @@ class Electorate:
             for node_id in (*partition.isr, *partition.elr):
                 self._check(partition, node_id)
 
+    def on_told(self, node_id: NodeId) -> None:
+        """The controllers know what a node has lost: where it may lead still, it has everything."""
+        for partition in self._partitions.values():
+            if node_id in (*partition.isr, *partition.elr):
+                self._check(partition, node_id)
+
     def on_truncated(self, uid: PartitionUid, node_id: NodeId) -> None:
         """A replica has cut its log."""
         partition = self._partitions[uid]

@@ -162,6 +162,13 @@ MUTATIONS = (
         "pass",
     ),
     Mutation(
+        "a topic is judged by its present flush when a page cache is lost",
+        elections.forget,
+        "synced_version >= topic.pages_until_version and ",
+        "",
+        first=23,
+    ),
+    Mutation(
         "a registration that was overtaken counts",
         nodes._check_previous,
         "request.previous_incarnation != in_force",

@@ -5,13 +5,15 @@ may be lost when another node that may lead has all of it, on one node at a time
 hear of one loss before the next; and not at all with `min.insync.replicas=1`, since the others may
 be down, and out of the ISR, when that one disk goes. That is what replication promises to survive;
 everything else may come in any combination: kills, pauses, power cuts of all nodes at once with
-`flush=commit`, cut links, a deposed controller.
+`flush=commit`, cut links, a deposed controller. A topic with `flush=os` may be changed at any time.
 """
 
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from odradek.controller.state.decide import AlterTopicConfigs
+from odradek.controller.state.topics import ConfigChange, TopicRef
 from tests.simulation.cluster.disk import SimulatedDisk
 from tests.simulation.cluster.events import Process
 
@@ -47,6 +49,8 @@ class Nemesis:
             self._lose_data,
             self._disturb_members,
         ]
+        if not world.is_flushed:
+            self._faults += [self._change_flush] * 3
         if world.is_restless:
             self._faults += [self._disturb_members] * 2 * len(self._faults)
             self.faults_per_s *= 2
@@ -178,6 +182,29 @@ class Nemesis:
             node.die()
             self._start_later(node)
         node.disk.on_power_cut(self.chance)
+
+    def _change_flush(self) -> None:
+        """A topic is to be flushed before it is acknowledged, and a machine goes down meanwhile."""
+        self._set_flush("os")
+        self.world.scheduler.after(self.chance.choice([0.5, 2.0]), partial(self._flush, 50))
+
+    def _flush(self, tries: int) -> None:
+        """Change the setting when that matters: while a node has something to sync."""
+        after, nodes = self.world.scheduler.after, self.world.nodes.values()
+        unsynced = [each for each in nodes if each.is_up and each.disk.appended > each.disk.durable]
+        victims = [each for each in unsynced if self._may_lose_data(each)]
+        if victims:
+            self._set_flush("commit")
+            victim = self.chance.choice(victims)
+            after(self.chance.choice([0.0, 0.01]), partial(self._end_by_power_cut, victim))
+        elif tries:
+            after(0.01, partial(self._flush, tries - 1))
+
+    def _set_flush(self, flush: str) -> None:
+        node = self._some_node()
+        if node.is_up:
+            change = ConfigChange(TopicRef(self.world.topic_name), {"flush": flush})
+            node.link.submit(AlterTopicConfigs((change,)), lambda *_: None)
 
     def _lose_data(self) -> None:
         self._take_data(self._some_node())

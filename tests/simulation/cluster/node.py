@@ -163,6 +163,7 @@ class SimulatedNode(Process):
             port=7070,
             lost_data=self.disk.lost_data,
             unclean_boot=self.disk.lost_pages,
+            synced_metadata_version=self.disk.metadata_version,
             replace=self.disk.is_replacement,
             previous_incarnation=previous,
         )
@@ -195,6 +196,7 @@ class SimulatedNode(Process):
         if self.disk.has_lost:
             self.world.oracle.met["unclean restarts"] += 1
         self.disk.lost_data = self.disk.lost_pages = self.disk.is_replacement = False
+        self.world.electorate.on_told(self.node_id)
         self.session.on_registered(registration.incarnation, POLICY.session_timeout_s, sent_at_s)
         del controller
         self.replication.disconnect_all()
@@ -311,13 +313,18 @@ class SimulatedNode(Process):
         self._is_syncing = True
         self.after(0.0002, self._sync)
 
+    def sync_later(self) -> None:
+        """Sync what nobody waits for, with `flush=os`."""
+        self.after(0.25, self.sync_soon)
+
     def _sync(self) -> None:
         position = self.disk.appended
-        self.after(self.disk.sync_s(self.chance), partial(self._synced, position))
+        version = 0 if self.metadata is None else self.metadata.version
+        self.after(self.disk.sync_s(self.chance), partial(self._synced, position, version))
 
-    def _synced(self, position: int) -> None:
+    def _synced(self, position: int, metadata_version: int) -> None:
         self._is_syncing = False
-        self.disk.synced(position)
+        self.disk.synced(position, metadata_version)
         for replica in list(self.replicas.values()):
             replica.on_synced(position)
         self.replication.flush_acks()

@@ -262,9 +262,10 @@ class SimulatedReplica:
         if self._flush is Flush.OS:
             self._durable.take(end)
             self._on_durable()
+            self.node.sync_later()
         else:
             self._durable.on_appended(position, end)
-        self.node.sync_soon()
+            self.node.sync_soon()
 
     def _wait(self, end: Offset, done: Done) -> None:
         if end <= self.high_watermark:
@@ -358,9 +359,11 @@ class SimulatedReplica:
 
     def _take(self, batch: Batch) -> None:
         position = self.log.append(batch, 0)
-        if self._flush is not Flush.OS:
+        if self._flush is Flush.OS:
+            self.node.sync_later()
+        else:
             self._durable.on_appended(position, self.log.log_end_offset)
-        self.node.sync_soon()
+            self.node.sync_soon()
 
     def _truncate(self, offset: Offset) -> None:
         assert self.follower is not None

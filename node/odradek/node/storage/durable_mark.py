@@ -141,6 +141,6 @@ class MarkFile:
             )
         if magic != _MAGIC or crc != zlib.crc32(fields):
             return 0, None
-        boot_id = boot_id.rstrip(b"\0").decode()
-        end = LogPoint(*end)
-        return counter, Mark(sequence, boot_id, clean, data_lost, pages_lost, end, version)
+        boot_id, values_end = boot_id.rstrip(b"\0").decode(), LogPoint(*end)
+        mark = Mark(sequence, boot_id, clean, data_lost, pages_lost, values_end, version)
+        return counter, mark
