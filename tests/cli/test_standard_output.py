@@ -58,3 +58,10 @@ async def test_an_output_that_takes_nothing_is_told(
     status, said = await run(command, bootstrap, redirection, asyncio.subprocess.DEVNULL)
     assert status == ExitCode.FAILURE
     assert said == f"error: cannot write to standard output: {reason}\n"
+
+
+@pytest.mark.parametrize("command", ["--help", "--version", "topics --help", "topics list --help"])
+async def test_help_on_a_full_disk_is_told(command: str) -> None:
+    status, said = await run(command, "", ">/dev/full", asyncio.subprocess.DEVNULL)
+    assert status == ExitCode.FAILURE
+    assert said == "error: cannot write to standard output: No space left on device\n"

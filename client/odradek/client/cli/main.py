@@ -17,7 +17,14 @@ def main() -> None:
         )
     from odradek.client.cli.app import app  # noqa: PLC0415  (typer must be present)
 
-    app()
+    try:
+        app()
+    except OSError as error:  # of help and version: what commands do themselves never gets here
+        if error.filename is not None:
+            raise
+        from odradek.client.cli.output import give_up_writing  # noqa: PLC0415
+
+        sys.exit(give_up_writing(error))
 
 
 if __name__ == "__main__":

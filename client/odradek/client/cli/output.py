@@ -41,19 +41,18 @@ def _standard_output() -> Iterator[TextIO]:
             raise OSError(errno.EBADF, "it is closed")  # noqa: TRY301 - told as all others are
         yield sys.stdout
         sys.stdout.flush()
-    except BrokenPipeError as error:
-        _silence()
-        raise typer.Exit(ExitCode.OK) from error
     except OSError as error:
-        _silence()
-        failure(f"cannot write to standard output: {error.strerror}")
-        raise typer.Exit(ExitCode.FAILURE) from error
+        raise typer.Exit(give_up_writing(error)) from error
 
 
-def _silence() -> None:
-    """Let nothing more reach standard output, what its buffer still holds included."""
-    if sys.stdout is not None:
+def give_up_writing(error: OSError) -> ExitCode:
+    """Let nothing more reach standard output, which cannot be written to; return the status."""
+    if sys.stdout is not None:  # what its buffer still holds goes nowhere either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        return ExitCode.OK
+    failure(f"cannot write to standard output: {error.strerror}")
+    return ExitCode.FAILURE
 
 
 def show(result: RenderableType) -> None:
