@@ -164,6 +164,19 @@ async def test_log_append_time_is_the_nodes(node: RunningNode, controller: FakeC
     assert header.max_timestamp == result.log_append_time_ms > 1_700_000_000_000
 
 
+async def test_a_repeat_is_told_when_the_original_was_appended(
+    tmp_path: Path, controller: FakeController
+) -> None:
+    topic = controller.add_topic("t", config={"message.timestamp.type": "LogAppendTime"})
+    sent = batch(producer_id=7, producer_epoch=0, base_sequence=0)
+    async with running_node(tmp_path, controller) as node:
+        first = await ProduceClient(node.channel).produce(topic, sent)
+    async with running_node(tmp_path, controller) as node:  # the window comes from the disk
+        again = await ProduceClient(node.channel).produce(topic, sent)
+    assert again == first
+    assert first.log_append_time_ms > 1_700_000_000_000
+
+
 async def test_unknown_partitions_and_topics_are_named(
     node: RunningNode, controller: FakeController
 ) -> None:

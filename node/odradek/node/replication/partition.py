@@ -225,18 +225,17 @@ class PartitionReplica:
         batches = checked_batches(records, self.config, self.topic.name, now_ms)
         by_broker = self.config.timestamp_type is TimestampType.LOG_APPEND_TIME
         log_end = self.log.log_end_offset
-        base_offset, end = self._append(leading, batches, now_ms, by_broker=by_broker)
+        base_offset, end, time_ms = self._append(leading, batches, now_ms, by_broker=by_broker)
         metrics.PRODUCED_BYTES.total += len(records)
-        time_ms = now_ms if by_broker else _NO_TIME
         waiting_bytes = 0 if self.log.log_end_offset > log_end else _REPEAT_BYTES
         self._wait(Pending(end, waiting_bytes, waiter, index, base_offset, time_ms), acks)
 
     def _append(
         self, leading: Leading, batches: list[CheckedBatch], now_ms: int, *, by_broker: bool
-    ) -> tuple[Offset, Offset]:
-        """Append checked batches; return the first one's offset and where the wait for all ends."""
+    ) -> tuple[Offset, Offset, int]:
+        """Append checked batches; return the first one's offset, where all end, its append time."""
         base_offset: Offset | None = None
-        end = FIRST_OFFSET
+        end, time_ms = FIRST_OFFSET, _NO_TIME
         for batch, header in batches:
             try:
                 appended = self.log.append(
@@ -254,9 +253,10 @@ class PartitionReplica:
                 first, end = _UNKNOWN_OFFSET, self.log.log_end_offset
             else:
                 first, end = appended.base_offset, max(end, Offset(appended.last_offset + 1))
-            base_offset = first if base_offset is None else base_offset
+            if base_offset is None:
+                base_offset, time_ms = first, appended.append_time_ms
         assert base_offset is not None, "there is at least one batch"
-        return base_offset, end
+        return base_offset, end, time_ms
 
     def _admit(self, leading: Leading, acks: Acks) -> None:
         if acks is Acks.ALL and not leading.core.has_enough_replicas:

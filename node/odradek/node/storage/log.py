@@ -50,12 +50,14 @@ class Appended:
         base_offset: Of its first record; None for a duplicate too old to know.
         last_offset: Of its last record, inclusive; None as above.
         position: Hand it to `GroupCommit.when_durable`.
+        append_time_ms: The broker's time that it got then, with LogAppendTime; else -1.
         is_duplicate: The log held it already; nothing was appended.
     """
 
     base_offset: Offset | None
     last_offset: Offset | None
     position: int
+    append_time_ms: int = _NO_TIMESTAMP
     is_duplicate: bool = False
 
 
@@ -172,9 +174,8 @@ class PartitionLog:
             original = duplicate.original
             if original is None:
                 return Appended(None, None, self.last_position, is_duplicate=True)
-            return Appended(
-                original.base_offset, original.last_offset, self.last_position, is_duplicate=True
-            )
+            offsets, time_ms = (original.base_offset, original.last_offset), original.append_time_ms
+            return Appended(*offsets, self.last_position, time_ms, is_duplicate=True)
         if log_append_time:
             batch = bytearray(batch)
             stamp_log_append_time(batch, now_ms)
@@ -182,7 +183,8 @@ class PartitionLog:
         base_offset = self.log_end_offset
         header = header._replace(base_offset=base_offset, leader_epoch=leader_epoch)
         position = self._store_batch(header, stamped(batch, base_offset, leader_epoch), now_ms)
-        return Appended(base_offset, header.last_offset, position)
+        time_ms = now_ms if log_append_time else _NO_TIMESTAMP
+        return Appended(base_offset, header.last_offset, position, time_ms)
 
     def append_replicated(
         self, batches: Iterable[bytes | bytearray | memoryview], now_ms: int

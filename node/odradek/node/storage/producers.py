@@ -28,18 +28,24 @@ STEP_MAX_S = 60 * 60.0
 forget every producer, and what a quiet log remembers longer costs nothing."""
 
 _SEQUENCE_COUNT = 1 << 31
-_VERSION = 1
+_VERSION = 2
 _HEAD = struct.Struct(">BI")
 _PRODUCER = struct.Struct(">qhqB")
-_BATCH = struct.Struct(">iiq")
+_BATCH = struct.Struct(">iiqq")
+_NO_TIMESTAMP = -1
 
 
 class RetainedBatch(NamedTuple):
-    """A batch of the window."""
+    """A batch of the window.
+
+    Attributes:
+        append_time_ms: When it was appended, if its topic had LogAppendTime then; else -1.
+    """
 
     base_sequence: int
     last_offset_delta: int
     base_offset: Offset
+    append_time_ms: int
 
     @property
     def last_sequence(self) -> int:
@@ -127,9 +133,9 @@ class ProducerStates:
             producer = _Producer(header.producer_epoch, steady_ms)
             self._producers[header.producer_id] = producer
         producer.last_append_ms = steady_ms
-        producer.batches.append(
-            RetainedBatch(header.base_sequence, header.last_offset_delta, header.base_offset)
-        )
+        time_ms = header.max_timestamp if header.is_log_append_time else _NO_TIMESTAMP
+        batch = header.base_sequence, header.last_offset_delta, header.base_offset, time_ms
+        producer.batches.append(RetainedBatch(*batch))
 
     def expire(self, now_ms: int) -> int:
         """Forget producers silent for a day; returns how many."""
