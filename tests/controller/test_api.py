@@ -2,14 +2,18 @@
 
 import asyncio
 
+import pytest
+
 from odradek.controller.api import HeartbeatRequest
 from odradek.protocol.errors import (
     InvalidRequestError,
     NotControllerError,
+    RequestTimedOutError,
     StaleBrokerEpochError,
     error_from_proto,
 )
 from odradek.protocol.types import NodeId
+from odradek.rpc import server
 from odradek.v1 import controller_pb2
 from tests.controller.memory_log import eventually
 from tests.controller.served import raises, world
@@ -229,6 +233,23 @@ async def test_a_heartbeat_stream_belongs_to_one_node() -> None:
         node.node_id = 2
         async with raises(InvalidRequestError):
             await node.beat()
+
+
+async def test_a_heartbeat_stream_that_says_nothing_is_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with world() as w:
+        await w.lead()
+        monkeypatch.setattr(server, "FIRST_REQUEST_S", 0.05)
+        node = w.node()
+        node.heartbeats = node.stub.Heartbeat()
+        async with raises(RequestTimedOutError):
+            await node.told()
+        silent = w.node()
+        await silent.beat()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await silent.told()
 
 
 async def test_streams_that_come_and_go_leave_nothing_behind() -> None:

@@ -35,6 +35,7 @@ from odradek.protocol.errors import (
     ThrottledError,
 )
 from odradek.protocol.types import ControllerId, Incarnation, NodeId
+from odradek.rpc.server import first_request
 from odradek.v1 import controller_pb2, controller_pb2_grpc
 
 _log = structlog.get_logger()
@@ -128,8 +129,11 @@ class ControllerApi(controller_pb2_grpc.ControllerServiceServicer):
         stream = _HeartbeatStream(self, context.write)
         pushing = asyncio.create_task(stream.push_changes())
         try:
-            async for request in request_iterator:
+            requests = aiter(request_iterator)
+            request = await first_request(anext(requests, None))
+            while request is not None:
                 await stream.on_heartbeat(request)
+                request = await anext(requests, None)
         finally:
             stream.close()
             pushing.cancel()

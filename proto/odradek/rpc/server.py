@@ -4,16 +4,17 @@ The only place that listens. Handlers raise `BrokerError`s; the interceptor here
 status with the whole error beside it (rpc/errors.py).
 """
 
+import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from odradek.protocol.errors import BrokerError, InvalidRequestError
+from odradek.protocol.errors import BrokerError, InvalidRequestError, RequestTimedOutError
 from odradek.protocol.names import begin_request
 from odradek.rpc.channels import MESSAGE_BYTES_MAX
 from odradek.rpc.errors import error_metadata, status_for
@@ -21,6 +22,10 @@ from odradek.rpc.tls import TlsOptions
 
 Handler = Callable[[Any, Any], Any]
 Deserializer = Callable[[bytes], Any]
+RequestT = TypeVar("RequestT")
+
+FIRST_REQUEST_S: Final = 60.0
+"""Longer than a client waits for an answer: it may be slow to send a large one."""
 
 REQUEST_BYTES_MAX: Final = 4 * 1024 * 1024
 """Of a request that a generated class decodes: one of nothing but empty fields takes it 40 ms and
@@ -132,6 +137,23 @@ class _ErrorsToStatus(grpc.aio.ServerInterceptor):
             request_deserializer=decode,
             response_serializer=handler.response_serializer,
         )
+
+
+async def first_request(reading: Awaitable[RequestT]) -> RequestT:
+    """Return what is read first of a stream of requests; those after it may take any time.
+
+    Raises:
+        RequestTimedOutError: It did not come: who opens a stream has something to say.
+    """
+    try:
+        async with asyncio.timeout(FIRST_REQUEST_S):
+            return await reading
+    except TimeoutError as error:
+        raise RequestTimedOutError(
+            f"the stream's first request did not come within {FIRST_REQUEST_S:g} s",
+            field="request",
+            limit=f"{FIRST_REQUEST_S:g} s",
+        ) from error
 
 
 def _form_of(handler: Any) -> tuple[Callable[..., Any], Handler]:

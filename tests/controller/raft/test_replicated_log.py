@@ -28,6 +28,7 @@ from odradek.protocol.errors import (
     ThrottledError,
 )
 from odradek.protocol.types import ControllerId
+from odradek.rpc import server as server_shell
 from odradek.rpc.channels import open_channel
 from odradek.rpc.server import Server
 from odradek.v1 import raft_pb2, raft_pb2_grpc
@@ -352,6 +353,19 @@ async def test_a_frame_beyond_the_allow_list_ends_its_stream(
             with pytest.raises(grpc.aio.AioRpcError):
                 await end_of(call)
         assert group.fatal == []
+
+
+async def test_a_stream_that_says_nothing_is_ended(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        controllers(base, 1, peers={ControllerId(1): "unix:/nowhere"}),
+        open_channel(f"unix:{base}/0.sock") as channel,
+    ):
+        monkeypatch.setattr(server_shell, "FIRST_REQUEST_S", 0.05)
+        call = raft_pb2_grpc.RaftServiceStub(channel).Exchange()
+        with pytest.raises(grpc.aio.AioRpcError, match="first request"):
+            await asyncio.wait_for(call.read(), 5)
 
 
 async def end_of(call: Any) -> None:

@@ -1,21 +1,24 @@
 """What one client may ask for, and hold, and for how long."""
 
 import asyncio
+import sys
 import weakref
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import grpc
 import pytest
 
 from odradek.node.api import produce
 from odradek.protocol import hot
-from odradek.protocol.errors import InvalidRequestError
+from odradek.protocol.errors import InvalidRequestError, RequestTimedOutError
 from odradek.protocol.hot import Acks
 from odradek.protocol.types import LeaderEpoch, PartitionIndex, TopicId, TopicName
+from odradek.rpc import server
 from odradek.rpc.channels import error_from_rpc
 from odradek.v1 import admin_pb2, broker_pb2, group_pb2, group_pb2_grpc, metadata_pb2
 from tests.node.fake_controller import FakeController
-from tests.node.running import FetchClient, RunningNode, batch
+from tests.node.running import FetchClient, ProduceClient, RunningNode, batch
 
 
 class _Deaf:
@@ -110,3 +113,75 @@ async def test_a_frame_that_subscribes_too_much_is_not_begun_with(
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await fetcher.push()
     assert isinstance(error_from_rpc(refused.value), InvalidRequestError)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "BrokerService/Produce",
+        "BrokerService/Fetch",
+        "GroupService/Heartbeat",
+        "ReplicaService/Replicate",
+    ],
+)
+async def test_a_stream_that_says_nothing_is_ended(
+    node: RunningNode, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(server, "FIRST_REQUEST_S", 0.05)
+    call: Any = node.channel.stream_stream(f"/odradek.v1.{method}")()
+    with pytest.raises(grpc.aio.AioRpcError) as ended:
+        await asyncio.wait_for(call.read(), 5)
+    error = error_from_rpc(ended.value)
+    assert isinstance(error, RequestTimedOutError)
+    assert (error.field, error.limit) == ("request", "0.05 s")
+
+
+async def test_a_stream_that_has_begun_may_idle(
+    node: RunningNode, controller: FakeController, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = controller.add_topic("t")
+    await node.knows(controller)
+    monkeypatch.setattr(server, "FIRST_REQUEST_S", 0.05)
+    producer, fetcher = ProduceClient(node.channel), FetchClient(node.channel)
+    await fetcher.open()
+    await producer.produce(topic, batch())
+    idle = {asyncio.ensure_future(each.call.read()) for each in (producer, fetcher)}
+    done, _ = await asyncio.wait(idle, timeout=0.3)
+    assert not done
+    await producer.send(topic, batch())
+    await fetcher.subscribe(1, topic)
+    await asyncio.wait_for(asyncio.gather(*idle), 5)
+
+
+class _Idle(_Deaf):
+    """A client that sends once and takes the answer."""
+
+    async def read(self) -> bytes:
+        self.sent += 1
+        if self.sent == 1:
+            return self.request
+        self.drowned.set()
+        await asyncio.get_running_loop().create_future()
+        return b""
+
+    async def write(self, _: bytes) -> None:
+        pass
+
+
+async def test_an_idle_stream_does_not_hold_its_last_request(
+    node: RunningNode, controller: FakeController
+) -> None:
+    await node.knows(controller)
+    target = hot.ProducePartitionFrame(
+        TopicId(b""), TopicName("unknown"), PartitionIndex(0), LeaderEpoch(-1), bytes(10_000)
+    )
+    frame = hot.ProduceFrame(1, Acks.ALL, 1000, "", [target])
+    client = _Idle(hot.encode_produce_request(frame))
+    known = sys.getrefcount(client.request)
+    stream = produce.ProduceStream(node.node._replicas, client)
+    serving = asyncio.create_task(stream.run(asyncio.Event()))
+    await client.drowned.wait()
+    held = sys.getrefcount(client.request)
+    assert held == known
+    serving.cancel()
+    await asyncio.wait((serving,))

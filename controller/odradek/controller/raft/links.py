@@ -36,6 +36,7 @@ from odradek.protocol.errors import (
 )
 from odradek.protocol.types import ControllerId
 from odradek.rpc.backoff import delays
+from odradek.rpc.server import first_request
 from odradek.v1 import raft_pb2, raft_pb2_grpc
 
 OUTGOING_BYTES_MAX = 32 * 1024 * 1024
@@ -294,7 +295,7 @@ class Links(raft_pb2_grpc.RaftServiceServicer):
     ) -> AsyncIterator[raft_pb2.ExchangeResponse]:
         """Serve one stream of a peer."""
         del context
-        first = await anext(aiter(request_iterator), None)
+        first = await first_request(anext(aiter(request_iterator), None))
         if first is None:
             return
         self._check_hello(first)

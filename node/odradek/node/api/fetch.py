@@ -26,6 +26,7 @@ from odradek.protocol.hot import EpochEnd, FetchedPartitionFrame, encode_fetch_r
 from odradek.protocol.names import check_identifier
 from odradek.protocol.record_batch import BatchHeader
 from odradek.protocol.types import LeaderEpoch, NodeId, Offset, PartitionIndex, TopicId
+from odradek.rpc.server import first_request
 from odradek.v1 import broker_pb2 as pb
 
 PUSH_BYTES: Final = 1 << 20
@@ -58,6 +59,8 @@ class FetchStream:
 
         Raises:
             NodeShuttingDownError: `stopping` was set.
+            RequestTimedOutError: The client opened the stream and sent nothing.
+            InvalidRequestError: A request that makes no sense.
         """
         metrics.FETCH_STREAMS.inc()
         try:
@@ -93,26 +96,30 @@ class FetchStream:
 
     async def _read_requests(self) -> None:
         read, end = self._context.read, grpc.aio.EOF
-        request = await read()
+        request = await first_request(read())
         if request is end:
             return
         if not request.HasField("open"):
             raise InvalidRequestError("the first frame of a fetch stream opens it", field="open")
         self._open(request.open)
         while request is not end:
-            self._check_backlog(len(request.subscribe))
-            for subscription_id in request.unsubscribe:
-                self._unsubscribe(subscription_id)
-            for wanted in request.subscribe:
-                self._subscribe(wanted)
-            for credit in request.credits:
-                subscription = self._subscriptions.get(credit.subscription_id)
-                if subscription is not None:
-                    subscription.grant(credit.bytes)
-            if request.total_credit_bytes:
-                self._total_credit_bytes += request.total_credit_bytes
-                self._ready.set()
+            self._on_request(request)
+            del request  # an idle stream holds nothing
             request = await read()
+
+    def _on_request(self, request: pb.FetchRequest) -> None:
+        self._check_backlog(len(request.subscribe))
+        for subscription_id in request.unsubscribe:
+            self._unsubscribe(subscription_id)
+        for wanted in request.subscribe:
+            self._subscribe(wanted)
+        for credit in request.credits:
+            subscription = self._subscriptions.get(credit.subscription_id)
+            if subscription is not None:
+                subscription.grant(credit.bytes)
+        if request.total_credit_bytes:
+            self._total_credit_bytes += request.total_credit_bytes
+            self._ready.set()
 
     def _check_backlog(self, coming: int) -> None:
         backlog = len(self._queue) + len(self._refusals) + coming

@@ -35,6 +35,7 @@ from odradek.protocol.errors import (
 from odradek.protocol.hashing import coordinator_partition
 from odradek.protocol.names import CONSUMER_OFFSETS, check_group_id
 from odradek.protocol.types import NodeId, Offset, TopicId, TopicName
+from odradek.rpc.server import first_request
 from odradek.v1 import group_pb2 as pb
 from odradek.v1 import group_pb2_grpc
 
@@ -84,7 +85,7 @@ class GroupServicer(group_pb2_grpc.GroupServiceServicer):
     ) -> None:
         """Keep one member: frames in, epochs and assignments out, as soon as they change."""
         del request_iterator  # read() and write() can be used side by side; an iterator cannot
-        first = await context.read()
+        first = await first_request(context.read())
         if first is grpc.aio.EOF:
             return
         try:

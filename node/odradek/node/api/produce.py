@@ -39,6 +39,7 @@ from odradek.protocol.hot import (
     decode_produce_request,
 )
 from odradek.protocol.types import Offset
+from odradek.rpc.server import first_request
 from odradek.v1 import broker_pb2 as pb
 
 _UNANSWERED_BYTES_MAX: Final = 32 << 20
@@ -147,6 +148,8 @@ class ProduceStream:
 
         Raises:
             NodeShuttingDownError: `stopping` was set; what had begun is answered first.
+            RequestTimedOutError: The client opened the stream and sent nothing.
+            InvalidRequestError: A request that cannot be read.
         """
         metrics.PRODUCE_STREAMS.inc()
         try:
@@ -196,17 +199,18 @@ class ProduceStream:
 
     async def _read_requests(self) -> None:
         read, end = self._context.read, grpc.aio.EOF
-        while (data := await read()) is not end:
-            metrics.PRODUCE_REQUESTS.total += 1
-            try:
-                frame = decode_produce_request(data)
-            except InvalidRequestError as error:
-                self._failure = error
-                return
-            await self._begin(frame, len(data))
-            if self._unanswered_bytes > _UNANSWERED_BYTES_MAX:
-                self._room.clear()
-                await self._room.wait()
+        try:
+            data = await first_request(read())
+            while data is not end:
+                metrics.PRODUCE_REQUESTS.total += 1
+                await self._begin(decode_produce_request(data), len(data))
+                del data  # an idle stream holds nothing
+                if self._unanswered_bytes > _UNANSWERED_BYTES_MAX:
+                    self._room.clear()
+                    await self._room.wait()
+                data = await read()
+        except (InvalidRequestError, RequestTimedOutError) as error:
+            self._failure = error
 
     async def _begin(self, frame: ProduceFrame, size_bytes: int) -> None:
         call = ProduceCall(self, frame, size_bytes, time.monotonic())

@@ -1,6 +1,5 @@
 """ReplicaService: what other nodes ask of this one."""
 
-import asyncio
 from typing import Any, Final
 
 import grpc
@@ -11,10 +10,10 @@ from odradek.node.replication.node_links import NodeLinks
 from odradek.node.replication.replicas import Replicas
 from odradek.protocol.errors import InvalidRequestError, UnknownTopicOrPartitionError
 from odradek.protocol.types import Offset, PartitionUid
+from odradek.rpc.server import first_request
 from odradek.v1 import replica_pb2 as pb
 
 SERVICE_NAME: Final = pb.DESCRIPTOR.services_by_name["ReplicaService"].full_name
-_OPEN_TIMEOUT_S: Final = 10.0
 
 
 class ReplicaServicer:
@@ -52,11 +51,11 @@ class ReplicaServicer:
         """Serve one stream until it ends.
 
         Raises:
+            RequestTimedOutError: It does not begin.
             InvalidRequestError: It does not begin with `open`, or contradicts itself.
             StaleBrokerEpochError: The follower has opened a newer pair of streams.
         """
-        async with asyncio.timeout(_OPEN_TIMEOUT_S):
-            request = await context.read()
+        request = await first_request(context.read())
         if request is grpc.aio.EOF or not request.HasField("open"):
             raise InvalidRequestError("a stream begins with `open`", field="open")
         follower = self._links.admit(request.open)
