@@ -131,7 +131,8 @@ class FollowerReplica:
         """The last one announced."""
         self._new_session = new_session
         self._leader_high_watermark = high_watermark
-        self._log_start = FIRST_OFFSET
+        self.log_start_offset = FIRST_OFFSET
+        """Below it the leader keeps nothing; nor should this log, once its disk lets it."""
         self._connected = False
         self._retry_at_s = 0.0
 
@@ -173,8 +174,8 @@ class FollowerReplica:
             effects.append(Append())
         effects += self._advance_high_watermark()
         log_start = min(log_start, self.log_end_offset)
-        if log_start > self._log_start:
-            self._log_start = log_start
+        if log_start > self.log_start_offset:
+            self.log_start_offset = log_start
             effects.append(AdvanceLogStart(log_start))
         return effects
 

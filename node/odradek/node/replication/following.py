@@ -106,6 +106,9 @@ class Following:
         """Time has passed."""
         self.find_track()
         self._perform(self.core.on_tick(now_s))
+        log_start = min(self.core.log_start_offset, self._log.log_end_offset)
+        if log_start > self._log.log_start_offset:  # a full disk did not let it, or forgot it
+            self._advance_log_start(log_start)
 
     def on_pushed(self, push: PushFrame[memoryview]) -> None:
         """The leader pushed."""
