@@ -156,7 +156,7 @@ async def test_a_topic_made_again_with_fewer_partitions_takes_turns_on_these_alo
     cluster: FakeCluster,
 ) -> None:
     before = cluster.create_topic("t", partitions=3)
-    async with producing(cluster, delivery_timeout_s=1.0) as producer:
+    async with producing(cluster) as producer:
         await producer.send("t", b"old")
         cluster.move_leader(before, 2, -1)
         waiting = await producer.enqueue("t", b"waits for a leader", partition=2)

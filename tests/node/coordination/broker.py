@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import grpc
@@ -38,13 +38,10 @@ from odradek.v1 import controller_pb2, group_pb2, group_pb2_grpc
 
 from .cluster import GPS, NODE, OFFSETS, image_of, topic
 
-TIMES = GroupTimes(
-    session_timeout_s=0.9,
-    heartbeat_interval_s=0.1,
-    reconnect_grace_s=0.2,
-    join_debounce_s=0.05,
-    rebalance_timeout_s=2.0,
-)
+PATIENT = GroupTimes(heartbeat_interval_s=0.1, join_debounce_s=0.05)
+"""Nobody is expelled while a test runs, however busy the machine."""
+HASTY = replace(PATIENT, session_timeout_s=0.9, reconnect_grace_s=0.2)
+"""For tests that wait for somebody's end."""
 WAIT_S = 20.0
 TOO_LARGE = "too-large"
 """A group whose assignment fits into no record: what is asked for it is refused as a whole."""
@@ -110,9 +107,10 @@ class World:
     coordination: Coordination = field(init=False)
     led: Led = field(init=False)
     internal_topics_created: int = 0
+    times: GroupTimes = PATIENT
 
     def __post_init__(self) -> None:
-        self.coordination = Coordination(controller=self, cluster=self, times=TIMES)
+        self.coordination = Coordination(controller=self, cluster=self, times=self.times)
 
     # The controller's side
 
@@ -283,7 +281,7 @@ class Member:
 
     async def _beat(self) -> None:
         while not self._call.done():
-            await asyncio.sleep(TIMES.heartbeat_interval_s)
+            await asyncio.sleep(PATIENT.heartbeat_interval_s)
             if not self.silent and self.epoch > 0:
                 await self._write(self._frame())
 
@@ -308,11 +306,13 @@ class Member:
 
 
 @asynccontextmanager
-async def running_broker(*, has_internal_topic: bool = True) -> AsyncIterator[Broker]:
+async def running_broker(
+    *, has_internal_topic: bool = True, times: GroupTimes = PATIENT
+) -> AsyncIterator[Broker]:
     topics = [topic("gps", GPS, 6)]
     if has_internal_topic:
         topics.append(topic(CONSUMER_OFFSETS, OFFSETS, 1))
-    world = World(image_of(*topics))
+    world = World(image_of(*topics), times=times)
     server = Server("127.0.0.1:0")
     servicer = GroupServicer(NODE, world.coordination, world, world)
     group_pb2_grpc.add_GroupServiceServicer_to_server(servicer, server.grpc)

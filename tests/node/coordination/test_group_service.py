@@ -12,16 +12,19 @@ from odradek.protocol.types import Offset
 from odradek.rpc.errors import error_from_rpc
 from odradek.v1 import error_pb2, group_pb2
 
-from .broker import TOO_LARGE, WAIT_S, Broker, Member, running_broker
+from .broker import HASTY, PATIENT, TOO_LARGE, WAIT_S, Broker, Member, running_broker
 from .cluster import GPS, image_of
 
 
 @pytest.fixture
-async def broker() -> AsyncIterator[Broker]:
-    async with running_broker() as running:
+async def broker(request: pytest.FixtureRequest) -> AsyncIterator[Broker]:
+    async with running_broker(times=getattr(request, "param", PATIENT)) as running:
         running.world.lead()
         await until_serving(running)
         yield running
+
+
+in_haste = pytest.mark.parametrize("broker", [HASTY], indirect=True, ids=["in haste"])
 
 
 async def until_serving(broker: Broker) -> None:
@@ -83,6 +86,7 @@ async def test_who_leaves_is_replaced_at_once(broker: Broker) -> None:
     await first.die()
 
 
+@in_haste
 async def test_a_member_whose_stream_breaks_is_replaced_after_its_grace(broker: Broker) -> None:
     first = await Member(broker, "a").join()
     second = await Member(broker, "b").join()
@@ -105,6 +109,7 @@ async def test_reconnecting_within_the_grace_moves_nothing(broker: Broker) -> No
     await second.die()
 
 
+@in_haste
 async def test_a_hung_member_is_expelled_and_its_late_commit_refused(broker: Broker) -> None:
     first = await Member(broker, "a").join()
     hung = await Member(broker, "b").join()
