@@ -325,11 +325,11 @@ async def test_without_contact_to_the_controller_nothing_is_acknowledged(
     topic = controller.add_topic("t")
     async with running_node(tmp_path, controller) as node:
         producer = ProduceClient(node.channel)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(5):
             while (await producer.produce(topic, batch())).error.code:
                 pass
         controller.answers_heartbeats = False
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(5):
             while not (result := await producer.produce(topic, batch())).error.code:
                 pass
         assert result.error.code == error_pb2.ERROR_CODE_NOT_LEADER_OR_FOLLOWER
