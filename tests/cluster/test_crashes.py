@@ -73,6 +73,19 @@ async def test_the_active_controller_killed(cluster: LocalCluster, client: Clien
     assert await read_all(client, topic) == running.acknowledged
 
 
+async def test_five_controllers_outlive_two() -> None:
+    async with (
+        LocalCluster(nodes=1, controllers=5) as five,
+        Client(five.bootstrap) as client,
+    ):
+        active = await active_controller(client)
+        another = next(each for each in five.controllers if each != active)
+        await asyncio.gather(*(five.controllers[each].kill() for each in (active, another)))
+        created = await new_topic(client)
+        assert await active_controller(client) not in {active, another}
+        assert created in {each.name for each in await client.admin.list_topics()}
+
+
 async def test_controllers_restarted_one_after_the_other(
     cluster: LocalCluster, client: Client
 ) -> None:
