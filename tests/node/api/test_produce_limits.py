@@ -50,13 +50,46 @@ async def test_a_client_that_takes_no_answers_is_not_read_for_ever(
     )
     frame = hot.ProduceFrame(1, Acks.ALL, 1000, "", [target])
     client = _Deaf(hot.encode_produce_request(frame))
-    stream = produce.ProduceStream(node.node._replicas, client)
+    stream = produce.ProduceStream(node.node._replicas, client, produce.NodeLoad())
     serving = asyncio.create_task(stream.run(asyncio.Event()))
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(client.drowned.wait(), 0.5)
     serving.cancel()
     await asyncio.wait((serving,))
     assert 10 < client.sent < 500
+
+
+class _Eager(_Deaf):
+    """A client that sends for ever and takes every answer."""
+
+    async def write(self, _: bytes) -> None:
+        await asyncio.sleep(0)
+
+
+async def test_who_takes_no_answers_has_a_small_share_of_a_crowded_node(
+    node: RunningNode, controller: FakeController, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await node.knows(controller)
+    monkeypatch.setattr(produce, "_NODE_UNANSWERED_BYTES_MAX", 20_000)
+    monkeypatch.setattr(produce, "_SHARE_BYTES", 5_000)
+    target = hot.ProducePartitionFrame(
+        TopicId(b""), TopicName("unknown"), PartitionIndex(0), LeaderEpoch(-1), b""
+    )
+    request = hot.encode_produce_request(hot.ProduceFrame(1, Acks.ALL, 1000, "", [target]))
+    load = produce.NodeLoad()
+    eager = _Eager(request)
+
+    def serve(client: _Deaf) -> asyncio.Task[None]:
+        stream = produce.ProduceStream(node.node._replicas, client, load)
+        return asyncio.create_task(stream.run(asyncio.Event()))
+
+    serving = [serve(each) for each in (_Deaf(request), _Deaf(request), eager)]
+    await asyncio.wait_for(eager.drowned.wait(), 5)
+    assert 20_000 < load.unanswered_bytes < 30_000
+    for each in serving:
+        each.cancel()
+    await asyncio.wait(serving)
+    assert load.unanswered_bytes == 0
 
 
 async def test_a_request_that_timed_out_is_not_kept_until_it_commits(
@@ -69,7 +102,7 @@ async def test_a_request_that_timed_out_is_not_kept_until_it_commits(
     target = hot.ProducePartitionFrame(
         TopicId(topic.topic_id), TopicName("t"), PartitionIndex(0), LeaderEpoch(-1), records
     )
-    stream = produce.ProduceStream(node.node._replicas, _Deaf(b""))
+    stream = produce.ProduceStream(node.node._replicas, _Deaf(b""), produce.NodeLoad())
     await stream._begin(hot.ProduceFrame(1, Acks.ALL, 1, "", [target]), 100)
     del target, records
     assert held() is not None
@@ -178,7 +211,7 @@ async def test_an_idle_stream_does_not_hold_its_last_request(
     frame = hot.ProduceFrame(1, Acks.ALL, 1000, "", [target])
     client = _Idle(hot.encode_produce_request(frame))
     known = sys.getrefcount(client.request)
-    stream = produce.ProduceStream(node.node._replicas, client)
+    stream = produce.ProduceStream(node.node._replicas, client, produce.NodeLoad())
     serving = asyncio.create_task(stream.run(asyncio.Event()))
     await client.drowned.wait()
     held = sys.getrefcount(client.request)

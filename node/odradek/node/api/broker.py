@@ -8,7 +8,7 @@ import grpc
 
 from odradek.node.api.fetch import FetchStream
 from odradek.node.api.limits import check_count
-from odradek.node.api.produce import ProduceStream
+from odradek.node.api.produce import NodeLoad, ProduceStream
 from odradek.node.cluster.producer_ids import ProducerIds
 from odradek.node.replication.partition import PartitionReplica
 from odradek.node.replication.replicas import Replicas
@@ -33,6 +33,7 @@ class BrokerServicer:
     def __init__(self, replicas: Replicas, producer_ids: ProducerIds) -> None:
         self._replicas = replicas
         self._producer_ids = producer_ids
+        self._load = NodeLoad()
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -66,7 +67,7 @@ class BrokerServicer:
 
     async def produce(self, _: Any, context: Any) -> None:
         """Append; see `ProduceStream`."""
-        await ProduceStream(self._replicas, context).run(self._stopping)
+        await ProduceStream(self._replicas, context, self._load).run(self._stopping)
 
     async def fetch(self, _: Any, context: Any) -> None:
         """Read; see `FetchStream`."""

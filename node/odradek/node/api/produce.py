@@ -7,12 +7,13 @@ group commit that covers it; the last one hands the call to the stream's only wr
 
 Invariants: batches of a partition are appended in stream order; every request is answered exactly
 once, at the latest when its time-out has passed; unanswered bytes of a stream are bounded (beyond,
-the stream is not read until some are answered).
+the stream is not read until some are answered), and more tightly while a node holds many of them.
 """
 
 import asyncio
 import time
 from collections import deque
+from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
@@ -43,6 +44,9 @@ from odradek.rpc.server import first_request
 from odradek.v1 import broker_pb2 as pb
 
 _UNANSWERED_BYTES_MAX: Final = 32 << 20
+_NODE_UNANSWERED_BYTES_MAX: Final = 256 << 20
+_SHARE_BYTES: Final = 1 << 20
+"""What a stream may always have: who takes no answers cannot stop the others."""
 _PARKED_OVERHEAD_BYTES: Final = 1024
 _TIMEOUT_DEFAULT_S: Final = 30.0
 _TICK_S: Final = 0.5
@@ -126,11 +130,19 @@ class ProduceCall:
             self._stream.answer(self)
 
 
+@dataclass(slots=True)
+class NodeLoad:
+    """What all produce streams of a node hold together."""
+
+    unanswered_bytes: int = 0
+
+
 class ProduceStream:
     """Serves one client's stream until it ends."""
 
-    def __init__(self, replicas: Replicas, context: Any) -> None:
+    def __init__(self, replicas: Replicas, context: Any, load: NodeLoad) -> None:
         self._replicas = replicas
+        self._load = load
         self._context = context
         self._loop = asyncio.get_running_loop()
         self._calls: dict[ProduceCall, None] = {}
@@ -168,6 +180,8 @@ class ProduceStream:
                 writing.cancel()
         finally:
             metrics.PRODUCE_STREAMS.dec()
+            self._load.unanswered_bytes -= self._unanswered_bytes
+            self._load = NodeLoad()  # answers that nobody takes any more count nowhere
             if self._timer is not None:
                 self._timer.cancel()
         if self._failure is not None:
@@ -194,8 +208,14 @@ class ProduceStream:
     def _unanswered(self, change_bytes: int) -> None:
         """Count a request until it is answered, and its answer until the client takes it."""
         self._unanswered_bytes += change_bytes
-        if self._unanswered_bytes <= _UNANSWERED_BYTES_MAX:
+        self._load.unanswered_bytes += change_bytes
+        if self._has_room:
             self._room.set()
+
+    @property
+    def _has_room(self) -> bool:
+        crowded = self._load.unanswered_bytes > _NODE_UNANSWERED_BYTES_MAX
+        return self._unanswered_bytes <= (_SHARE_BYTES if crowded else _UNANSWERED_BYTES_MAX)
 
     async def _read_requests(self) -> None:
         read, end = self._context.read, grpc.aio.EOF
@@ -205,7 +225,7 @@ class ProduceStream:
                 metrics.PRODUCE_REQUESTS.total += 1
                 await self._begin(decode_produce_request(data), len(data))
                 del data  # an idle stream holds nothing
-                if self._unanswered_bytes > _UNANSWERED_BYTES_MAX:
+                if not self._has_room:
                     self._room.clear()
                     await self._room.wait()
                 data = await read()
@@ -215,7 +235,7 @@ class ProduceStream:
     async def _begin(self, frame: ProduceFrame, size_bytes: int) -> None:
         call = ProduceCall(self, frame, size_bytes, time.monotonic())
         self._calls[call] = None
-        self._unanswered_bytes += size_bytes
+        self._unanswered(size_bytes)
         if self._timer is None:
             self._timer = self._loop.call_later(_TICK_S, self._tick)
         if not frame.partitions:
