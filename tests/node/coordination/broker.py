@@ -34,7 +34,7 @@ from odradek.protocol.types import (
     TopicName,
 )
 from odradek.rpc.server import Server
-from odradek.v1 import controller_pb2, group_pb2, group_pb2_grpc
+from odradek.v1 import controller_pb2, error_pb2, group_pb2, group_pb2_grpc
 
 from .cluster import GPS, NODE, OFFSETS, image_of, topic
 
@@ -323,3 +323,11 @@ async def running_broker(
     await server.drain(0.0)
     coordination.cancel()
     await asyncio.gather(coordination, return_exceptions=True)
+
+
+async def until_serving(broker: Broker) -> None:
+    """Wait until the coordinator has replayed its log: each question lets it go on."""
+    loading = error_pb2.ERROR_CODE_COORDINATOR_LOAD_IN_PROGRESS
+    async with asyncio.timeout(WAIT_S):
+        while (await broker.describe()).error.code == loading:
+            pass

@@ -12,7 +12,7 @@ from odradek.protocol.types import Offset
 from odradek.rpc.errors import error_from_rpc
 from odradek.v1 import error_pb2, group_pb2
 
-from .broker import HASTY, PATIENT, TOO_LARGE, WAIT_S, Broker, Member, running_broker
+from .broker import HASTY, PATIENT, TOO_LARGE, WAIT_S, Broker, Member, running_broker, until_serving
 from .cluster import GPS, image_of
 
 
@@ -25,14 +25,6 @@ async def broker(request: pytest.FixtureRequest) -> AsyncIterator[Broker]:
 
 
 in_haste = pytest.mark.parametrize("broker", [HASTY], indirect=True, ids=["in haste"])
-
-
-async def until_serving(broker: Broker) -> None:
-    """Wait until the coordinator has replayed its log: each question lets it go on."""
-    loading = error_pb2.ERROR_CODE_COORDINATOR_LOAD_IN_PROGRESS
-    async with asyncio.timeout(WAIT_S):
-        while (await broker.describe()).error.code == loading:
-            pass
 
 
 def code_of(error: grpc.aio.AioRpcError) -> int:
