@@ -190,15 +190,14 @@ class Nemesis:
 
     def _flush(self, tries: int) -> None:
         """Change the setting when that matters: while a node has something to sync."""
-        after, nodes = self.world.scheduler.after, self.world.nodes.values()
+        nodes = self.world.nodes.values()
         unsynced = [each for each in nodes if each.is_up and each.disk.appended > each.disk.durable]
         victims = [each for each in unsynced if self._may_lose_data(each)]
         if victims:
             self._set_flush("commit")
-            victim = self.chance.choice(victims)
-            after(self.chance.choice([0.0, 0.01]), partial(self._end_by_power_cut, victim))
+            self._end_by_power_cut(self.chance.choice(victims))
         elif tries:
-            after(0.01, partial(self._flush, tries - 1))
+            self.world.scheduler.after(0.01, partial(self._flush, tries - 1))
 
     def _set_flush(self, flush: str) -> None:
         node = self._some_node()
