@@ -58,7 +58,7 @@ class Acks(enum.IntEnum):
 
 
 class ProducePartitionFrame(Struct, frozen=True, gc=False):
-    """A batch, or several one after the other, for one partition."""
+    """A batch for one partition."""
 
     topic_id: TopicId
     """Decides; may be empty."""

@@ -117,7 +117,7 @@ class ProduceRequest(_message.Message):
     """Set by transactional producers."""
     @_builtins.property
     def partitions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProducePartition]:
-        """One entry a partition."""
+        """One entry a batch; those of one partition in order."""
 
     def __init__(
         self,
@@ -138,7 +138,7 @@ Global___ProduceRequest: _TypeAlias = ProduceRequest  # noqa: Y015
 
 @_typing.final
 class ProducePartition(_message.Message):
-    """The batches of one partition."""
+    """A batch for one partition."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -156,7 +156,7 @@ class ProducePartition(_message.Message):
     leader_epoch: _builtins.int
     """The leader epoch the client knows; -1 skips the check."""
     records: _builtins.bytes
-    """Record batches, one after the other."""
+    """One record batch."""
     def __init__(
         self,
         *,

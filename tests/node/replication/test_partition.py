@@ -14,11 +14,11 @@ from odradek.node.replication.surroundings import ReplicaSurroundings
 from odradek.node.storage import Storage
 from odradek.protocol.errors import (
     BrokerError,
+    InvalidRecordError,
     InvalidTxnStateError,
     LeaderNotAvailableError,
     NotEnoughReplicasError,
     NotLeaderOrFollowerError,
-    OutOfOrderSequenceNumberError,
     ThrottledError,
 )
 from odradek.protocol.hot import Acks
@@ -189,13 +189,12 @@ async def test_repeats_that_wait_are_bounded(
         bench.produce(first)
 
 
-async def test_what_came_before_a_bad_batch_commits_without_it(bench: _Bench) -> None:
-    replica = bench.lead(ME, config={"flush": "os"})
-    good = batch(producer_id=4, producer_epoch=0, base_sequence=0)
-    gap = batch(producer_id=4, producer_epoch=0, base_sequence=7)
-    with pytest.raises(OutOfOrderSequenceNumberError):
-        bench.produce(good + gap)
-    assert replica.high_watermark == replica.log_end_offset == 1
+async def test_a_second_batch_behind_the_first_is_refused_with_it(bench: _Bench) -> None:
+    replica = bench.lead(ME)
+    with pytest.raises(InvalidRecordError) as caught:
+        bench.produce(batch() + batch())
+    assert (caught.value.value, caught.value.limit) == (str(2 * len(batch())), str(len(batch())))
+    assert replica.log_end_offset == 0
 
 
 async def test_a_repeat_older_than_the_window_succeeds_without_an_offset(bench: _Bench) -> None:

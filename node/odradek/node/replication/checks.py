@@ -1,8 +1,7 @@
-"""What a producer's batches must be before they are appended. Pure."""
-
-from typing import TypeAlias
+"""What a producer's batch must be before it is appended. Pure."""
 
 from odradek.protocol.errors import (
+    InvalidRecordError,
     InvalidRequestError,
     InvalidTimestampError,
     InvalidTxnStateError,
@@ -12,32 +11,30 @@ from odradek.protocol.record_batch import BatchHeader, split, validate
 from odradek.protocol.topic_config import TimestampType, TopicConfig
 from odradek.protocol.types import TopicName
 
-CheckedBatch: TypeAlias = tuple[memoryview, BatchHeader]
 
-
-def checked_batches(
-    records: Buffer, config: TopicConfig, topic: TopicName, now_ms: int
-) -> list[CheckedBatch]:
-    """Return a producer's batches, each with its header.
+def checked(records: Buffer, config: TopicConfig, topic: TopicName, now_ms: int) -> BatchHeader:
+    """Return the header of a producer's batch.
 
     Args:
-        records: Batches one after the other.
+        records: The batch, and nothing else.
         config: The topic's settings.
         topic: For messages.
         now_ms: The node's clock, milliseconds since the epoch.
 
     Raises:
-        BrokerError: One of them is damaged, too large, or breaks a rule of the topic.
+        BrokerError: It is damaged, too large, or breaks a rule of the topic.
     """
-    batches = [(batch, validate(batch, config.max_message_bytes)) for batch in split(records)]
-    if not batches:
+    first = next(split(records), None)
+    if first is None:
         raise InvalidRequestError("no record batch was sent", field="records")
-    for _, header in batches:
-        _check(header, config, topic, now_ms)
-    return batches
-
-
-def _check(header: BatchHeader, config: TopicConfig, topic: TopicName, now_ms: int) -> None:
+    if len(first) < len(records):
+        raise InvalidRecordError(
+            f"an entry holds one record batch; behind it are {len(records) - len(first)} bytes",
+            field="records",
+            value=len(records),
+            limit=len(first),
+        )
+    header = validate(records, config.max_message_bytes)
     if header.is_transactional:
         raise InvalidTxnStateError(
             "transactions come later; send without a transactional id",
@@ -55,3 +52,4 @@ def _check(header: BatchHeader, config: TopicConfig, topic: TopicName, now_ms: i
             value=header.max_timestamp,
             limit=now_ms + ahead_max_ms,
         )
+    return header

@@ -18,7 +18,7 @@ from typing import Final
 
 from odradek.node import metrics
 from odradek.node.cluster.image import PartitionState, TopicState, not_leader
-from odradek.node.replication.checks import CheckedBatch, checked_batches
+from odradek.node.replication.checks import checked
 from odradek.node.replication.durable_end import DurableEnd
 from odradek.node.replication.following import Following
 from odradek.node.replication.leader import LeaderReplica
@@ -30,7 +30,6 @@ from odradek.protocol.errors import (
     BrokerError,
     CorruptMessageError,
     NotEnoughReplicasError,
-    StorageError,
     StorageFullError,
     ThrottledError,
 )
@@ -209,11 +208,10 @@ class PartitionReplica:
     # Appending
 
     def produce(self, records: Buffer, acks: Acks, waiter: Waiter, index: int) -> None:
-        """Append a producer's batches; `waiter` is told about `index` once they are acknowledged.
+        """Append a producer's batch; `waiter` is told about `index` once it is acknowledged.
 
         Raises:
-            BrokerError: Nothing was appended, or, of several batches, only those before the bad one
-                (which a repeat would find to be duplicates).
+            BrokerError: Nothing was appended.
         """
         leading = self.leading
         if leading is None:
@@ -222,41 +220,23 @@ class PartitionReplica:
             raise self._failure or StorageFullError("the node is recovering from a full disk")
         self._admit(leading, acks)
         now_ms = time.time_ns() // 1_000_000
-        batches = checked_batches(records, self.config, self.topic.name, now_ms)
+        header = checked(records, self.config, self.topic.name, now_ms)
         by_broker = self.config.timestamp_type is TimestampType.LOG_APPEND_TIME
-        log_end = self.log.log_end_offset
-        base_offset, end, time_ms = self._append(leading, batches, now_ms, by_broker=by_broker)
+        appended = self.log.append(
+            records, header, self.leader_epoch, now_ms, log_append_time=by_broker
+        )
+        waiting_bytes = _REPEAT_BYTES
+        if not appended.is_duplicate:
+            waiting_bytes = 0
+            self._appended(leading, appended, header)
         metrics.PRODUCED_BYTES.total += len(records)
-        waiting_bytes = 0 if self.log.log_end_offset > log_end else _REPEAT_BYTES
+        if appended.base_offset is None or appended.last_offset is None:
+            # A duplicate too old to know where it lies: wait for all that is there.
+            base_offset, end = _UNKNOWN_OFFSET, self.log.log_end_offset
+        else:
+            base_offset, end = appended.base_offset, Offset(appended.last_offset + 1)
+        time_ms = appended.append_time_ms
         self._wait(Pending(end, waiting_bytes, waiter, index, base_offset, time_ms), acks)
-
-    def _append(
-        self, leading: Leading, batches: list[CheckedBatch], now_ms: int, *, by_broker: bool
-    ) -> tuple[Offset, Offset, int]:
-        """Append checked batches; return the first one's offset, where all end, its append time."""
-        base_offset: Offset | None = None
-        end, time_ms = FIRST_OFFSET, _NO_TIME
-        for batch, header in batches:
-            try:
-                appended = self.log.append(
-                    batch, header, self.leader_epoch, now_ms, log_append_time=by_broker
-                )
-            except ThrottledError as error:
-                if base_offset is None:
-                    raise
-                # The caller would try all of them again, and append the first ones twice.
-                raise StorageError("the disk fell behind between two batches") from error
-            if not appended.is_duplicate:
-                self._appended(leading, appended, header)
-            if appended.base_offset is None or appended.last_offset is None:
-                # A duplicate too old to know where it lies: wait for all that is there.
-                first, end = _UNKNOWN_OFFSET, self.log.log_end_offset
-            else:
-                first, end = appended.base_offset, max(end, Offset(appended.last_offset + 1))
-            if base_offset is None:
-                base_offset, time_ms = first, appended.append_time_ms
-        assert base_offset is not None, "there is at least one batch"
-        return base_offset, end, time_ms
 
     def _admit(self, leading: Leading, acks: Acks) -> None:
         if acks is Acks.ALL and not leading.core.has_enough_replicas:
