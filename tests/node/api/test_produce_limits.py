@@ -174,12 +174,12 @@ async def test_a_stream_that_has_begun_may_idle(
 ) -> None:
     topic = controller.add_topic("t")
     await node.knows(controller)
-    monkeypatch.setattr(server, "FIRST_REQUEST_S", 0.05)
+    monkeypatch.setattr(server, "FIRST_REQUEST_S", 1.0)
     producer, fetcher = ProduceClient(node.channel), FetchClient(node.channel)
     await fetcher.open()
     await producer.produce(topic, batch())
     idle = {asyncio.ensure_future(each.call.read()) for each in (producer, fetcher)}
-    done, _ = await asyncio.wait(idle, timeout=0.3)
+    done, _ = await asyncio.wait(idle, timeout=1.5)
     assert not done
     await producer.send(topic, batch())
     await fetcher.subscribe(1, topic)

@@ -95,19 +95,21 @@ async def test_data_without_a_mark_counts_as_lost(tmp_path: Path) -> None:
         assert storage.recovered.lost_data
 
 
+def boot(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Have the machine started anew, when the name is another one."""
+    monkeypatch.setattr("odradek.node.storage.storage.read_boot_id", lambda: name * 36)
+
+
 async def test_a_crash_of_the_machine_costs_unsynced_pages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def boot(name: str) -> None:
-        monkeypatch.setattr("odradek.node.storage.storage.read_boot_id", lambda: name * 36)
-
-    boot("a")
+    boot(monkeypatch, "a")
     async with opened(tmp_path / "1"):
         copy_as_after_power_loss(tmp_path / "1", tmp_path / "2")
         copy_as_after_power_loss(tmp_path / "1", tmp_path / "3")
     async with opened(tmp_path / "2") as storage:
         assert storage.recovered == NOTHING_LOST, "only the process died"
-    boot("b")
+    boot(monkeypatch, "b")
     async with opened(tmp_path / "2") as storage:
         assert storage.recovered == NOTHING_LOST, "the machine restarted after an orderly stop"
     for _ in range(2):
@@ -122,10 +124,7 @@ async def test_a_crash_of_the_machine_costs_unsynced_pages(
 async def test_new_settings_count_once_all_that_went_before_is_synced_and_marked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def boot(name: str) -> None:
-        monkeypatch.setattr("odradek.node.storage.storage.read_boot_id", lambda: name * 36)
-
-    boot("a")
+    boot(monkeypatch, "a")
     async with opened(tmp_path / "live") as storage:
         await storage.group_commit.pause()
         append(storage.log(UID), batch(2))
@@ -135,7 +134,7 @@ async def test_new_settings_count_once_all_that_went_before_is_synced_and_marked
         # Also when nothing is appended any more.
         await until(lambda: marked(storage).metadata_version == 7)
         copy_as_after_power_loss(tmp_path / "live", tmp_path / "late")
-    boot("b")
+    boot(monkeypatch, "b")
     async with opened(tmp_path / "early") as storage:
         assert storage.recovered == RecoveryReport(False, lost_pages=True, metadata_version=0)
     async with opened(tmp_path / "late") as storage:
