@@ -118,5 +118,5 @@ def test_offset_deltas_grow_longer(*, value_bytes: int, at_once: bool) -> None:
         assert builder.append_many(values, 5) == len(values)
     else:
         for value in values:
-            assert builder.append_value(value, 5) is not None
+            assert builder.append(None, value, 5, []) is not None
     assert builder.close(ProducerId(7), ProducerEpoch(1), 42) == codec.codec.build()

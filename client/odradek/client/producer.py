@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from threading import get_ident
-from time import time_ns
+from time import monotonic, time_ns
 from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar, overload
 
@@ -24,6 +24,7 @@ from odradek.client.producing.delivery import (
     raise_first,
 )
 from odradek.client.producing.encoding import check_many
+from odradek.client.producing.producer_batch import FRAME_BYTES_MAX
 from odradek.client.record import Headers, RecordMetadata
 from odradek.client.serdes import Serde
 from odradek.client.topic import Topic
@@ -180,11 +181,10 @@ class Producer(Generic[K, V]):
         timestamp_ms: int | None = None,
     ) -> Delivery: ...
 
-    async def enqueue(
+    async def enqueue(  # noqa: PLR0917 defaults of keywords are looked up at each call
         self,
         topic: str | Topic[Any, Any],
         value: object,
-        *,
         key: object = None,
         partition: int | None = None,
         headers: Headers | None = None,
@@ -202,25 +202,26 @@ class Producer(Generic[K, V]):
         """
         core = self._core
         target = core.targets.get(topic)
-        if target is None or core.thread_id != get_ident() or not core.is_running():
-            target = await core.target(topic)
         if (
-            key is None
+            target is not None
+            and key is None
             and type(value) is bytes
             and partition is None
             and headers is None
+            and timestamp_ms is None
             and target.takes_bytes
-        ):  # what `place` would do, without the call: the most records a second come this way
+            and core.thread_id == get_ident()
+        ):  # `ProducerBatch.gather` without the calls: the most records a second come this way
             batch = target.topic.current.open
-            ledger = core.ledger
-            if batch is not None and ledger.used_bytes < ledger.quick_until_bytes:
-                if timestamp_ms is None:
-                    timestamp_ms = time_ns() // 1_000_000
-                builder: Any = batch.builder
-                size_bytes = builder.append_value(value, timestamp_ms)
-                if size_bytes is not None:
-                    ledger.used_bytes += size_bytes
-                    return Delivery(batch, builder.record_count - 1, timestamp_ms)
+            if batch is not None:
+                room_bytes = batch.gathers_bytes - len(value)
+                if room_bytes >= 0 and monotonic() < batch.gathers_until_s:
+                    batch.gathers_bytes = room_bytes - FRAME_BYTES_MAX
+                    gathered = batch.gathered
+                    gathered.append(value)
+                    return Delivery(batch, batch.before_gathered + len(gathered), batch.gathered_ms)
+        if target is None or core.thread_id != get_ident() or not core.is_running():
+            target = await core.target(topic)
         placed = core.place(target, value, key, partition, headers, timestamp_ms)
         if type(placed) is Delivery:
             return placed

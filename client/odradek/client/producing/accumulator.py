@@ -227,9 +227,7 @@ class TopicQueues:
         headers: list[Header],
     ) -> int:
         """Add one record; 0 when the batch is full."""
-        builder = batch.builder
-        assert builder is not None
-        size_bytes = builder.append(key, value, timestamp_ms, headers)
+        size_bytes = batch.settle().append(key, value, timestamp_ms, headers)
         if size_bytes is None:
             return 0
         self.ledger.used_bytes += size_bytes
@@ -242,8 +240,7 @@ class TopicQueues:
         timestamp_ms: int,
         keys: Sequence[bytes | None] | None,
     ) -> int:
-        builder = batch.builder
-        assert builder is not None
+        builder = batch.settle()
         before_bytes = builder.size_bytes
         try:
             return builder.append_many(values, timestamp_ms, keys)

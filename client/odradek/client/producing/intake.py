@@ -9,7 +9,7 @@ Source: KIP-480 (sticky partitioning); Kafka's DefaultPartitioner (murmur2 of th
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
-from time import time_ns
+from time import monotonic, time_ns
 from typing import Any, Final, cast
 
 from odradek.client.config import Partitioner
@@ -92,16 +92,16 @@ class Intake:
             queue = self.choose(topic, key_bytes, partition)
             batch = (queue or topic.current).open
         if timestamp_ms is None:
+            if batch is not None and key_bytes is None and headers is None and value is not None:
+                delivery = _gather(batch, value)
+                if delivery is not None:
+                    return delivery
             timestamp_ms = time_ns() // 1_000_000
         pairs = NO_HEADERS if headers is None else encode_headers(target, headers, key)
         ledger = self._ledger
         if batch is not None and ledger.used_bytes < ledger.quick_until_bytes:
-            builder = batch.builder
-            assert builder is not None
-            if headers is None and key_bytes is None and value is not None:
-                size_bytes = builder.append_value(value, timestamp_ms)
-            else:
-                size_bytes = builder.append(key_bytes, value, timestamp_ms, pairs)
+            builder = batch.settle()
+            size_bytes = builder.append(key_bytes, value, timestamp_ms, pairs)
             if size_bytes is not None:
                 ledger.used_bytes += size_bytes
                 return Delivery(batch, builder.record_count - 1, timestamp_ms)
@@ -167,9 +167,7 @@ class Intake:
         batch = target.topic.append(*record)
         if batch is None:
             return None
-        builder = batch.builder
-        assert builder is not None
-        return Delivery(batch, builder.record_count - 1, record.timestamp_ms)
+        return Delivery(batch, batch.settle().record_count - 1, record.timestamp_ms)
 
     def append_new(self, target: Target, record: Encoded, now_s: float) -> Delivery:
         """Append to a new batch.
@@ -180,9 +178,7 @@ class Intake:
         full = record.queue or target.topic.current
         batch = target.topic.append_new(*record, now_s)
         self._tell_ready(target.topic, full, batch)
-        builder = batch.builder
-        assert builder is not None
-        return Delivery(batch, builder.record_count - 1, record.timestamp_ms)
+        return Delivery(batch, batch.settle().record_count - 1, record.timestamp_ms)
 
     def append_many(  # noqa: PLR0917 internal, one call
         self,
@@ -205,9 +201,7 @@ class Intake:
         full = queue or target.topic.current
         batch, count = target.topic.append_many(queue, values, timestamp_ms, now_s, keys)
         batch.watched_count += count
-        builder = batch.builder
-        assert builder is not None
-        first_index = builder.record_count - count
+        first_index = batch.settle().record_count - count
         if first_index == 0:
             self._tell_ready(target.topic, full, batch)
         return Run(batch, first_index, position, count)
@@ -260,6 +254,15 @@ class Intake:
         if full is not queue and not full.idle:
             self._on_ready(full)
         self._on_ready(queue)
+
+
+def _gather(batch: ProducerBatch, value: bytes) -> Delivery | None:
+    now_s = monotonic()
+    index = batch.gather(value, now_s)
+    if index is None:
+        batch.begin_gathering(now_s, time_ns())
+        index = batch.gather(value, now_s)
+    return None if index is None else Delivery(batch, index, batch.gathered_ms)
 
 
 def _ask(partitioner: Partitioner, topic: TopicQueues, key: bytes | None) -> int:

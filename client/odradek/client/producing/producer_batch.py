@@ -2,8 +2,13 @@
 
 Records of a batch share one fate, hence one object and one outcome; a record is (batch, index).
 
+Problem: framing a value, counting its bytes and asking for the time take as long as all the rest
+of a call that sends it. Idea: values that come one by one in the same millisecond are gathered in a
+list, into room taken from the ledger beforehand, and framed and counted together.
+
 Invariants: bytes are built once, when the batch is first taken, and kept for retries; only the
-producer's identity and sequence are ever rewritten; an outcome is final.
+producer's identity and sequence are ever rewritten; an outcome is final; whoever needs the builder
+settles what was gathered first.
 """
 
 from dataclasses import dataclass, field
@@ -15,6 +20,11 @@ from odradek.protocol.record_batch import HEADER_BYTES, BatchBuilder, Codec, sta
 from odradek.protocol.types import PartitionIndex, ProducerEpoch, ProducerId, TopicName
 
 UNKNOWN_OFFSET = -1
+_NS_PER_MS = 1_000_000
+# At a time: other topics need room too.
+_GATHERED_BYTES_MAX = 64 * 1024
+# Length, attributes, timestamp delta, offset delta, lengths of key and value, number of headers.
+FRAME_BYTES_MAX = 5 + 1 + 10 + 5 + 1 + 5 + 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,7 +58,7 @@ class ProducerBatch:
         topic: Where it goes.
         partition: Where it goes.
         ledger: The producer's.
-        builder: Takes records; None once sealed.
+        builder: Takes records; None once its bytes are made.
         deadline_s: When its delivery time-out ends.
         created_s: When its first record came.
         record_count: How many, once sealed.
@@ -66,6 +76,11 @@ class ProducerBatch:
         base_offset: Of its first record once acknowledged; -1 when the node no longer knows.
         append_time_ms: The node's clock under LogAppendTime; else -1.
         watched_count: How many of its records somebody has awaited.
+        gathered: Values that the builder does not have yet.
+        gathered_ms: Their timestamp, milliseconds since the epoch.
+        gathers_until_s: Then that millisecond ends; on the monotonic clock.
+        gathers_bytes: How long the next value may be; negative when there is no room.
+        before_gathered: The index of the record before them.
     """
 
     topic: TopicName
@@ -89,6 +104,12 @@ class ProducerBatch:
     base_offset: int = UNKNOWN_OFFSET
     append_time_ms: int = -1
     watched_count: int = 0
+    gathered: list[bytes] = field(default_factory=list)
+    gathered_ms: int = 0
+    gathers_until_s: float = 0.0
+    gathers_bytes: int = -1
+    before_gathered: int = 0
+    _reserved_bytes: int = 0
     _waiters: list[Waiter] = field(default_factory=list)
 
     @property
@@ -101,17 +122,72 @@ class ProducerBatch:
         """The batch as it travels, or as large as it would be uncompressed."""
         if self.data:
             return len(self.data)
-        return self.charged_bytes + HEADER_BYTES if self.charged_bytes else self._open_bytes()
+        if self.charged_bytes:
+            return self.charged_bytes + HEADER_BYTES
+        return self.settle().size_bytes
 
-    def _open_bytes(self) -> int:
-        assert self.builder is not None, "an open batch has its builder"
-        return self.builder.size_bytes
+    # ------------------------------------------------------------------ filling
+
+    def gather(self, value: bytes, now_s: float) -> int | None:
+        """Add a record without key and headers; return its index.
+
+        Args:
+            now_s: On the monotonic clock.
+
+        Returns:
+            None when its time has ended or there is no room: `begin_gathering` may help.
+        """
+        room_bytes = self.gathers_bytes - len(value)
+        if room_bytes < 0 or now_s >= self.gathers_until_s:
+            return None
+        self.gathers_bytes = room_bytes - FRAME_BYTES_MAX
+        self.gathered.append(value)
+        return self.before_gathered + len(self.gathered)
+
+    def begin_gathering(self, now_s: float, now_ns: int) -> None:
+        """Begin with the next millisecond.
+
+        Args:
+            now_s: On the monotonic clock.
+            now_ns: Nanoseconds since the epoch.
+        """
+        builder = self.settle()
+        ledger = self.ledger
+        room_bytes = min(
+            _GATHERED_BYTES_MAX,
+            builder.batch_bytes - builder.size_bytes,
+            ledger.quick_until_bytes - ledger.used_bytes,
+        )
+        if room_bytes <= 0 or now_ns < 0:
+            return
+        ledger.used_bytes += room_bytes
+        self._reserved_bytes = room_bytes
+        self.gathers_bytes = room_bytes - FRAME_BYTES_MAX
+        self.gathered_ms = now_ns // _NS_PER_MS
+        self.gathers_until_s = now_s + (_NS_PER_MS - now_ns % _NS_PER_MS) / 1e9
+        self.before_gathered = builder.record_count - 1
+
+    def settle(self) -> BatchBuilder:
+        """Return the builder once it has what was gathered; what room is left is given back."""
+        builder = self.builder
+        assert builder is not None, "an open batch has its builder"
+        if self._reserved_bytes:
+            before_bytes = builder.size_bytes
+            values, self.gathered = self.gathered, []
+            added = builder.append_many(values, self.gathered_ms) if values else 0
+            assert added == len(values), "there was room"
+            self.ledger.used_bytes += builder.size_bytes - before_bytes - self._reserved_bytes
+            self._reserved_bytes = 0
+            self.gathers_bytes = -1
+        return builder
 
     def seal(self) -> None:
         """Take no more records."""
-        assert self.builder is not None, "sealed once"
-        self.record_count = self.builder.record_count
-        self.charged_bytes = self.builder.size_bytes - HEADER_BYTES
+        builder = self.settle()
+        self.record_count = builder.record_count
+        self.charged_bytes = builder.size_bytes - HEADER_BYTES
+
+    # ------------------------------------------------------------------ bytes and outcome
 
     def build(self) -> None:
         """Make the bytes, with the identity and sequence it was given; needed before sending."""

@@ -1,11 +1,11 @@
 """The producer's end: records in, one batch out.
 
 Problem: the record codec copies a batch about nine times while its buffer grows, and computes the
-CRC in software: two thirds of what a producer in bulk costs. Idea: hold the values of a run (one
-timestamp, offset deltas of one width), put the few bytes between them from tables by list
-operations when the run ends, join everything once, and let the processor compute the CRC. For
-records with keys or headers aiokafka's Cython codec is the faster one: a batch that begins with
-such a record is the codec's.
+CRC in software: two thirds of what a producer in bulk costs. Idea: put the few bytes between the
+values of many records (one timestamp, offset deltas of one width) from tables by list operations,
+join everything once, and let the processor compute the CRC. For records with keys or headers, one
+by one, aiokafka's Cython codec is the faster one: a batch that begins with such a record is the
+codec's.
 
 Invariants: both ways make the same bytes, which a test proves; offset deltas are 0, 1, 2, ...;
 sizes are exact at any time; the first record always fits, however large; a refused record leaves no
@@ -77,13 +77,8 @@ class BatchBuilder:
     __slots__ = (
         "_codec",
         "_first_timestamp_ms",
-        "_frames",
         "_max_timestamp_ms",
         "_parts",
-        "_run",
-        "_run_end",
-        "_run_timestamp_ms",
-        "_start",
         "_transactional",
         "batch_bytes",
         "record_count",
@@ -98,36 +93,8 @@ class BatchBuilder:
         self._codec: Any = None
         self._parts: list[bytes] = []
         self._first_timestamp_ms = self._max_timestamp_ms = _NO_TIMESTAMP
-        # The run: its values, their timestamp, the delta it may not reach, how its records start
-        # (attributes, timestamp delta), and the frames that go with it.
-        self._run: list[bytes] = []
-        self._run_timestamp_ms: int | None = None
-        self._run_end = 0
-        self._start = b""
-        self._frames: Frames = frames_by_fixed_bytes[0]
 
-    # ------------------------------------------------------------------ values alone
-
-    def append_value(self, value: bytes, timestamp_ms: int) -> int | None:
-        """Add a record without key and headers; otherwise as `append`.
-
-        Args:
-            value: Bytes; the caller has checked it.
-            timestamp_ms: Milliseconds since the epoch.
-        """
-        count = self.record_count
-        if timestamp_ms != self._run_timestamp_ms or count == self._run_end:
-            if self._codec is not None:
-                return self.append(None, value, timestamp_ms, [])
-            self._begin_run(timestamp_ms)
-        record_bytes = self._frames[len(value)][2]
-        size_bytes = self.size_bytes + record_bytes
-        if size_bytes > self.batch_bytes and count:
-            return None
-        self._run.append(value)
-        self.size_bytes = size_bytes
-        self.record_count = count + 1
-        return record_bytes
+    # ------------------------------------------------------------------ many records
 
     def append_many(
         self,
@@ -154,41 +121,60 @@ class BatchBuilder:
             if keys is not None and types.union(map(type, keys)) <= _NULLABLE:
                 return self._append_keyed(keys, values, timestamp_ms)
             if keys is None and types == {bytes}:
-                return self._append_runs(cast("Sequence[bytes]", values), timestamp_ms)
+                return self._append_values(cast("Sequence[bytes]", values), timestamp_ms)
         first = self.record_count
         for key, value in zip(repeat(None) if keys is None else keys, values, strict=False):
             if self.append(key, value, timestamp_ms, []) is None:
                 break
         return self.record_count - first
 
-    def _append_runs(self, values: Sequence[bytes], timestamp_ms: int) -> int:
+    def _append_values(self, values: Sequence[bytes], timestamp_ms: int) -> int:
+        start = self._start(timestamp_ms)
         taken = 0
         while taken < len(values):
-            if timestamp_ms != self._run_timestamp_ms or self.record_count == self._run_end:
-                self._begin_run(timestamp_ms)
-            some = values[taken : taken + self._run_end - self.record_count]
-            added = self._fitting(list(map(len, some)))
-            self._run += some[:added]
-            self.record_count += added
+            first = self.record_count
+            end, delta_bytes = deltas_from(first)
+            some = values[taken : taken + end - first]
+            frames = frames_by_fixed_bytes[len(start) + delta_bytes]
+            added = self._frame(some, start, frames)
             taken += added
             if added < len(some):
                 break
+        if taken:
+            self._max_timestamp_ms = max(self._max_timestamp_ms, timestamp_ms)
         return taken
 
-    def _fitting(self, lengths: list[int]) -> int:
-        """Return how many values of these lengths still fit, and count their bytes."""
-        if lengths.count(lengths[0]) == len(lengths):
-            room_bytes = self.batch_bytes - self.size_bytes
-            at_least = 0 if self.record_count else 1  # the first record always fits
-            record_bytes = self._frames[lengths[0]][2]
-            fitting = max(min(room_bytes // record_bytes, len(lengths)), at_least)
-            self.size_bytes += fitting * record_bytes
-        else:
-            frames = self._frames
-            fitting = self._fitting_of([frames[length][2] for length in lengths])
-        return fitting
+    def _frame(self, values: Sequence[bytes], start: bytes, frames: Frames) -> int:
+        """Add as many of the values as fit; return how many.
 
-    def _fitting_of(self, record_bytes: list[int]) -> int:
+        Args:
+            values: Their offset deltas are in the table, all of one length.
+            start: Attributes and timestamp delta of each.
+            frames: For a start and offset deltas so long.
+        """
+        lengths = list(map(len, values))
+        first = self.record_count
+        if lengths.count(lengths[0]) == len(lengths):
+            length, before, record_bytes = frames[lengths[0]]
+            fitting = (self.batch_bytes - self.size_bytes) // record_bytes
+            added = max(min(fitting, len(values)), 0 if first else 1)
+            self.size_bytes += added * record_bytes
+            starts, befores = [length + start] * added, [before] * added
+        else:
+            framed = [frames[value_bytes] for value_bytes in lengths]
+            added = self._fitting([record_bytes for _, _, record_bytes in framed])
+            starts = [length + start for length, _, _ in framed[:added]]
+            befores = [before for _, before, _ in framed[:added]]
+        pieces: list[bytes] = [NO_HEADERS] * (5 * added)
+        pieces[0::5] = starts
+        pieces[1::5] = small_varints[first : first + added]
+        pieces[2::5] = befores
+        pieces[3::5] = values[:added]
+        self._parts += pieces
+        self.record_count += added
+        return added
+
+    def _fitting(self, record_bytes: list[int]) -> int:
         """Return how many records of these sizes still fit, and count their bytes."""
         ends = list(accumulate(record_bytes))
         at_least = 0 if self.record_count else 1  # the first record always fits
@@ -199,22 +185,22 @@ class BatchBuilder:
     def _append_keyed(
         self, keys: Sequence[bytes | None], values: Sequence[bytes | None], timestamp_ms: int
     ) -> int:
+        start = self._start(timestamp_ms)
         taken = 0
         while taken < len(values):
-            self._begin_run(timestamp_ms)
             first = self.record_count
-            deltas = small_varints[first : min(self._run_end, first + len(values) - taken)]
+            end, _ = deltas_from(first)
+            deltas = small_varints[first : min(end, first + len(values) - taken)]
             some = slice(taken, taken + len(deltas))
-            pieces, record_bytes = frame_keyed(self._start, deltas, keys[some], values[some])
-            added = self._fitting_of(record_bytes)
+            pieces, record_bytes = frame_keyed(start, deltas, keys[some], values[some])
+            added = self._fitting(record_bytes)
             self._parts += pieces[: added * KEYED_PIECES]
             self.record_count += added
             taken += added
-            if added:
-                self._max_timestamp_ms = max(self._max_timestamp_ms, timestamp_ms)
             if added < len(deltas):
                 break
-        self._run_timestamp_ms = None  # the next value begins a run
+        if taken:
+            self._max_timestamp_ms = max(self._max_timestamp_ms, timestamp_ms)
         return taken
 
     # ------------------------------------------------------------------ any record
@@ -243,9 +229,7 @@ class BatchBuilder:
         """
         count = self.record_count
         if self._codec is None:
-            if type(value) is bytes and key is None and not headers:
-                return self.append_value(value, timestamp_ms)
-            if count:
+            if count or (type(value) is bytes and key is None and not headers):
                 return self._append_framed(key, value, timestamp_ms, headers)
             self._codec = self._new_codec()
         _check_timestamp(timestamp_ms)
@@ -258,7 +242,6 @@ class BatchBuilder:
         return record_bytes
 
     def _new_codec(self) -> Any:
-        self._run_timestamp_ms = None
         return DefaultRecordBatchBuilder(
             MAGIC,
             Codec.NONE,
@@ -276,59 +259,26 @@ class BatchBuilder:
         timestamp_ms: int,
         headers: list[Header],
     ) -> int | None:
-        """Add any record to a batch that began with values alone."""
-        self._begin_run(timestamp_ms)
-        before = self._start + small_varints[self.record_count]
+        """Add any record to a batch that begins with a value alone."""
+        first = self.record_count
+        deltas_from(first)
+        before = self._start(timestamp_ms) + small_varints[first]
         parts = frame_any(before, key, value, headers)
         record_bytes = sum(map(len, parts))
-        if self.size_bytes + record_bytes > self.batch_bytes:
+        if self.size_bytes + record_bytes > self.batch_bytes and first:
             return None
         self._parts += parts
         self._max_timestamp_ms = max(self._max_timestamp_ms, timestamp_ms)
         self.size_bytes += record_bytes
-        self.record_count += 1
-        self._run_timestamp_ms = None  # the next value begins a run
+        self.record_count = first + 1
         return record_bytes
 
-    # ------------------------------------------------------------------ runs
-
-    def _begin_run(self, timestamp_ms: int) -> None:
+    def _start(self, timestamp_ms: int) -> bytes:
+        """Return how records of this time start: attributes, timestamp delta."""
         _check_timestamp(timestamp_ms)
-        self._end_run()
         if self.record_count == 0:
             self._first_timestamp_ms = timestamp_ms
-        self._run_timestamp_ms = timestamp_ms
-        self._start = NO_ATTRIBUTES + varint(timestamp_ms - self._first_timestamp_ms)
-        self._run_end, delta_bytes = deltas_from(self.record_count)
-        self._frames = frames_by_fixed_bytes[len(self._start) + delta_bytes]
-
-    def _end_run(self) -> None:
-        """Frame the values of the run."""
-        values = self._run
-        if not values:
-            return
-        assert self._run_timestamp_ms is not None, "values have a timestamp"
-        self._max_timestamp_ms = max(self._max_timestamp_ms, self._run_timestamp_ms)
-        self._run = []
-        first, start, frames = self.record_count - len(values), self._start, self._frames
-        if len(values) == 1:
-            length, before, _ = frames[len(values[0])]
-            self._parts += (length, start, small_varints[first], before, values[0], NO_HEADERS)
-            return
-        lengths = list(map(len, values))
-        if lengths.count(lengths[0]) == len(lengths):
-            length, before, _ = frames[lengths[0]]
-            starts, befores = [length + start] * len(values), [before] * len(values)
-        else:
-            framed = [frames[value_bytes] for value_bytes in lengths]
-            starts = [length + start for length, _, _ in framed]
-            befores = [before for _, before, _ in framed]
-        parts: list[bytes] = [NO_HEADERS] * (5 * len(values))
-        parts[0::5] = starts
-        parts[1::5] = small_varints[first : self.record_count]
-        parts[2::5] = befores
-        parts[3::5] = values
-        self._parts += parts
+        return NO_ATTRIBUTES + varint(timestamp_ms - self._first_timestamp_ms)
 
     # ------------------------------------------------------------------ the batch
 
@@ -349,7 +299,6 @@ class BatchBuilder:
             self._codec.set_producer_state(producer_id, producer_epoch, base_sequence)
             batch: bytearray = self._codec.build()
         else:
-            self._end_run()
             batch = self._join(producer_id, producer_epoch, base_sequence)
         assert len(batch) == self.size_bytes, "sizes are exact"
         del self._codec, self._parts
