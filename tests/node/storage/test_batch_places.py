@@ -216,6 +216,26 @@ def test_a_trickle_needs_one_fsync_and_a_flood_one_copy(tmp_path: Path) -> None:
     store.close()
 
 
+class _SyncedMeanwhile(list[tuple[PartitionUid, Offset, bytes]]):
+    """Batches of a mutation; the group commit syncs whenever somebody looks at them."""
+
+    store: Store
+
+    def __iter__(self) -> Iterator[tuple[PartitionUid, Offset, bytes]]:
+        self.store.sync()
+        return super().__iter__()
+
+
+def test_a_sync_at_the_same_time_does_not_make_a_flood_a_trickle(tmp_path: Path) -> None:
+    store = Store(tmp_path, StoreOptions(inline_bytes_max=50_000), refuse)
+    mutation = Mutation()
+    mutation.batches = _SyncedMeanwhile([(UID, Offset(0), bytes(60_000))])
+    mutation.batches.store = store
+    store.write(mutation)
+    assert [path.stat().st_size for path in files(tmp_path)] == [60_000]
+    store.close()
+
+
 def test_a_dropped_partition_that_comes_back_begins_empty(store: Store) -> None:
     for base in range(300):
         put(store, UID, base, bytes(1500))

@@ -158,9 +158,11 @@ class BatchPlaces:
         for uid, offset, _ in mutation.batches:
             if offset < self._released.get(uid, offset):
                 self._finish_release(uid)
-        self._unsynced_bytes += sum(len(batch) for _, _, batch in mutation.batches)
+        unsynced_bytes = self._unsynced_bytes + sum(len(batch) for _, _, batch in mutation.batches)
+        self._unsynced_bytes = unsynced_bytes
+        inline_until_bytes = self._inline_until_bytes(unsynced_bytes)
         if not (mutation.removed or mutation.released) and all(
-            self._is_inline(batch) for _, _, batch in mutation.batches
+            len(batch) < inline_until_bytes for _, _, batch in mutation.batches
         ):
             for uid, offset, batch in mutation.batches:
                 mutation.put(batch_key(uid, offset), batch)
@@ -171,7 +173,7 @@ class BatchPlaces:
             releases = self._release(mutation)
             written: list[Place] = []
             try:
-                self._append(mutation, written)
+                self._append(mutation, inline_until_bytes, written)
                 for number, segment in self._segments.rows(written, freed).items():
                     mutation.put(segment_key(number), segment.pack())
                 yield
@@ -244,9 +246,11 @@ class BatchPlaces:
             if uid in self._released and not self._reclaimer.sweep(uid):
                 raise ThrottledError("the partition's former batches are being removed")
 
-    def _append(self, mutation: BatchChanges, written: list[Place]) -> None:
+    def _append(
+        self, mutation: BatchChanges, inline_until_bytes: int, written: list[Place]
+    ) -> None:
         for uid, offset, batch in mutation.batches:
-            if self._is_inline(batch):
+            if len(batch) < inline_until_bytes:
                 mutation.put(batch_key(uid, offset), batch)
                 continue
             place = self._values.append(batch)
@@ -256,9 +260,11 @@ class BatchPlaces:
             mutation.put(batch_key(uid, offset), place.pack())
             mutation.put(place_key(*place.point), pack_batch_id(uid, offset))
 
-    def _is_inline(self, batch: bytes) -> bool:
-        """Tell whether a batch's second copy costs less than the value log's own fsync."""
-        return len(batch) < self._value_bytes_min or self._unsynced_bytes <= self._inline_bytes_max
+    def _inline_until_bytes(self, unsynced_bytes: int) -> int:
+        """Return from which size on a batch's second copy costs more than the value log's fsync."""
+        if unsynced_bytes <= self._inline_bytes_max:  # each of the commit's batches is smaller
+            return self._inline_bytes_max + 1
+        return self._value_bytes_min
 
     def _remove(self, mutation: BatchChanges) -> Counter[int]:
         """Count what the mutation removes at once."""
