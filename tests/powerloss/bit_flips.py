@@ -2,12 +2,14 @@
 
 import random
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from enum import Enum, auto
 from pathlib import Path
 
 from odradek.node.storage import Storage, StorageOptions, StoreOptions
-from odradek.protocol.errors import CorruptMessageError, StorageError
+from odradek.node.storage.store import DamagedTableError
+from odradek.protocol.errors import CorruptMessageError
 from odradek.protocol.types import PartitionUid
 from tests.node.storage.batches import append_patiently, batch, opened, read_all
 from tests.powerloss.disk import Tree
@@ -40,10 +42,10 @@ class Outcome(Enum):
 
     HARMLESS = auto()
     """Every batch is as it was: the byte was of no use to anybody."""
-    REFUSED = auto()
-    """The storage does not open."""
     REPORTED_LOST = auto()
     """The opening says that synced data is missing; what it holds is right."""
+    CONDEMNED = auto()
+    """The process ends; the next opening says that synced data is missing, and begins empty."""
     FOUND_BY_READER = auto()
     """A reader was told that a batch is damaged; all others are right."""
 
@@ -98,11 +100,16 @@ async def outcome_of(
         AssertionError: A reader got something wrong, or too little, without being told.
     """
     materialise(tree, directory)
-    try:
+    ended: list[str] = []  # no more of the errors: they would keep the store open
+    outcome = Outcome.CONDEMNED
+    async with opened(directory, options, lambda error: ended.append(str(error))) as storage:
+        with suppress(DamagedTableError):
+            outcome = await _outcome_of(storage, right)
+    assert bool(ended) == (outcome is Outcome.CONDEMNED), ended
+    if ended:
         async with opened(directory, options) as storage:
-            return await _outcome_of(storage, right)
-    except StorageError:
-        return Outcome.REFUSED
+            assert storage.recovered.lost_data
+    return outcome
 
 
 async def _outcome_of(storage: Storage, right: Contents) -> Outcome:

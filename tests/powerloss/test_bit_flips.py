@@ -12,6 +12,7 @@ from odradek.controller.raft.interface import DataDirectoryError
 from odradek.controller.raft.storage import open_storage
 from odradek.node.storage import StorageOptions
 from odradek.node.storage import storage as storage_module
+from odradek.node.storage.store import Store
 from odradek.protocol.errors import CorruptMessageError
 from odradek.protocol.types import ControllerId
 from tests.node.storage.batches import append_patiently, batch, opened, read_all
@@ -31,6 +32,7 @@ from tests.powerloss.storage_program import value_at
 from tests.powerloss.tracer import materialise, scan
 
 FLIPS = 60
+TABLES_MAX = 4  # RocksDB's level0_file_num_compaction_trigger
 
 
 @pytest.mark.parametrize("options", [DEFAULT_OPTIONS, VALUE_LOG_OPTIONS], ids=["inline", "values"])
@@ -49,6 +51,32 @@ async def test_a_flipped_bit_anywhere_is_never_served(
             error.add_note(f"a bit of {where} was flipped")
             raise
     assert outcomes[Outcome.FOUND_BY_READER], "batches are most of what there is"
+
+
+async def test_a_flipped_bit_found_while_tables_are_rewritten_keeps_no_node_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_compactions = Store._rocksdb_options
+
+    def without_compactions(store: Store) -> object:
+        options = with_compactions(store)
+        options.set_disable_auto_compactions(True)
+        return options
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "_rocksdb_options", without_compactions)
+        right = await fill(tmp_path / "data", 120, DEFAULT_OPTIONS)
+    tree = scan(tmp_path / "data")
+    tables = [path for path in tree if path.endswith(".sst")]
+    assert len(tables) >= TABLES_MAX, "each opening begins to rewrite them"
+    outcomes: Counter[Outcome] = Counter()
+    for path in tables:
+        content = tree[path] or b""
+        for position in range(60, len(content), len(content) // 4):
+            changed = tree | {path: flip(content, position, 0)}
+            outcomes[await outcome_of(changed, tmp_path / "copy", right, DEFAULT_OPTIONS)] += 1
+    assert outcomes[Outcome.FOUND_BY_READER]
+    assert outcomes[Outcome.REPORTED_LOST], "what an opening asks for is among them"
 
 
 async def test_a_flipped_bit_in_what_rocksdb_needs_to_open_is_reported_as_lost_data(

@@ -162,12 +162,18 @@ class Store:
                 page_cache_bytes=options.page_cache_bytes,
                 synced=synced,
             )
-        except Exception as error:
-            self._close_handle()
-            if _is_full(error):
-                raise _full(str(error)) from error
+            return  # noqa: TRY300
+        except Exception as error:  # noqa: BLE001 - told below
+            text = str(error)
             kind = DamagedStoreError if _is_damage(error) else StorageError
-            raise kind(f"the store in {directory} cannot be opened: {error}") from error
+        # Not within: the error would keep the handle, and a handle that is let go of later writes
+        # into whatever has the directory's name by then.
+        self._close_handle()
+        raise (
+            _full(text)
+            if _is_full(text)
+            else kind(f"the store in {directory} cannot be opened: {text}")
+        )
 
     @property
     def is_closed(self) -> bool:
@@ -344,14 +350,15 @@ class Store:
             db, self._db = self._db, None  # whoever comes from now on finds it closed
         if db is None:
             return
-        try:
-            db.close()
-        except Exception as error:
-            if not (self.is_broken or self._interrupted or _is_full(error)):
-                raise StorageError(f"closing the store failed: {error}") from error
+        failure = _closed(db)
         # After a failed close only the end of the last reference releases the directory's lock.
         del db
         gc.collect()
+        if _CORRUPTION in failure:
+            # A table that was being rewritten, say: the next opening would meet the same.
+            self.condemn(failure)
+        elif failure and not (self.is_broken or self._interrupted or _is_full(failure)):
+            raise StorageError(f"closing the store failed: {failure}")
 
     def _handle(self) -> Any:
         if self._db is None:
@@ -432,6 +439,15 @@ class Store:
         return failure
 
 
+def _closed(db: Any) -> str:
+    """Close a handle; return why that failed, or nothing."""
+    try:
+        db.close()
+    except Exception as error:  # noqa: BLE001 - itself it would keep the handle
+        return str(error)
+    return ""
+
+
 def _is_damage(error: Exception) -> bool:
     text = str(error)
     return isinstance(error, DamagedTableError) or _CORRUPTION in text or _FILE_IS_MISSING in text
@@ -442,7 +458,7 @@ def _check_damage(error: Exception) -> None:
         raise DamagedTableError(f"a table of the store is damaged: {error}") from error
 
 
-def _is_full(error: Exception) -> bool:
+def _is_full(error: Exception | str) -> bool:
     return "No space left on device" in str(error)
 
 
