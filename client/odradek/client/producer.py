@@ -211,12 +211,20 @@ class Producer(Generic[K, V]):
             and timestamp_ms is None
             and target.takes_bytes
             and core.thread_id == get_ident()
+            and core.is_running()
         ):  # `ProducerBatch.gather` without the calls: the most records a second come this way
             batch = target.topic.current.open
             if batch is not None:
-                room_bytes = batch.gathers_bytes - len(value)
-                if room_bytes >= 0 and monotonic() < batch.gathers_until_s:
-                    batch.gathers_bytes = room_bytes - FRAME_BYTES_MAX
+                counted_bytes = len(value) + FRAME_BYTES_MAX
+                room_bytes = batch.gathers_bytes - counted_bytes
+                ledger = batch.ledger
+                if (
+                    room_bytes >= 0
+                    and ledger.used_bytes < ledger.quick_until_bytes
+                    and monotonic() < batch.gathers_until_s
+                ):
+                    ledger.used_bytes += counted_bytes
+                    batch.gathers_bytes = room_bytes
                     gathered = batch.gathered
                     gathered.append(value)
                     return Delivery(batch, batch.before_gathered + len(gathered), batch.gathered_ms)

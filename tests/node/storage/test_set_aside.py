@@ -1,10 +1,12 @@
 """A store that cannot be read is put out of the way whole, and whoever asks is told."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from odradek.node.storage import storage as storage_module
+from odradek.node.storage.set_aside import why_condemned
 from odradek.node.storage.store import DamagedTableError
 from odradek.protocol.errors import StorageError
 from odradek.protocol.types import PartitionUid
@@ -110,7 +112,43 @@ async def test_a_condemned_store_is_set_aside_by_the_next_opening(tmp_path: Path
     assert len(ended) == 1
     async with opened(tmp_path) as storage:
         assert storage.recovered.lost_data
+    (aside,) = moved(tmp_path)
+    assert why_condemned(aside) is None, "it may come back once it was repaired"
+
+
+class Rotten:
+    """A handle that meets damage when it is closed."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._handle, name)
+
+    def close(self) -> None:
+        self._handle.close()
+        raise RuntimeError("Corruption: block checksum mismatch")
+
+
+async def test_damage_met_while_the_store_is_closed_condemns_it(tmp_path: Path) -> None:
+    async with opened(tmp_path) as storage:
+        storage._store._db = Rotten(storage._store._db)
+    assert "block checksum mismatch" in (why_condemned(tmp_path / "store") or "")
+    async with opened(tmp_path) as storage:
+        assert storage.recovered.lost_data
     assert len(moved(tmp_path)) == 1
+
+
+async def test_damage_met_while_a_store_begins_afresh_ends_the_process(tmp_path: Path) -> None:
+    ended: list[BaseException] = []
+    async with opened(tmp_path, fatal=ended.append) as storage:
+        store = storage._store
+        store._db = Rotten(store._db)
+        store._is_broken = True
+        with pytest.raises(StorageError, match="damaged"):
+            store.reopen()
+    assert len(ended) == 1
+    assert why_condemned(tmp_path / "store")
 
 
 async def test_a_log_whose_index_cannot_be_read_condemns_the_store(

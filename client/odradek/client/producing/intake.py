@@ -31,7 +31,9 @@ from odradek.client.producing.producer_batch import ProducerBatch
 from odradek.client.record import Headers
 from odradek.client.serdes import raw
 from odradek.protocol.hashing import partition_for_key
+from odradek.protocol.record_batch import TIMESTAMP_MS_MAX
 
+_NS_PER_MS: Final = 1_000_000
 # Fewer records of a partition cost less one by one; more may be framed, and then find no room.
 _AT_ONCE_MIN: Final = 8
 _AT_ONCE: Final = 256
@@ -91,12 +93,12 @@ class Intake:
             key_bytes = None if key is None else encode(target, target.key, "key", key, key)
             queue = self.choose(topic, key_bytes, partition)
             batch = (queue or topic.current).open
+        if batch is not None and key_bytes is None and headers is None and value is not None:
+            delivery = _gather(batch, value, timestamp_ms)
+            if delivery is not None:
+                return delivery
         if timestamp_ms is None:
-            if batch is not None and key_bytes is None and headers is None and value is not None:
-                delivery = _gather(batch, value)
-                if delivery is not None:
-                    return delivery
-            timestamp_ms = time_ns() // 1_000_000
+            timestamp_ms = time_ns() // _NS_PER_MS
         pairs = NO_HEADERS if headers is None else encode_headers(target, headers, key)
         ledger = self._ledger
         if batch is not None and ledger.used_bytes < ledger.quick_until_bytes:
@@ -256,12 +258,23 @@ class Intake:
         self._on_ready(queue)
 
 
-def _gather(batch: ProducerBatch, value: bytes) -> Delivery | None:
-    now_s = monotonic()
-    index = batch.gather(value, now_s)
-    if index is None:
-        batch.begin_gathering(now_s, time_ns())
+def _gather(batch: ProducerBatch, value: bytes, timestamp_ms: int | None) -> Delivery | None:
+    """Add a record to those of the same millisecond; None when it cannot be among them."""
+    if timestamp_ms is None:
+        now_s = monotonic()
         index = batch.gather(value, now_s)
+        if index is None:
+            now_ms, since_ns = divmod(time_ns(), _NS_PER_MS)
+            if now_ms < 0:
+                return None
+            batch.begin_gathering(now_ms, now_s + (_NS_PER_MS - since_ns) / 1e9)
+            index = batch.gather(value, now_s)
+    else:
+        if timestamp_ms != batch.gathered_ms or not batch.gathers_bytes:
+            if type(timestamp_ms) is not int or not 0 <= timestamp_ms <= TIMESTAMP_MS_MAX:
+                return None  # and an error
+            batch.begin_gathering(timestamp_ms, until_s=0.0)
+        index = batch.gather(value, -1.0)
     return None if index is None else Delivery(batch, index, batch.gathered_ms)
 
 

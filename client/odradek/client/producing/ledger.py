@@ -1,7 +1,8 @@
 """What a producer holds in memory, and which failures nobody has heard of. Pure.
 
-Invariants: `used_bytes` is the sum of what unfinished batches hold, so it exceeds its limit by one
-record at most; a failure leaves the ledger only by being raised, or by being awaited.
+Invariants: `used_bytes` is the sum of what unfinished batches hold, with the longest of frames for
+values that are not framed yet, so it exceeds its limit by one record at most; a failure leaves the
+ledger only by being raised, or by being awaited.
 """
 
 from collections import deque

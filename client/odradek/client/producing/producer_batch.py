@@ -3,8 +3,8 @@
 Records of a batch share one fate, hence one object and one outcome; a record is (batch, index).
 
 Problem: framing a value, counting its bytes and asking for the time take as long as all the rest
-of a call that sends it. Idea: values that come one by one in the same millisecond are gathered in a
-list, into room taken from the ledger beforehand, and framed and counted together.
+of a call that sends it. Idea: values that come one by one and share a timestamp are gathered in a
+list, each counted as if its frame were the longest, and framed together.
 
 Invariants: bytes are built once, when the batch is first taken, and kept for retries; only the
 producer's identity and sequence are ever rewritten; an outcome is final; whoever needs the builder
@@ -20,9 +20,6 @@ from odradek.protocol.record_batch import HEADER_BYTES, BatchBuilder, Codec, sta
 from odradek.protocol.types import PartitionIndex, ProducerEpoch, ProducerId, TopicName
 
 UNKNOWN_OFFSET = -1
-_NS_PER_MS = 1_000_000
-# At a time: other topics need room too.
-_GATHERED_BYTES_MAX = 64 * 1024
 # Length, attributes, timestamp delta, offset delta, lengths of key and value, number of headers.
 FRAME_BYTES_MAX = 5 + 1 + 10 + 5 + 1 + 5 + 1
 
@@ -79,7 +76,7 @@ class ProducerBatch:
         gathered: Values that the builder does not have yet.
         gathered_ms: Their timestamp, milliseconds since the epoch.
         gathers_until_s: Then that millisecond ends; on the monotonic clock.
-        gathers_bytes: How long the next value may be; negative when there is no room.
+        gathers_bytes: Room for values and the longest of frames; 0 when nothing is gathered.
         before_gathered: The index of the record before them.
     """
 
@@ -107,9 +104,8 @@ class ProducerBatch:
     gathered: list[bytes] = field(default_factory=list)
     gathered_ms: int = 0
     gathers_until_s: float = 0.0
-    gathers_bytes: int = -1
+    gathers_bytes: int = 0
     before_gathered: int = 0
-    _reserved_bytes: int = 0
     _waiters: list[Waiter] = field(default_factory=list)
 
     @property
@@ -132,53 +128,48 @@ class ProducerBatch:
         """Add a record without key and headers; return its index.
 
         Args:
+            value: Bytes; the caller has checked it.
             now_s: On the monotonic clock.
 
         Returns:
             None when its time has ended or there is no room: `begin_gathering` may help.
         """
-        room_bytes = self.gathers_bytes - len(value)
-        if room_bytes < 0 or now_s >= self.gathers_until_s:
+        counted_bytes = len(value) + FRAME_BYTES_MAX
+        room_bytes = self.gathers_bytes - counted_bytes
+        ledger = self.ledger
+        if room_bytes < 0 or now_s >= self.gathers_until_s or not ledger.is_quick:
             return None
-        self.gathers_bytes = room_bytes - FRAME_BYTES_MAX
+        ledger.used_bytes += counted_bytes
+        self.gathers_bytes = room_bytes
         self.gathered.append(value)
         return self.before_gathered + len(self.gathered)
 
-    def begin_gathering(self, now_s: float, now_ns: int) -> None:
-        """Begin with the next millisecond.
+    def begin_gathering(self, timestamp_ms: int, until_s: float) -> None:
+        """Gather values of another time.
 
         Args:
-            now_s: On the monotonic clock.
-            now_ns: Nanoseconds since the epoch.
+            timestamp_ms: Theirs; milliseconds since the epoch, within what a record can have.
+            until_s: When it ends, on the monotonic clock.
         """
         builder = self.settle()
-        ledger = self.ledger
-        room_bytes = min(
-            _GATHERED_BYTES_MAX,
-            builder.batch_bytes - builder.size_bytes,
-            ledger.quick_until_bytes - ledger.used_bytes,
-        )
-        if room_bytes <= 0 or now_ns < 0:
-            return
-        ledger.used_bytes += room_bytes
-        self._reserved_bytes = room_bytes
-        self.gathers_bytes = room_bytes - FRAME_BYTES_MAX
-        self.gathered_ms = now_ns // _NS_PER_MS
-        self.gathers_until_s = now_s + (_NS_PER_MS - now_ns % _NS_PER_MS) / 1e9
         self.before_gathered = builder.record_count - 1
+        self.gathered_ms = timestamp_ms
+        self.gathers_until_s = until_s
+        self.gathers_bytes = builder.batch_bytes - builder.size_bytes
 
     def settle(self) -> BatchBuilder:
-        """Return the builder once it has what was gathered; what room is left is given back."""
+        """Return the builder once it has what was gathered; nothing more is until `begin`."""
         builder = self.builder
         assert builder is not None, "an open batch has its builder"
-        if self._reserved_bytes:
+        if self.gathered:
+            assert builder.record_count == self.before_gathered + 1, "it takes them once"
             before_bytes = builder.size_bytes
-            values, self.gathered = self.gathered, []
-            added = builder.append_many(values, self.gathered_ms) if values else 0
-            assert added == len(values), "there was room"
-            self.ledger.used_bytes += builder.size_bytes - before_bytes - self._reserved_bytes
-            self._reserved_bytes = 0
-            self.gathers_bytes = -1
+            added = builder.append_many(self.gathered, self.gathered_ms)
+            assert added == len(self.gathered), "there was room"
+            counted_bytes = builder.batch_bytes - before_bytes - self.gathers_bytes
+            self.ledger.used_bytes += builder.size_bytes - before_bytes - counted_bytes
+            self.gathered = []
+        self.gathers_bytes = 0
         return builder
 
     def seal(self) -> None:

@@ -9,7 +9,7 @@ not to lead what it has nothing of.
 
 A store whose damage is found while it is used is *condemned*: a file in it tells the next opening.
 
-Invariants: nothing is removed; the mark on disk says `data_lost` before the store is renamed.
+Invariants: no data is removed; the mark on disk says `data_lost` before the store is renamed.
 """
 
 import os
@@ -29,6 +29,7 @@ _SET_ASIDE: Final = "store.damaged-"
 
 def condemn(store: Path, reason: str) -> None:
     """Have the next opening set a store aside; blocking, on disk when this returns."""
+    _log.error("the store is damaged; the next start sets it aside", reason=reason)
     with (store / _CONDEMNED).open("w") as file:
         file.write(reason)
         file.flush()
@@ -48,6 +49,7 @@ def set_aside(store: Path, now_ms: int, reason: str) -> None:
     earlier = sum(1 for _ in store.parent.glob(f"{_SET_ASIDE}*"))
     moved = store.with_name(f"{_SET_ASIDE}{time:%Y%m%dT%H%M%S}-{earlier}")
     store.rename(moved)
+    (moved / _CONDEMNED).unlink(missing_ok=True)  # once repaired, it may come back
     store.mkdir()
     sync_directory(store.parent)
     _log.error(

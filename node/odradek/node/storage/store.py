@@ -320,7 +320,12 @@ class Store:
         self._is_value_log_full = False  # what it refused left no trace
         if not self._is_broken:
             return
-        self._close_handle()
+        failure = self._close_handle()
+        if _CORRUPTION in failure:
+            self.condemn(failure)
+            error = StorageError(f"the store is damaged: {failure}")
+            self._fatal(error)
+            raise error
         try:
             self._db = self._open()
             self.batches.take_stock()
@@ -340,25 +345,29 @@ class Store:
             self._handle().cancel_all_background(False)
 
     def close(self) -> None:
-        """Release the directory; syncs nothing."""
-        self.batches.close()
-        self._close_handle()
+        """Release the directory; syncs nothing.
 
-    def _close_handle(self) -> None:
-        with self._readers_changed:
-            self._readers_changed.wait_for(lambda: self._readers == 0)
-            db, self._db = self._db, None  # whoever comes from now on finds it closed
-        if db is None:
-            return
-        failure = _closed(db)
-        # After a failed close only the end of the last reference releases the directory's lock.
-        del db
-        gc.collect()
-        if _CORRUPTION in failure:
-            # A table that was being rewritten, say: the next opening would meet the same.
+        Raises:
+            StorageError: What was not synced may be gone. Damage is no error: the next opening sets
+                the store aside.
+        """
+        self.batches.close()
+        failure = self._close_handle()
+        if _CORRUPTION in failure:  # a table that was being rewritten, say
             self.condemn(failure)
         elif failure and not (self.is_broken or self._interrupted or _is_full(failure)):
             raise StorageError(f"closing the store failed: {failure}")
+
+    def _close_handle(self) -> str:
+        """Let the handle go, with all that refers to it; return what RocksDB had against it."""
+        with self._readers_changed:
+            self._readers_changed.wait_for(lambda: self._readers == 0)
+            db, self._db = self._db, None  # whoever comes from now on finds it closed
+        failure = _closed(db) if db is not None else ""
+        # After a failed close only the end of the last reference releases the directory's lock.
+        del db
+        gc.collect()
+        return failure
 
     def _handle(self) -> Any:
         if self._db is None:

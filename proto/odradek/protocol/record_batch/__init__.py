@@ -12,7 +12,7 @@ before its size, length, magic and CRC have been checked.
 Source: Apache Kafka protocol guide, "Record Batch"; KIP-98; aiokafka.record.
 """
 
-from odradek.protocol.record_batch.builder import BatchBuilder, Header
+from odradek.protocol.record_batch.builder import TIMESTAMP_MS_MAX, BatchBuilder, Header
 from odradek.protocol.record_batch.columns import NO_RECORDS, Columns, PlainRecord, decode_columns
 from odradek.protocol.record_batch.compression import (
     DECOMPRESSED_BYTES_MAX,
@@ -36,6 +36,7 @@ __all__ = [
     "DECOMPRESSED_BYTES_MAX",
     "HEADER_BYTES",
     "NO_RECORDS",
+    "TIMESTAMP_MS_MAX",
     "BatchBuilder",
     "BatchHeader",
     "Codec",

@@ -15,7 +15,7 @@ Source: Apache Kafka protocol guide, "Record".
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate, repeat
 from typing import Any, Final, TypeAlias, cast
 
@@ -56,7 +56,7 @@ Header: TypeAlias = tuple[str, bytes | None]
 
 NO_PRODUCER_EPOCH = ProducerEpoch(-1)
 NO_SEQUENCE = -1
-_TIMESTAMP_MS_MAX: Final = (1 << 63) - 1
+TIMESTAMP_MS_MAX: Final = (1 << 63) - 1
 _NO_TIMESTAMP: Final = -1
 _NULLABLE: Final = {bytes, type(None)}
 
@@ -121,7 +121,10 @@ class BatchBuilder:
             if keys is not None and types.union(map(type, keys)) <= _NULLABLE:
                 return self._append_keyed(keys, values, timestamp_ms)
             if keys is None and types == {bytes}:
-                return self._append_values(cast("Sequence[bytes]", values), timestamp_ms)
+                plain = cast("Sequence[bytes]", values)
+                if len(plain) > 1:
+                    return self._append_values(plain, timestamp_ms)
+                return 0 if self._append_value(plain[0], timestamp_ms) is None else 1
         first = self.record_count
         for key, value in zip(repeat(None) if keys is None else keys, values, strict=False):
             if self.append(key, value, timestamp_ms, []) is None:
@@ -229,7 +232,9 @@ class BatchBuilder:
         """
         count = self.record_count
         if self._codec is None:
-            if count or (type(value) is bytes and key is None and not headers):
+            if type(value) is bytes and key is None and not headers:
+                return self._append_value(value, timestamp_ms)
+            if count:
                 return self._append_framed(key, value, timestamp_ms, headers)
             self._codec = self._new_codec()
         _check_timestamp(timestamp_ms)
@@ -252,6 +257,14 @@ class BatchBuilder:
             self.batch_bytes + 1,  # the codec's limit is exclusive
         )
 
+    def _append_value(self, value: bytes, timestamp_ms: int) -> int | None:
+        first, start = self.record_count, self._start(timestamp_ms)
+        _, delta_bytes = deltas_from(first)
+        frames = frames_by_fixed_bytes[len(start) + delta_bytes]
+        length, before, record_bytes = frames[len(value)]
+        parts = (length, start, small_varints[first], before, value, NO_HEADERS)
+        return self._add(parts, record_bytes, timestamp_ms)
+
     def _append_framed(
         self,
         key: bytes | None,
@@ -260,17 +273,18 @@ class BatchBuilder:
         headers: list[Header],
     ) -> int | None:
         """Add any record to a batch that begins with a value alone."""
-        first = self.record_count
-        deltas_from(first)
-        before = self._start(timestamp_ms) + small_varints[first]
+        before = self._start(timestamp_ms) + varint(self.record_count)
         parts = frame_any(before, key, value, headers)
-        record_bytes = sum(map(len, parts))
-        if self.size_bytes + record_bytes > self.batch_bytes and first:
+        return self._add(parts, sum(map(len, parts)), timestamp_ms)
+
+    def _add(self, parts: Iterable[bytes], record_bytes: int, timestamp_ms: int) -> int | None:
+        """Add a record's parts; None when the batch is full."""
+        if self.size_bytes + record_bytes > self.batch_bytes and self.record_count:
             return None
         self._parts += parts
         self._max_timestamp_ms = max(self._max_timestamp_ms, timestamp_ms)
         self.size_bytes += record_bytes
-        self.record_count = first + 1
+        self.record_count += 1
         return record_bytes
 
     def _start(self, timestamp_ms: int) -> bytes:
@@ -330,10 +344,10 @@ class BatchBuilder:
 def _check_timestamp(timestamp_ms: int) -> None:
     if not isinstance(timestamp_ms, int):
         raise TypeError(f"timestamps are whole milliseconds, not {timestamp_ms!r}")
-    if not 0 <= timestamp_ms <= _TIMESTAMP_MS_MAX:
+    if not 0 <= timestamp_ms <= TIMESTAMP_MS_MAX:
         raise InvalidTimestampError(
             f"timestamps are milliseconds since the epoch, not {timestamp_ms}",
             field="timestamp_ms",
             value=timestamp_ms,
-            limit=0 if timestamp_ms < 0 else _TIMESTAMP_MS_MAX,
+            limit=0 if timestamp_ms < 0 else TIMESTAMP_MS_MAX,
         )

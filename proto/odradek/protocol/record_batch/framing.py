@@ -9,6 +9,7 @@ Invariant: every table is bounded.
 Source: Apache Kafka protocol guide, "Record"; protocol buffers' zigzag varints.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from operator import add
 from typing import Final, NamedTuple, cast
@@ -55,9 +56,10 @@ def deltas_from(first: int) -> tuple[int, int]:
     Returns:
         The end (exclusive), and how many bytes each takes.
     """
-    range_end = next(end for end in _DELTA_RANGE_ENDS if first < end)
+    range_end = _DELTA_RANGE_ENDS[bisect_right(_DELTA_RANGE_ENDS, first)]
     end = min(range_end, max(2 * first, _TABLE_SIZE))
-    small_varints.extend(map(_encode, range(len(small_varints), end)))
+    if end > len(small_varints):
+        small_varints.extend(map(_encode, range(len(small_varints), end)))
     return end, len(small_varints[first])
 
 
