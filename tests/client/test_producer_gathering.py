@@ -77,6 +77,19 @@ async def test_every_record_arrives_with_its_own_fields(cluster: FakeCluster, cl
         assert record.key == (b"k" if value == b"named" else None)
 
 
+async def test_a_timestamp_that_is_no_whole_number_is_refused_beside_its_equal(
+    cluster: FakeCluster, clock: Clock
+) -> None:
+    topic = cluster.create_topic("t")
+    async with producing(cluster, linger_s=0.1) as it:
+        for _ in range(3):
+            await it.enqueue("t", b"v", timestamp_ms=clock.now_ms)
+        no_integer: Any = float(clock.now_ms)
+        with pytest.raises(TypeError, match="whole milliseconds"):
+            await it.enqueue("t", b"w", timestamp_ms=no_integer)
+    assert topic.partitions[0].values() == [b"v"] * 3
+
+
 async def test_a_flood_within_a_millisecond_fills_batch_after_batch(
     cluster: FakeCluster, clock: Clock
 ) -> None:

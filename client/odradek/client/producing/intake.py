@@ -269,10 +269,10 @@ def _gather(batch: ProducerBatch, value: bytes, timestamp_ms: int | None) -> Del
                 return None
             batch.begin_gathering(now_ms, now_s + (_NS_PER_MS - since_ns) / 1e9)
             index = batch.gather(value, now_s)
+    elif type(timestamp_ms) is not int or not 0 <= timestamp_ms <= TIMESTAMP_MS_MAX:
+        return None  # and an error
     else:
         if timestamp_ms != batch.gathered_ms or not batch.gathers_bytes:
-            if type(timestamp_ms) is not int or not 0 <= timestamp_ms <= TIMESTAMP_MS_MAX:
-                return None  # and an error
             batch.begin_gathering(timestamp_ms, until_s=0.0)
         index = batch.gather(value, -1.0)
     return None if index is None else Delivery(batch, index, batch.gathered_ms)
