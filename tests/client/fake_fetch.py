@@ -62,6 +62,7 @@ class FakeLogs:
         subscribed: Every subscription seen, in order.
         held: While set, no node pushes.
         push_bytes: At most so much in one push.
+        change: Set at the next wake.
         divergence: By uid: answered instead of records when a subscription carries an epoch.
     """
 
@@ -73,7 +74,7 @@ class FakeLogs:
         self.held = False
         self.push_bytes = 1 << 20
         self.credit_frames = 0
-        self._changed = asyncio.Event()
+        self.change = asyncio.Event()
 
     def append(
         self,
@@ -96,11 +97,11 @@ class FakeLogs:
         self.wake()
 
     def wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self.change.set()
+        self.change = asyncio.Event()
 
     async def changed(self) -> None:
-        await self._changed.wait()
+        await self.change.wait()
 
     def start(self, partition: FakePartition) -> int:
         return self.starts.get(partition.uid, 0)
@@ -149,11 +150,12 @@ class FakeFetch:
         try:
             while not reader.done():
                 woken.clear()
+                change = self._logs.change  # of before the look: none is missed
                 while frames := self._frames(standing):
                     await context.write(encode_fetch_response(frames))
                 waits = [
                     asyncio.create_task(woken.wait()),
-                    asyncio.create_task(self._logs.changed()),
+                    asyncio.create_task(change.wait()),
                     reader,
                 ]
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
