@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 
+from odradek.node.storage import StoreOptions
 from odradek.node.storage import storage as storage_module
+from odradek.node.storage import store as store_module
 from odradek.node.storage.set_aside import why_condemned
-from odradek.node.storage.store import DamagedTableError
+from odradek.node.storage.store import DamagedStoreError, DamagedTableError, Store
 from odradek.protocol.errors import StorageError
 from odradek.protocol.types import PartitionUid
-from tests.node.storage.batches import append_patiently, batch, opened, read_all
+from tests.node.storage.batches import append_patiently, batch, opened, read_all, refuse
 from tests.powerloss.bit_flips import flip
 from tests.powerloss.tracer import scan
 
@@ -137,6 +139,20 @@ async def test_damage_met_while_the_store_is_closed_condemns_it(tmp_path: Path) 
     async with opened(tmp_path) as storage:
         assert storage.recovered.lost_data
     assert len(moved(tmp_path)) == 1
+
+
+def test_damage_met_while_a_failed_opening_is_closed_is_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = Store._open
+    monkeypatch.setattr(Store, "_open", lambda store: Rotten(sound(store)))
+
+    def vague(*_: object, **__: object) -> None:
+        raise RuntimeError("Aborted")  # as after a background error
+
+    monkeypatch.setattr(store_module, "BatchPlaces", vague)
+    with pytest.raises(DamagedStoreError, match="Aborted"):
+        Store(tmp_path, StoreOptions(), refuse)
 
 
 async def test_damage_met_while_a_store_begins_afresh_ends_the_process(tmp_path: Path) -> None:

@@ -168,12 +168,11 @@ class Store:
             kind = DamagedStoreError if _is_damage(error) else StorageError
         # Not within: the error would keep the handle, and a handle that is let go of later writes
         # into whatever has the directory's name by then.
-        self._close_handle()
-        raise (
-            _full(text)
-            if _is_full(text)
-            else kind(f"the store in {directory} cannot be opened: {text}")
-        )
+        if _CORRUPTION in self._close_handle():
+            kind = DamagedStoreError
+        if _is_full(text):
+            raise _full(text)
+        raise kind(f"the store in {directory} cannot be opened: {text}")
 
     @property
     def is_closed(self) -> bool:
