@@ -28,7 +28,6 @@ _ROOT: Final = Path(__file__).parents[2]
 _ENV: Final = shutil.which("env") or "/usr/bin/env"
 DEADLINE_S: Final = 60.0
 _POLL_INTERVAL_S: Final = 0.05
-_QUIET: Final = {"GRPC_VERBOSITY": "NONE"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +81,7 @@ class ChaosCluster(LocalCluster):
 
 def with_environment(process: LocalProcess, variables: Mapping[str, str]) -> LocalProcess:
     """Let a process start with further environment variables; env(1) keeps its pid."""
-    settings = [f"{name}={value}" for name, value in (_QUIET | dict(variables)).items()]
+    settings = [f"{name}={value}" for name, value in dict(variables).items()]
     process._command = (_ENV, *settings, *process._command)
     return process
 

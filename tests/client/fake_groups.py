@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 
@@ -18,7 +18,6 @@ from odradek.protocol.errors import (
     error_to_proto,
 )
 from odradek.protocol.types import PartitionIndex, TopicId, TopicName
-from odradek.rpc.errors import error_metadata
 from odradek.v1 import group_pb2
 from tests.client.fake_node import FakeCluster, FakeNode, FakeTopic
 
@@ -304,7 +303,7 @@ class FakeGroupService:
     async def FetchOffsets(self, request: Any, context: Any) -> Any:  # noqa: N802
         await self._require_coordinator(context)
         if self._groups.offset_errors:
-            await _abort(context, self._groups.offset_errors.pop(0))
+            raise self._groups.offset_errors.pop(0)
         return self._groups.fetch_offsets(request)
 
     async def CommitOffsets(self, request: Any, context: Any) -> Any:  # noqa: N802
@@ -312,10 +311,7 @@ class FakeGroupService:
             self._held.reached.set()
             await self._held.let_go.wait()
         await self._require_coordinator(context)
-        try:
-            return self._groups.commit_offsets(request)
-        except BrokerError as error:
-            await _abort(context, error)
+        return self._groups.commit_offsets(request)
 
     async def Heartbeat(self, _: object, context: Any) -> None:  # noqa: N802
         if self._groups.coordinator_id != self._node.node_id:
@@ -357,14 +353,8 @@ class FakeGroupService:
 
     async def _require_coordinator(self, context: Any) -> None:
         if self._groups.coordinator_id != self._node.node_id:
-            await _abort(context, NotCoordinatorError("not here"))
+            raise NotCoordinatorError("not here")
 
 
 def _error(error: BrokerError) -> group_pb2.GroupServiceHeartbeatResponse:
     return group_pb2.GroupServiceHeartbeatResponse(error=error_to_proto(error))
-
-
-async def _abort(context: Any, error: BrokerError) -> NoReturn:
-    context.set_trailing_metadata(error_metadata(error))
-    await context.abort(grpc.StatusCode.UNAVAILABLE, error.message)
-    raise AssertionError("abort raises")

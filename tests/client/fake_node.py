@@ -220,7 +220,7 @@ class FakeNode:
 
     async def stop(self) -> None:
         """Die: every connection breaks."""
-        await self.server.grpc.stop(None)
+        await self.server.grpc.stop(0)
 
     def _serve(self, server: grpc.aio.Server) -> None:
         handlers = {

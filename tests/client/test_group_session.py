@@ -40,13 +40,13 @@ class Call:
         self.is_over = False
         self.frames: list[pb.GroupServiceHeartbeatRequest] = []
         self._node = node
-        self._is_cancelled = False
+        self._is_closed = False
         self._answers: asyncio.Queue[object] = asyncio.Queue()
 
     async def write(self, frame: pb.GroupServiceHeartbeatRequest) -> None:
         await asyncio.sleep(0)
-        if self._is_cancelled:
-            raise asyncio.CancelledError
+        if self._is_closed:
+            raise _closed()
         if self.is_over:
             raise asyncio.InvalidStateError("RPC already finished.")
         self.frames.append(frame)
@@ -54,8 +54,8 @@ class Call:
 
     async def read(self) -> object:
         answer = await self._answers.get()
-        if self._is_cancelled:
-            raise asyncio.CancelledError
+        if self._is_closed:
+            raise _closed()
         return answer
 
     def cancel(self) -> bool:
@@ -70,9 +70,15 @@ class Call:
         self.say(grpc.aio.EOF)
 
     def close_channel(self) -> None:
-        """As when the node's address changes: gRPC says so by cancelling."""
-        self._is_cancelled = True
+        """As when the node's address changes."""
+        self._is_closed = True
         self.say(grpc.aio.EOF)
+
+
+def _closed() -> grpc.aio.AioRpcError:
+    nothing = grpc.aio.Metadata()
+    reason = "the channel was closed"
+    return grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, details=reason)
 
 
 class Node(Coordinator):

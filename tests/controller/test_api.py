@@ -91,7 +91,7 @@ async def test_an_answer_names_a_version_that_holds_what_it_says() -> None:
         await node.start()
         w.log.open.clear()
         before = asyncio.ensure_future(node.create("before"))
-        await eventually(lambda: w.active._batch)
+        await eventually(lambda: any(not each.decided.done() for each in w.active._batch))
         original = asyncio.ensure_future(node.create("t"))
         await eventually(lambda: len(w.active._pending) == 1)
         node.sequence -= 1

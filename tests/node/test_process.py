@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -48,7 +47,6 @@ async def _node(
         "--data", str(data), "--listen", "127.0.0.1:0", "--controllers", controller.address,
         *arguments,
         stderr=asyncio.subprocess.PIPE,
-        env=os.environ | {"GRPC_VERBOSITY": "NONE"},
     )  # fmt: skip
     try:
         yield _Process(process)

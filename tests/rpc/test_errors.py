@@ -18,8 +18,6 @@ from odradek.rpc.errors import ConnectionLostError, error_from_rpc
         (grpc.StatusCode.UNAVAILABLE, "Socket closed", ConnectionLostError),
         (grpc.StatusCode.CANCELLED, "CANCELLED", ConnectionLostError),
         (grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2", ConnectionLostError),
-        # A write on a stream whose server was killed, as grpc.aio reports it.
-        (grpc.StatusCode.INTERNAL, "Internal error from Core", ConnectionLostError),
         (grpc.StatusCode.INTERNAL, "Exception deserializing request!", UnknownServerError),
         (grpc.StatusCode.DEADLINE_EXCEEDED, "", RequestTimedOutError),
         (grpc.StatusCode.UNIMPLEMENTED, "Method not found!", InvalidRequestError),

@@ -6,7 +6,6 @@
 `odradek.protocol.errors`; all errors derive from `OdradekError`.
 """
 
-from odradek.client import config as _config  # isort: skip  before anything imports gRPC
 from odradek.client import serdes
 from odradek.client.administration.admin import Admin
 from odradek.client.administration.descriptions import (
@@ -65,8 +64,6 @@ from odradek.client.topic import Topic
 from odradek.protocol.errors import BrokerError, OdradekError
 from odradek.protocol.types import TopicPartition
 from odradek.rpc.tls import TlsOptions
-
-del _config
 
 __all__ = [
     "Acknowledgements",

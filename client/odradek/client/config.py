@@ -3,15 +3,8 @@
 Durations are seconds, sizes bytes. A wrong set raises one `InvalidOptionsError` with every mistake.
 """
 
-import os
-
-# gRPC's own fork handlers abort a child forked while another thread is inside gRPC, as a client's
-# poller always is. Without them the child lives, and is told by us when it uses the client.
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
-# Its event engine (the default since 1.75.1, grpc#43092) costs a thread hop more per message.
-os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client,-event_engine_listener")
-
 import enum
+import os
 import re
 import socket
 from collections.abc import Awaitable, Callable, Sequence

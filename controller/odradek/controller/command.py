@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from odradek.controller.config import load_config
-from odradek.program.settings import ConfigError, prepare_libraries
+from odradek.program.settings import ConfigError
 
 app = typer.Typer(add_completion=False, no_args_is_help=False)
 
@@ -123,8 +123,7 @@ def controller(  # noqa: PLR0917 - one parameter a flag
     except ConfigError as error:
         typer.echo(f"odradek controller: the settings have mistakes:\n{error}", err=True)
         raise typer.Exit(_EXIT_USAGE) from error
-    prepare_libraries()
-    # Only now: gRPC reads its environment as it loads, and --help should not wait for it.
+    # Only now: --help should not wait for it.
     from odradek.controller.process import run  # noqa: PLC0415
 
     run(settings)

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 import typer
 
 from odradek.node.config import load_config
-from odradek.program.settings import ConfigError, prepare_libraries
+from odradek.program.settings import ConfigError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -115,8 +115,7 @@ def node(  # noqa: PLR0917  one parameter a flag
     except ConfigError as error:
         typer.echo(f"odradek node: the settings have mistakes:\n{error}", err=True)
         raise typer.Exit(_EXIT_USAGE) from error
-    prepare_libraries()
-    # Only now: gRPC reads its environment as it loads, and --help should not wait for it.
+    # Only now: --help should not wait for it.
     from odradek.node.process import run  # noqa: PLC0415
 
     run(settings)

@@ -5,7 +5,6 @@ controller's log. All mistakes are reported at once, each naming its key. The on
 servers that touches the environment.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from tomllib import TOMLDecodeError
@@ -117,12 +116,3 @@ def _mistake(error: Any, prefix: str) -> str:
         return f"{key}: no such setting"
     where = f"--{key.replace('_', '-')} (or {prefix}{key.upper()}, or {key} in the file)"
     return f"{where}: is required" if error["type"] == "missing" else f"{where}: {message}"
-
-
-def prepare_libraries() -> None:
-    """Choose, before gRPC loads, what it reads from the environment.
-
-    Its event engine (the default since 1.75.1, grpc#43092) costs a third more time per message.
-    """
-    os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client,-event_engine_listener")
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # it would write between our log events

@@ -4,30 +4,46 @@ The only place that dials. Reconnecting is quick on purpose (a broker that resta
 second), and a peer that vanished without a word is noticed by keep-alive pings.
 """
 
-from typing import Final
+from collections.abc import Callable
+from typing import TypeVar, cast
 
 import grpc
 
 from odradek.rpc.errors import ConnectionLostError, error_from_rpc
+from odradek.rpc.http2.calls import Call
+from odradek.rpc.http2.channel import Channel
+from odradek.rpc.http2.streams import MESSAGE_BYTES_MAX
 from odradek.rpc.tls import TlsOptions
 
-__all__ = ["MESSAGE_BYTES_MAX", "ConnectionLostError", "error_from_rpc", "open_channel"]
+__all__ = [
+    "MESSAGE_BYTES_MAX",
+    "Call",
+    "ConnectionLostError",
+    "converse",
+    "error_from_rpc",
+    "open_channel",
+]
 
-# A fetch push carries at most a few MiB, a metadata image of 10,000 partitions about 1 MiB.
-MESSAGE_BYTES_MAX: Final = 64 * 1024 * 1024
+Q = TypeVar("Q")
+A = TypeVar("A")
 
-_OPTIONS: Final = (
-    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
-    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 1_000),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-    # Two clients in one process must not share, or break, one connection.
-    ("grpc.use_local_subchannel_pool", 1),
-    # We retry above, knowing what may be repeated; gRPC does not know.
-    ("grpc.enable_retries", 0),
-)
+
+def converse(
+    channel: grpc.aio.Channel,
+    method: str,
+    *,
+    encode: Callable[[Q], bytes] | None,
+    decode: Callable[[bytes], A] | None,
+) -> Call[Q, A]:
+    """Begin a call with streams both ways, of which the answers can be listened to.
+
+    Args:
+        channel: From `open_channel`.
+        method: `/service/method`.
+        encode: None: requests are bytes.
+        decode: None: answers are bytes.
+    """
+    return cast("Channel", channel).stream_stream(method, encode, decode)()
 
 
 def open_channel(
@@ -35,17 +51,13 @@ def open_channel(
 ) -> grpc.aio.Channel:
     """Return a channel to `host:port`; it dials at its first call.
 
+    It is what generated stubs and ours use of a `grpc.aio.Channel`, without gRPC's core beneath.
+
     Args:
         address: `host:port`.
         tls: None for plain text.
         keepalive_s: While calls are under way, a peer silent for so long is asked whether it is
             there, and given up when it does not answer within half of that.
     """
-    options = (
-        *_OPTIONS,
-        ("grpc.keepalive_time_ms", int(keepalive_s * 1000)),
-        ("grpc.keepalive_timeout_ms", int(keepalive_s * 500)),
-    )
-    if tls is None:
-        return grpc.aio.insecure_channel(address, options=options)
-    return grpc.aio.secure_channel(address, tls.channel_credentials(), options=options)
+    context = None if tls is None else tls.channel_context()
+    return cast("grpc.aio.Channel", Channel(address, context=context, keepalive_s=keepalive_s))

@@ -21,8 +21,8 @@ from odradek.v1 import error_pb2
 
 ERROR_METADATA_KEY = "odradek-error-bin"
 
-# How gRPC calls a stream that broke under a read or a write.
-_BROKEN_STREAM = ("RST_STREAM", "GOAWAY", "Internal error from Core")
+# How a stream is said to have broken.
+_BROKEN_STREAM = ("RST_STREAM", "GOAWAY")
 
 
 class ConnectionLostError(OdradekError):

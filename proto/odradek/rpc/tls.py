@@ -1,8 +1,8 @@
 """Credentials for both ends of a connection; without them it is plain text."""
 
+import ssl
 from dataclasses import dataclass
-
-import grpc
+from tempfile import NamedTemporaryFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,20 +24,35 @@ class TlsOptions:
         if (self.certificate is None) != (self.private_key is None):
             raise ValueError("certificate and private_key come together: one of them is missing")
 
-    def channel_credentials(self) -> grpc.ChannelCredentials:
+    def channel_context(self) -> ssl.SSLContext:
         """Return what a client dials with."""
-        return grpc.ssl_channel_credentials(self.authorities, self.private_key, self.certificate)
+        context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
+        if self.authorities is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.load_verify_locations(cadata=self.authorities.decode())
+        self._complete(context)
+        return context
 
-    def server_credentials(self) -> grpc.ServerCredentials:
+    def server_context(self) -> ssl.SSLContext:
         """Return what a server listens with.
 
         Raises:
             ValueError: There is no certificate to show.
         """
-        if self.certificate is None or self.private_key is None:
+        if self.certificate is None:
             raise ValueError("a server needs a certificate and its private key")
-        return grpc.ssl_server_credentials(
-            [(self.private_key, self.certificate)],
-            root_certificates=self.authorities,
-            require_client_auth=self.authorities is not None,
-        )
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        if self.authorities is not None:
+            context.load_verify_locations(cadata=self.authorities.decode())
+            context.verify_mode = ssl.CERT_REQUIRED
+        self._complete(context)
+        return context
+
+    def _complete(self, context: ssl.SSLContext) -> None:
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["h2"])
+        if self.certificate is not None and self.private_key is not None:
+            with NamedTemporaryFile() as both:  # Python's ssl takes certificates from files alone
+                both.write(self.private_key + b"\n" + self.certificate)
+                both.flush()
+                context.load_cert_chain(both.name)

@@ -8,6 +8,7 @@ suffice, whatever the order in which nodes hear of them.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -63,6 +64,7 @@ class ReplicatedPartition(RuleBasedStateMachine):
         self.replicas = {each: Replica(self.cluster.image.copy()) for each in EVERYBODY}
         self.committed: list[int] = []
         self.losses = 0
+        self.lost: set[int] = set()
         self.records = 0
         self.processes = 1
         self.reigns: dict[int, int] = {}
@@ -140,8 +142,10 @@ class ReplicatedPartition(RuleBasedStateMachine):
             return
         acked = leader.acked | {node_id: leader.durable}
         end = min(acked.get(member, 0) for member in leader.maximal_isr)
-        if end > len(self.committed):
-            self.committed = leader.log[:end]
+        # Who has not heard of a loss may still acknowledge what was lost: it is no less lost.
+        kept = list(takewhile(lambda record: record not in self.lost, leader.log[:end]))
+        if len(kept) > len(self.committed):
+            self.committed = kept
 
     @rule(node_id=NODES, member=NODES)
     def propose(self, node_id: int, member: int) -> None:
@@ -253,7 +257,9 @@ class ReplicatedPartition(RuleBasedStateMachine):
         if len(self.cluster.losses) > self.losses:
             self.losses = len(self.cluster.losses)
             log = self.replicas[int(self.partition.leader)].log
-            del self.committed[common_prefix(log, self.committed) :]
+            kept = common_prefix(log, self.committed)
+            self.lost.update(self.committed[kept:])
+            del self.committed[kept:]
 
     @rule(node_id=NODES)
     def retire(self, node_id: int) -> None:
@@ -297,6 +303,16 @@ class ReplicatedPartition(RuleBasedStateMachine):
         partition = self.partition
         known = self.reigns.setdefault(partition.leader_epoch, partition.leader)
         assert known == partition.leader
+
+
+def test_a_leader_that_has_not_heard_acknowledges_what_two_disks_have_lost() -> None:
+    state = ReplicatedPartition()
+    state.work_without_one(absent=1, join=False)
+    state.fence(node_id=1)
+    for follower in (2, 3):
+        state.restart(heard=False, kept=0, node_id=follower)
+    state.commit(node_id=1)
+    state.whoever_may_be_elected_has_everything_committed()
 
 
 def common_prefix(one: Iterable[int], other: Iterable[int]) -> int:

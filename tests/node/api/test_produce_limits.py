@@ -36,6 +36,12 @@ class _Deaf:
         await asyncio.sleep(0)
         return self.request
 
+    async def hear(self, take: Callable[[bytes], Awaitable[None] | None]) -> None:
+        while True:
+            later = take(await self.read())
+            if later is not None:
+                await later
+
     async def write(self, _: bytes) -> None:
         await asyncio.get_running_loop().create_future()
 
@@ -103,7 +109,7 @@ async def test_a_request_that_timed_out_is_not_kept_until_it_commits(
         TopicId(topic.topic_id), TopicName("t"), PartitionIndex(0), LeaderEpoch(-1), records
     )
     stream = produce.ProduceStream(node.node._replicas, _Deaf(b""), produce.NodeLoad())
-    await stream._begin(hot.ProduceFrame(1, Acks.ALL, 1, "", [target]), 100)
+    stream._begin(hot.ProduceFrame(1, Acks.ALL, 1, "", [target]), 100)
     del target, records
     assert held() is not None
     (call,) = stream._calls

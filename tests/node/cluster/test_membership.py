@@ -171,7 +171,7 @@ async def test_a_stream_that_ends_under_a_heartbeat_is_dialled_again(
         raise asyncio.InvalidStateError("RPC already finished.")
 
     with monkeypatch.context() as breaking:
-        breaking.setattr("grpc.aio._call.StreamStreamCall.write", write)
+        breaking.setattr("odradek.rpc.http2.calls.Call.write", write)
         async with asyncio.timeout(5):
             await broken.wait()
     heard = len(controller.heartbeats)

@@ -4,7 +4,6 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any, cast
 
-import grpc
 import pytest
 
 from odradek.node.replication import leader_node
@@ -14,12 +13,12 @@ from odradek.protocol.types import NodeId, PartitionUid
 from odradek.v1 import replica_pb2 as pb
 from tests.virtual_time import run
 
-_GRPC_BACKOFF_S = 1.0
+_BACKOFF_S = 1.0
 _REDIAL_S = 0.25
 
 
 class Channel:
-    """Both streams of one; like gRPC's it dials by itself only so long after a failure."""
+    """Both streams of one; it dials by itself only so long after a failure."""
 
     def __init__(self, link: "Link") -> None:
         self._link = link
@@ -31,12 +30,11 @@ class Channel:
     async def write(self, _: pb.ReplicateRequest) -> None:
         now_s = asyncio.get_running_loop().time()
         if self._link.cut.is_set() or now_s < self._dials_at_s:
-            self._dials_at_s = max(self._dials_at_s, now_s + _GRPC_BACKOFF_S)
+            self._dials_at_s = max(self._dials_at_s, now_s + _BACKOFF_S)
             raise asyncio.InvalidStateError
 
-    async def read(self) -> Any:
+    async def listen(self, _: Any) -> None:
         await self._link.cut.wait()
-        return grpc.aio.EOF
 
     def cancel(self) -> None:
         pass

@@ -1,13 +1,12 @@
 """One channel per node, shared by everything a client does.
 
-gRPC redials a channel by itself; what is above it retries its own calls, since only that layer
+A channel dials anew by itself; what is above it retries its own calls, since only that layer
 knows what may be repeated. A channel is opened at the first use of its address, because making one
 needs the running loop and a client's construction does no I/O.
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Final, TypeVar
@@ -15,7 +14,7 @@ from typing import Final, TypeVar
 import grpc
 
 from odradek.client.errors import ClientClosedError
-from odradek.rpc.channels import ConnectionLostError, error_from_rpc, open_channel
+from odradek.rpc.channels import error_from_rpc, open_channel
 from odradek.rpc.tls import TlsOptions
 from odradek.v1 import admin_pb2_grpc, broker_pb2_grpc, group_pb2_grpc, metadata_pb2_grpc
 
@@ -90,7 +89,7 @@ class Connections:
 def _keep_freed_memory() -> None:
     """Have the process keep what messages of a megabyte leave behind, up to twice 16 MiB.
 
-    Mapping, zeroing and unmapping it for each message costs a fifth of what gRPC takes to receive
+    Mapping, zeroing and unmapping it for each message cost a fifth of what gRPC took to receive
     one. glibc maps no block smaller than the largest mapped one it saw freed, and keeps twice as
     much; this one is never touched, and in other C libraries nothing comes of it.
 
@@ -98,24 +97,6 @@ def _keep_freed_memory() -> None:
     """
     large = bytes(_KEPT_BYTES)
     del large
-
-
-@contextmanager
-def calls_end_with_errors() -> Iterator[None]:
-    """Tell a call that was cancelled, as by its channel's closing, from a task that was.
-
-    gRPC raises `CancelledError` for both; for a call it would end, unheard, whoever made it.
-
-    Raises:
-        ConnectionLostError: The call was cancelled, nobody asked the task to end.
-    """
-    try:
-        yield
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        raise ConnectionLostError("the channel was closed under a call") from None
 
 
 async def unary(
@@ -128,7 +109,6 @@ async def unary(
         ConnectionLostError, RequestTimedOutError: Unknown outcome.
     """
     try:
-        with calls_end_with_errors():
-            return await method(request, timeout=timeout_s)
+        return await method(request, timeout=timeout_s)
     except grpc.aio.AioRpcError as error:
         raise error_from_rpc(error) from error

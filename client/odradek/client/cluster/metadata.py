@@ -22,7 +22,6 @@ import grpc
 from odradek.client.cluster.connections import (
     Connection,
     Connections,
-    calls_end_with_errors,
     unary,
 )
 from odradek.client.cluster.image import EMPTY, ClusterImage, NodeInfo, TopicInfo
@@ -191,8 +190,7 @@ class Metadata:
             for address in self._candidates():
                 version = self.image.version
                 try:
-                    with calls_end_with_errors():
-                        await self._watch(self._connections.to(address))
+                    await self._watch(self._connections.to(address))
                 except OdradekError as error:
                     self._failures[address] = error
                     _log.debug("watch of %s ended: %s", address, error)

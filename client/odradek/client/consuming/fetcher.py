@@ -9,13 +9,12 @@ learns of it. One that is not wanted any more stays until it breaks: leaders oft
 
 import asyncio
 import logging
+from functools import partial
 from typing import Final, Protocol, TypeAlias
 
 import grpc
-from google.protobuf.message import Message
 
 from odradek.client.cluster.background import Background
-from odradek.client.cluster.connections import calls_end_with_errors
 from odradek.client.cluster.image import NodeInfo
 from odradek.client.cluster.log_offsets import ISOLATION_LEVELS, leader_of
 from odradek.client.cluster.scope import Scope
@@ -27,12 +26,12 @@ from odradek.protocol.errors import BrokerError, CorruptMessageError, OdradekErr
 from odradek.protocol.hot import EpochEnd, FetchedPartitionFrame, decode_fetch_response
 from odradek.protocol.types import NO_LEADER_EPOCH, LeaderEpoch, NodeId, Offset, TopicPartition
 from odradek.rpc.backoff import delays
-from odradek.rpc.channels import ConnectionLostError, error_from_rpc
+from odradek.rpc.channels import Call, ConnectionLostError, converse, error_from_rpc
 from odradek.v1 import broker_pb2
 
 _FETCH_METHOD: Final = "/odradek.v1.BrokerService/Fetch"
 
-_Call: TypeAlias = grpc.aio.StreamStreamCall[Message, bytes]
+_Call: TypeAlias = Call[broker_pb2.FetchRequest, bytes]
 
 _NO_SUBSCRIPTION: Final = 0  # never given out
 # A stream that stood for so long was no failure: the next one is opened without delay.
@@ -157,11 +156,8 @@ class Fetcher:
         if info is None:
             raise ConnectionLostError(f"node {node} is not registered")
         channel = self._scope.connections.to(info.address).channel
-        call = channel.stream_stream(
-            _FETCH_METHOD,
-            request_serializer=broker_pb2.FetchRequest.SerializeToString,
-            response_deserializer=bytes,
-        )()
+        encode = broker_pb2.FetchRequest.SerializeToString
+        call: _Call = converse(channel, _FETCH_METHOD, encode=encode, decode=None)
         failures: tuple[BaseException, ...] = ()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -198,17 +194,16 @@ class Fetcher:
         )
 
     async def _write(self, node: NodeId, call: _Call) -> None:
-        with calls_end_with_errors():
-            await call.write(broker_pb2.FetchRequest(open=self._open()))
-            stream = self._streams[node] = _Stream()
-            self._plan.on_stream_opened(node)
-            while True:
-                self._poke(node)
-                await stream.due.wait()
-                stream.due.clear()
-                frame = self._plan.frame(node, self._now_s())
-                if frame:
-                    await call.write(_to_proto(frame))
+        await call.write(broker_pb2.FetchRequest(open=self._open()))
+        stream = self._streams[node] = _Stream()
+        self._plan.on_stream_opened(node)
+        while True:
+            self._poke(node)
+            await stream.due.wait()
+            stream.due.clear()
+            frame = self._plan.frame(node, self._now_s())
+            if frame:
+                await call.write(_to_proto(frame))
 
     def _poke(self, node: NodeId) -> None:
         """Have a frame written when one is due."""
@@ -234,18 +229,17 @@ class Fetcher:
         stream.timer = asyncio.get_running_loop().call_later(wait_s, ring)
 
     async def _read(self, node: NodeId, call: _Call) -> None:
-        with calls_end_with_errors():
-            while True:
-                data = await call.read()
-                if not isinstance(data, bytes):
-                    raise ConnectionLostError(f"node {node} ended the fetch stream")
-                for each in decode_fetch_response(data).partitions:
-                    if each.error is not None:
-                        self._on_ended(node, each, each.error)
-                    elif each.diverging_epoch is not None:
-                        self._on_diverged(node, each, each.diverging_epoch)
-                    else:
-                        self._on_push(node, each)
+        await call.listen(partial(self._on_response, node))
+        raise ConnectionLostError(f"node {node} ended the fetch stream")
+
+    def _on_response(self, node: NodeId, data: bytes) -> None:
+        for each in decode_fetch_response(data).partitions:
+            if each.error is not None:
+                self._on_ended(node, each, each.error)
+            elif each.diverging_epoch is not None:
+                self._on_diverged(node, each, each.diverging_epoch)
+            else:
+                self._on_push(node, each)
 
     # ------------------------------------------------------------------ what a node pushes
 

@@ -23,7 +23,6 @@ from typing import Final, Protocol, TypeAlias, assert_never
 import grpc
 
 from odradek.client.cluster.background import Background
-from odradek.client.cluster.connections import calls_end_with_errors
 from odradek.client.cluster.coordinator import Coordinator, from_topic_partitions, topic_partitions
 from odradek.client.cluster.scope import Scope
 from odradek.client.config import ConsumerOptions
@@ -294,17 +293,15 @@ class GroupSession:
         raise _most_telling(failures)
 
     async def _write(self, stream: _Stream, call: _Call) -> None:
-        with calls_end_with_errors():
-            while True:
-                stream.due.clear()
-                while stream.outgoing:
-                    await call.write(self._to_proto(stream.outgoing.popleft()))
-                await stream.due.wait()
+        while True:
+            stream.due.clear()
+            while stream.outgoing:
+                await call.write(self._to_proto(stream.outgoing.popleft()))
+            await stream.due.wait()
 
     async def _read(self, stream: _Stream, call: _Call) -> None:
         while True:
-            with calls_end_with_errors():
-                reply = await call.read()
+            reply = await call.read()
             if not isinstance(reply, group_pb2.GroupServiceHeartbeatResponse):
                 raise ConnectionLostError("the coordinator ended the heartbeat stream")
             if reply.HasField("error"):

@@ -24,7 +24,7 @@ import grpc
 from odradek.protocol.errors import OdradekError
 from odradek.rpc.channels import open_channel
 
-# A launcher instead of `preexec_fn`: running Python between fork and exec is unsafe once gRPC has
+# A launcher instead of `preexec_fn`: running Python between fork and exec is unsafe once there are
 # threads. The second line covers a parent that died before the first took effect.
 _LAUNCHER = """
 import ctypes, os, signal, sys

@@ -22,11 +22,11 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import grpc
 
-from odradek.client.cluster.connections import Connection, calls_end_with_errors
+from odradek.client.cluster.connections import Connection
 from odradek.client.config import Acks, ProducerOptions
 from odradek.client.producing.partition_queue import PartitionQueue
 from odradek.client.producing.produce_request import Attempt, Request, encode
@@ -40,8 +40,10 @@ from odradek.protocol.errors import (
 )
 from odradek.protocol.record_batch import Codec, compress
 from odradek.protocol.types import NodeId
-from odradek.rpc.channels import ConnectionLostError, error_from_rpc
+from odradek.rpc.channels import Call, ConnectionLostError, converse, error_from_rpc
 from odradek.v1 import broker_pb2
+
+_Call: TypeAlias = Call[bytes, broker_pb2.ProduceResponse]
 
 _METHOD: Final = "/odradek.v1.BrokerService/Produce"
 _REQUESTS_MAX: Final = 5
@@ -139,11 +141,8 @@ class NodeSender:
 
     async def _converse(self) -> None:
         connection = self._connect()
-        call: grpc.aio.StreamStreamCall[bytes, Any] = connection.channel.stream_stream(
-            _METHOD,
-            request_serializer=None,
-            response_deserializer=broker_pb2.ProduceResponse.FromString,
-        )()
+        decode = broker_pb2.ProduceResponse.FromString
+        call: _Call = converse(connection.channel, _METHOD, encode=None, decode=decode)
         # No TaskGroup: one that is cancelled while a child fails forgets the cancellation (3.11).
         reading = asyncio.create_task(self._read(call))
         reading.add_done_callback(lambda _: self._wake.set())
@@ -162,9 +161,7 @@ class NodeSender:
             call.cancel()
             await asyncio.gather(reading, return_exceptions=True)
 
-    async def _write(
-        self, call: "grpc.aio.StreamStreamCall[bytes, Any]", reading: asyncio.Task[None]
-    ) -> None:
+    async def _write(self, call: _Call, reading: asyncio.Task[None]) -> None:
         while not reading.done():
             now_s = self._loop.time()
             due_at_s = self._due_at_s(now_s)
@@ -177,8 +174,7 @@ class NodeSender:
             self._set_alarm(request.sent_s + _SUSPICION_S)
             data = await self._encode(self._correlation_id, request)
             try:
-                with calls_end_with_errors():
-                    await call.write(data)
+                await call.write(data)
             except grpc.aio.AioRpcError as error:
                 raise error_from_rpc(error) from error
             except asyncio.InvalidStateError as error:
@@ -187,15 +183,12 @@ class NodeSender:
             raise ConnectionLostError("the produce stream was cancelled")
         reading.result()
 
-    async def _read(self, call: "grpc.aio.StreamStreamCall[bytes, Any]") -> None:
-        while True:
-            try:
-                response = await call.read()
-            except grpc.aio.AioRpcError as error:
-                raise error_from_rpc(error) from error
-            if not isinstance(response, broker_pb2.ProduceResponse):
-                raise ConnectionLostError(f"node {self.node_id} ended the produce stream")
-            self._on_response(response)
+    async def _read(self, call: _Call) -> None:
+        try:
+            await call.listen(self._on_response)
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error) from error
+        raise ConnectionLostError(f"node {self.node_id} ended the produce stream")
 
     async def _rest(self, until_s: float) -> None:
         """Sleep until woken, or until something is due."""
@@ -377,5 +370,5 @@ class NodeSender:
             if queue.idle:
                 self.queues.pop(queue, None)
         self._settings.on_answers(queues)
-        if self.queues:
-            self._wake.set()
+        # A turn of the loop later: what whoever woke up in this one sends goes along.
+        self._loop.call_soon(self._wake.set)

@@ -215,7 +215,7 @@ class Links(raft_pb2_grpc.RaftServiceServicer):
     async def _keep_link(self, peer: ControllerId, address: str) -> None:
         waits = delays(self._rng, initial_s=REDIAL_DELAY_S, max_s=REDIAL_DELAY_MAX_S)
         for session in itertools.count(1):
-            # A fresh channel per stream: gRPC would otherwise apply its own, longer back-off.
+            # A fresh channel per stream: one that failed to dial waits on its own.
             channel = self._open_channel(address)
             try:
                 if await self._run_link(peer, channel, session):

@@ -74,7 +74,7 @@ class FetchStream:
                 halt.cancel()
                 self._ended = True
                 self._ready.set()
-                # gRPC cannot end a call while one of its messages is being sent.
+                # What is being pushed leaves first, if the client takes it.
                 await asyncio.wait((pumping,), timeout=_FINISH_S)
                 pumping.cancel()
         finally:

@@ -13,6 +13,7 @@ the stream is not read until some are answered), and more tightly while a node h
 import asyncio
 import time
 from collections import deque
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -175,7 +176,7 @@ class ProduceStream:
                 halt.cancel()
                 self._ended = True
                 self._answer_ready.set()
-                # gRPC cannot end a call while one of its messages is being sent.
+                # What is answered already leaves first, if the client takes it.
                 await asyncio.wait((writing,), timeout=_FINISH_S)
                 writing.cancel()
         finally:
@@ -218,21 +219,24 @@ class ProduceStream:
         return self._unanswered_bytes <= (_SHARE_BYTES if crowded else _UNANSWERED_BYTES_MAX)
 
     async def _read_requests(self) -> None:
-        read, end = self._context.read, grpc.aio.EOF
         try:
-            data = await first_request(read())
-            while data is not end:
-                metrics.PRODUCE_REQUESTS.total += 1
-                await self._begin(decode_produce_request(data), len(data))
-                del data  # an idle stream holds nothing
-                if not self._has_room:
-                    self._room.clear()
-                    await self._room.wait()
-                data = await read()
+            data = await first_request(self._context.read())
+            if data is grpc.aio.EOF:
+                return
+            later = self._on_request(data)
+            del data  # an idle stream holds nothing
+            if later is not None:
+                await later
+            await self._context.hear(self._on_request)
         except (InvalidRequestError, RequestTimedOutError) as error:
             self._failure = error
 
-    async def _begin(self, frame: ProduceFrame, size_bytes: int) -> None:
+    def _on_request(self, data: bytes) -> Awaitable[None] | None:
+        metrics.PRODUCE_REQUESTS.total += 1
+        return self._begin(decode_produce_request(data), len(data))
+
+    def _begin(self, frame: ProduceFrame, size_bytes: int) -> Awaitable[None] | None:
+        """Begin a request; return what to wait for before the next one, if anything."""
         call = ProduceCall(self, frame, size_bytes, time.monotonic())
         self._calls[call] = None
         self._unanswered(size_bytes)
@@ -240,11 +244,19 @@ class ProduceStream:
             self._timer = self._loop.call_later(_TICK_S, self._tick)
         if not frame.partitions:
             self.answer(call)
-            return
-        if frame.transactional_id:
+        elif frame.transactional_id:
             call.fail_missing(_transactions_come_later(frame.transactional_id))
-            return
-        for index in range(len(frame.partitions)):
+        else:
+            for index in range(len(frame.partitions)):
+                if not self._replicas.has_room or not self._append(call, index):
+                    return self._append_slowly(call, index)
+            # A pass later: what was appended leaves for the followers before the disk is asked.
+            self._loop.call_soon(self._replicas.commit_soon)
+        return None if self._has_room else self._until_room()
+
+    async def _append_slowly(self, call: ProduceCall, first: int) -> None:
+        """Append the rest of a request as the store has room for it."""
+        for index in range(first, len(call.results)):
             try:
                 if not self._replicas.has_room:
                     await self._replicas.room()
@@ -252,8 +264,13 @@ class ProduceStream:
                     await self._replicas.room()
             except StorageFullError as error:  # the disk filled up while this waited for room
                 call.failed(index, error)
-        # A pass later: what was appended leaves for the followers before the disk here is asked.
         self._loop.call_soon(self._replicas.commit_soon)
+        if not self._has_room:
+            await self._until_room()
+
+    async def _until_room(self) -> None:
+        self._room.clear()
+        await self._room.wait()
 
     def _append(self, call: ProduceCall, index: int) -> bool:
         """Append one partition's batches; False when the store wants a moment's rest."""

@@ -93,9 +93,7 @@ class FollowerNode:
         self._early.clear()
 
     async def _read(self, context: Any) -> None:
-        read, end = context.read, grpc.aio.EOF
-        while (request := await read()) is not end:
-            self._on_request(request)
+        await context.hear(self._on_request)
 
     def _on_request(self, request: pb.ReplicateRequest) -> None:
         if self.ended.is_set():

@@ -10,10 +10,11 @@ when the pair is gone; no frame is read while the storage has no room; both stre
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Final
+from functools import partial
+from typing import Final, TypeAlias
 
 import grpc
 import structlog
@@ -28,8 +29,10 @@ from odradek.protocol.errors import BrokerError, StorageFullError
 from odradek.protocol.replication import ReplicateFrame, decode_replicate_response
 from odradek.protocol.types import LeaderEpoch, NodeId, Offset, PartitionUid
 from odradek.rpc.backoff import delays
-from odradek.rpc.channels import error_from_rpc, open_channel
+from odradek.rpc.channels import Call, converse, error_from_rpc, open_channel
 from odradek.v1 import replica_pb2 as pb
+
+_Call: TypeAlias = Call[pb.ReplicateRequest, bytes]
 
 _log = structlog.get_logger()
 
@@ -134,13 +137,11 @@ class LeaderNode:
     async def _converse(self, address: str) -> bool:
         """Serve one pair of streams until it breaks; return whether it ever stood."""
         channel = open_channel(address, keepalive_s=2.0)
-        method: Any = channel.stream_stream(
-            f"/{SERVICE_NAME}/Replicate",
-            request_serializer=pb.ReplicateRequest.SerializeToString,
-        )
+        method, encode = f"/{SERVICE_NAME}/Replicate", pb.ReplicateRequest.SerializeToString
         stood = False
         try:
-            live, catch_up = method(), method()
+            live: _Call = converse(channel, method, encode=encode, decode=None)
+            catch_up: _Call = converse(channel, method, encode=encode, decode=None)
             async with asyncio.timeout(_OPEN_TIMEOUT_S):
                 await live.write(self._opening(pb.REPLICATE_STREAM_LIVE))
                 await catch_up.write(self._opening(pb.REPLICATE_STREAM_CATCH_UP))
@@ -163,7 +164,7 @@ class LeaderNode:
     def _on_broken(self, address: str, reason: str) -> None:
         _log.info("replication broke", leader=self.leader_id, address=address, reason=reason)
 
-    async def _until_broken(self, live: Any, catch_up: Any) -> None:
+    async def _until_broken(self, live: _Call, catch_up: _Call) -> None:
         tasks = [
             asyncio.ensure_future(self._read(live, self._live)),
             asyncio.ensure_future(self._read(catch_up, self._catch_up)),
@@ -202,17 +203,28 @@ class LeaderNode:
             if replica.following is not None:
                 replica.following.on_disconnected()
 
-    async def _read(self, call: Any, received: Received) -> None:
-        end = grpc.aio.EOF
-        while (data := await call.read()) is not end:
-            while not self._replicas.has_room:
-                await self._room()
-            frame = decode_replicate_response(data)
-            self._take(frame)
-            self._replicas.commit_soon()
-            if frame.number:
-                received.on_received(frame.number, self._replicas.awaited_position)
-                self.on_synced(self._replicas.durable_position)
+    async def _read(self, call: _Call, received: Received) -> None:
+        await call.listen(partial(self._on_frame, received))
+
+    def _on_frame(self, received: Received, data: bytes) -> Awaitable[None] | None:
+        """Take a frame in; return what to wait for before the next one, if there is no room."""
+        if not self._replicas.has_room:
+            return self._take_slowly(received, data)
+        self._take_in(received, data)
+        return None
+
+    async def _take_slowly(self, received: Received, data: bytes) -> None:
+        while not self._replicas.has_room:
+            await self._room()
+        self._take_in(received, data)
+
+    def _take_in(self, received: Received, data: bytes) -> None:
+        frame = decode_replicate_response(data)
+        self._take(frame)
+        self._replicas.commit_soon()
+        if frame.number:
+            received.on_received(frame.number, self._replicas.awaited_position)
+            self.on_synced(self._replicas.durable_position)
 
     async def _room(self) -> None:
         try:
@@ -254,7 +266,7 @@ class LeaderNode:
                 if replica.following.is_paused:  # it was refused after the first of these
                     self._announce_again_soon(replica)
 
-    async def _write(self, call: Any) -> None:
+    async def _write(self, call: _Call) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()

@@ -1,0 +1,186 @@
+"""Calls to one peer, over one connection that is dialled when it is needed.
+
+A call fails at once while the peer cannot be reached: whoever calls knows what may be repeated, and
+when. After a failed attempt the next one waits a little, whatever was called meanwhile fails with
+the same reason. A connection that broke is dialled anew by the next call.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+from grpc import StatusCode
+
+from odradek.rpc.http2.calls import AskedCall, Call, error_of, hear, only_answer
+from odradek.rpc.http2.connection import Connection
+from odradek.rpc.http2.status import Status
+from odradek.rpc.http2.wire import Wire
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+_CONNECT_S: Final = 1.0
+_REDIAL_S: Final = 0.1
+
+
+class Channel:
+    """A peer.
+
+    Args:
+        address: `host:port`, or `unix:path`.
+        context: For TLS; None for plain text.
+        keepalive_s: While calls are under way, a peer silent for so long is asked whether it is
+            there, and given up when it does not answer within half of that.
+    """
+
+    def __init__(self, address: str, *, context: ssl.SSLContext | None, keepalive_s: float) -> None:
+        self.address = address
+        self.scheme = "http" if context is None else "https"
+        self._context = context
+        self._keepalive_s = keepalive_s
+        self._wires: set[Wire] = set()
+        self._wire: Wire | None = None
+        self._dialling: asyncio.Task[Wire] | None = None
+        self._failure = ""
+        self._redial_at_s = 0.0
+        self._is_closed = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; calls under way fail."""
+        self._is_closed = True
+        if self._dialling is not None:
+            self._dialling.cancel()
+            await asyncio.wait((self._dialling,))
+        wires = list(self._wires)
+        for wire in wires:
+            wire.close("the channel was closed")
+        for wire in wires:
+            await wire.gone.wait()
+
+    async def wire(self) -> Wire:
+        """Return the connection, dialling if need be.
+
+        Raises:
+            grpc.aio.AioRpcError: The peer cannot be reached, or the channel is closed.
+        """
+        if self._is_closed:
+            raise error_of(Status(StatusCode.UNAVAILABLE, "the channel was closed"))
+        if self._wire is not None and not self._wire.connection.is_going_away:
+            return self._wire
+        loop = asyncio.get_running_loop()
+        if self._dialling is None:
+            if loop.time() < self._redial_at_s:
+                raise error_of(Status(StatusCode.UNAVAILABLE, self._failure))
+            self._dialling = loop.create_task(self._dial())
+        try:
+            return await asyncio.shield(self._dialling)
+        except asyncio.CancelledError:
+            if self._is_closed:
+                raise error_of(Status(StatusCode.UNAVAILABLE, "the channel was closed")) from None
+            raise
+        except (OSError, TimeoutError, ValueError) as error:
+            raise error_of(Status(StatusCode.UNAVAILABLE, self._failure)) from error
+
+    async def _dial(self) -> Wire:
+        loop = asyncio.get_running_loop()
+        host, _, port = self.address.rpartition(":")
+        wire: Wire | None = None
+        try:
+            async with asyncio.timeout(_CONNECT_S):
+                if host == "unix":
+                    _, wire = await loop.create_unix_connection(self._make_wire, port)
+                else:
+                    _, wire = await loop.create_connection(
+                        self._make_wire, host.strip("[]"), int(port), ssl=self._context
+                    )
+                await wire.greeted
+        except BaseException as error:
+            reason = str(error) or f"no answer within {_CONNECT_S:g} s"
+            self._failure = f"cannot connect to {self.address}: {reason}"
+            self._redial_at_s = loop.time() + _REDIAL_S
+            if wire is not None:
+                wire.abort(self._failure)
+            raise
+        finally:
+            self._dialling = None
+        self._wire = wire
+        return wire
+
+    def _make_wire(self) -> Wire:
+        return Wire(
+            Connection(is_client=True),
+            on_opened=None,
+            on_made=self._wires.add,
+            on_lost=self._wires.discard,
+            keepalive_s=self._keepalive_s,
+            keepalive_timeout_s=self._keepalive_s / 2,
+            asks_idle=False,
+            gathers=False,
+        )
+
+    # What generated stubs ask for
+
+    def unary_unary(
+        self,
+        method: str,
+        request_serializer: Callable[[Q], bytes] | None = None,
+        response_deserializer: Callable[[bytes], A] | None = None,
+        **_: Any,
+    ) -> Callable[..., Awaitable[A]]:
+        """Return how to call a method with one answer."""
+        ask = self.unary_stream(method, request_serializer, response_deserializer)
+
+        def call(request: Q, *, timeout: float | None = None) -> Awaitable[A]:
+            asking = asyncio.ensure_future(only_answer(ask(request, timeout=timeout)))
+            asking.add_done_callback(hear)
+            return asking
+
+        return call
+
+    def unary_stream(
+        self,
+        method: str,
+        request_serializer: Callable[[Q], bytes] | None = None,
+        response_deserializer: Callable[[bytes], A] | None = None,
+        **_: Any,
+    ) -> Callable[..., "AskedCall[Q, A]"]:
+        """Return how to call a method with a stream of answers."""
+
+        def call(request: Q, *, timeout: float | None = None) -> "AskedCall[Q, A]":
+            return AskedCall(
+                self,
+                method,
+                request_serializer,
+                response_deserializer,
+                timeout,
+                request=request,
+            )
+
+        return call
+
+    def stream_stream(
+        self,
+        method: str,
+        request_serializer: Callable[[Q], bytes] | None = None,
+        response_deserializer: Callable[[bytes], A] | None = None,
+        **_: Any,
+    ) -> Callable[..., Call[Q, A]]:
+        """Return how to call a method with a stream of requests, and one of answers."""
+
+        def call(*, timeout: float | None = None) -> Call[Q, A]:
+            return Call(self, method, request_serializer, response_deserializer, timeout)
+
+        return call

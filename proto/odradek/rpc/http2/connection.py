@@ -1,0 +1,388 @@
+"""One HTTP/2 connection that carries gRPC messages, for either end. Pure.
+
+Problem: a broker's messages are many and small, or few and large, and each has its price at every
+thread, copy and wake-up on its way. Idea: HTTP/2 needs little for long-lived streams. A frame that
+holds a whole message becomes that message in one step; one that does not fit the windows waits.
+
+How to drive it: `receive` what came, and perform the events it returns, in order; call the `sender`
+with what is to be sent; then write `out` and clear it. While the transport takes nothing, set
+`sender.is_paused`, then `resume`. `consume` what was read, or the peer runs out of credit.
+
+Invariants: what the peer may still send is bounded, by stream and by connection; of data only what
+belongs to a message is kept, and of other frames at most one, in parts.
+
+Source: RFC 9113; gRPC over HTTP/2.
+"""
+
+from typing import Final, cast
+
+import hpack
+
+from odradek.rpc.http2 import frames
+from odradek.rpc.http2.events import (
+    Event,
+    GoneAway,
+    HeadersReceived,
+    MessageReceived,
+    MessageRefused,
+    StreamEnded,
+    StreamReset,
+)
+from odradek.rpc.http2.frames import ErrorCode, Setting
+from odradek.rpc.http2.reader import HEADERS_BYTES_MAX, FrameReader, Piece
+from odradek.rpc.http2.sender import Sender
+from odradek.rpc.http2.streams import (
+    PREFIX,
+    PREFIX_BYTES,
+    Headers,
+    MessageTooLargeError,
+    ProtocolViolationError,
+    Stream,
+)
+
+STREAM_WINDOW_BYTES: Final = 4 << 20
+CONNECTION_WINDOW_BYTES: Final = 16 << 20
+UNREAD_BYTES_MAX: Final = 1 << 20
+"""Of a stream: with more in whole messages, it is granted nothing."""
+CONNECTION_UNREAD_BYTES_MAX: Final = 128 << 20
+"""Of a connection: with more, it is granted nothing."""
+PARTIAL_BYTES_MAX: Final = 256 << 20
+"""Of all messages of a connection that are not complete: a stream that brings more is refused."""
+_ECHOES_MAX: Final = 1_000
+_PING_BYTES: Final = 8
+
+
+class Connection:
+    """One end's view.
+
+    Args:
+        is_client: Which end.
+        streams_max: A server refuses more at a time.
+    """
+
+    def __init__(self, *, is_client: bool, streams_max: int = 1_000) -> None:
+        self.sender = Sender(self._on_ended_here)
+        self.out = self.sender.out
+        self.is_going_away = False
+        """No stream may be opened any more."""
+        self.streams: dict[int, Stream] = {}
+        self._is_client = is_client
+        self._streams_max = streams_max
+        self._last_id = -1 if is_client else 0
+        self._decoder = hpack.Decoder(max_header_list_size=HEADERS_BYTES_MAX)
+        self._reader = FrameReader(b"" if is_client else frames.PREFACE)
+        self.is_greeted = False
+        """The peer has begun to speak HTTP/2."""
+        self._receive_window = CONNECTION_WINDOW_BYTES
+        self._ungranted_bytes = 0
+        self._unread_bytes = self._partial_bytes = 0
+        self._echoes = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        settings = {
+            Setting.INITIAL_WINDOW_SIZE: STREAM_WINDOW_BYTES,
+            Setting.MAX_FRAME_SIZE: frames.FRAME_BYTES_MAX,
+            Setting.MAX_HEADER_LIST_SIZE: HEADERS_BYTES_MAX,
+        }
+        if self._is_client:
+            self.out.append(frames.PREFACE)
+            settings[Setting.ENABLE_PUSH] = 0
+        else:
+            settings[Setting.MAX_CONCURRENT_STREAMS] = self._streams_max
+        self.out.append(frames.encode_settings(settings))
+        more_bytes = CONNECTION_WINDOW_BYTES - frames.WINDOW_BYTES_DEFAULT
+        self.out.append(frames.encode_window_update(0, more_bytes))
+
+    # ------------------------------------------------------------------ calls
+
+    def open(self, headers: Headers) -> Stream:
+        """Begin a call; a client's."""
+        assert not self.is_going_away, "dial anew"
+        self._last_id += 2
+        stream = self._add(self._last_id)
+        self.sender.headers(stream, headers)
+        if self._last_id > frames.WINDOW_BYTES_MAX - 2:
+            self.is_going_away = True  # ids are never used again
+        return stream
+
+    def reset(self, stream: Stream, code: ErrorCode) -> None:
+        """End a stream at once, both ways; nothing is heard of it any more."""
+        if self.streams.get(stream.stream_id) is stream:
+            self._forget(stream)
+            self.out.append(frames.encode_reset(stream.stream_id, code))
+
+    def ping(self) -> None:
+        """Make the peer say something."""
+        self.out.append(frames.encode(frames.PING, 0, 0, bytes(8)))
+
+    def go_away(self, code: ErrorCode = ErrorCode.NO_ERROR, reason: str = "") -> None:
+        """Tell the peer to open no more streams here."""
+        self.is_going_away = True
+        last_id = 0 if self._is_client else self._last_id
+        self.out.append(frames.encode_goaway(last_id, code, reason))
+
+    def resume(self) -> None:
+        """The transport takes data again."""
+        self._echoes = 0
+        self.sender.is_paused = False
+        self.sender.pump()
+
+    def _add(self, stream_id: int) -> Stream:
+        stream = Stream(stream_id, STREAM_WINDOW_BYTES)
+        self.streams[stream_id] = stream
+        return stream
+
+    def _forget(self, stream: Stream) -> None:
+        self.streams.pop(stream.stream_id, None)
+        self.sender.forget(stream)
+        self._partial_bytes -= stream.partial_bytes
+        self._unread_bytes -= stream.unread_bytes
+        stream.partial_bytes = stream.unread_bytes = 0
+        if self._ungranted_bytes * 2 >= CONNECTION_WINDOW_BYTES:
+            self._grant_connection()
+
+    def _on_ended_here(self, stream: Stream) -> None:
+        if stream.is_ended_there:
+            self._forget(stream)
+        elif not self._is_client:
+            self.reset(stream, ErrorCode.NO_ERROR)  # answered: the caller need not end its part
+
+    # ------------------------------------------------------------------ receiving
+
+    def receive(self, data: bytes) -> list[Event]:
+        """Take what came.
+
+        Raises:
+            ProtocolViolationError: Write `out`, then close.
+        """
+        events: list[Event] = []
+        try:
+            for piece in self._reader.read(data):
+                if piece.kind == frames.DATA:  # nearly always
+                    self._on_data(piece, events)
+                else:
+                    self._on_frame(piece, events)
+        except ProtocolViolationError as violation:
+            self.go_away(violation.code, violation.reason)
+            raise
+        return events
+
+    def consume(self, stream: Stream, size_bytes: int) -> None:
+        """Grant the peer anew what a message took."""
+        size_bytes = min(size_bytes + PREFIX_BYTES, stream.unread_bytes)  # none of one that is gone
+        stream.unread_bytes -= size_bytes
+        self._unread_bytes -= size_bytes
+        if stream.ungranted_bytes * 2 >= STREAM_WINDOW_BYTES and size_bytes:
+            self._grant(stream)
+        if self._ungranted_bytes * 2 >= CONNECTION_WINDOW_BYTES:
+            self._grant_connection()
+
+    # Data
+
+    def _on_data(self, piece: Piece, events: list[Event]) -> None:
+        """Take a data frame, or a part of one."""
+        stream = self.streams.get(piece.stream_id)
+        size, frame_bytes = len(piece.payload), piece.frame_bytes
+        if frame_bytes >= 0:
+            self._take_window(stream, piece.stream_id, frame_bytes)
+        padding_bytes = frame_bytes - size if piece.flags & frames.PADDED else 0
+        self._ungranted_bytes += size + padding_bytes
+        if stream is not None:
+            stream.ungranted_bytes += size + padding_bytes
+            if not stream.is_refused:
+                self._assemble(stream, piece.payload, events)
+            if stream.ungranted_bytes * 2 >= STREAM_WINDOW_BYTES:
+                self._grant(stream)
+            if piece.is_last and piece.flags & frames.END_STREAM:
+                if not stream.is_between_messages and not stream.is_refused:
+                    events.append(MessageRefused(stream, "it ended within a message"))
+                self._ended_there(stream)
+                events.append(StreamEnded(stream))
+        if self._ungranted_bytes * 2 >= CONNECTION_WINDOW_BYTES:
+            self._grant_connection()
+
+    def _take_window(self, stream: Stream | None, stream_id: int, frame_bytes: int) -> None:
+        self._receive_window -= frame_bytes
+        if self._receive_window < 0:
+            raise ProtocolViolationError(ErrorCode.FLOW_CONTROL_ERROR, "beyond the window")
+        if stream is None:
+            self._check_known(stream_id)
+            return
+        stream.receive_window -= frame_bytes
+        if stream.receive_window < 0:
+            raise ProtocolViolationError(ErrorCode.FLOW_CONTROL_ERROR, "beyond a stream's window")
+        if stream.is_ended_there:
+            raise ProtocolViolationError(ErrorCode.STREAM_CLOSED, "data after the end")
+
+    def _assemble(self, stream: Stream, chunk: bytes, events: list[Event]) -> None:
+        size = len(chunk)
+        if size >= PREFIX_BYTES and stream.is_between_messages:
+            flag, message_bytes = PREFIX.unpack_from(chunk)
+            if message_bytes + PREFIX_BYTES == size and not flag:  # nearly always
+                stream.unread_bytes += size
+                self._unread_bytes += size
+                events.append(MessageReceived(stream, chunk[PREFIX_BYTES:]))
+                return
+        before_bytes = stream.partial_bytes
+        try:
+            messages = stream.take(chunk) if size else []
+            self._partial_bytes += stream.partial_bytes - before_bytes
+            if self._partial_bytes > PARTIAL_BYTES_MAX:
+                raise MessageTooLargeError("too much of messages that are not complete")  # noqa: TRY301
+        except MessageTooLargeError as error:
+            stream.is_refused = True
+            events.append(MessageRefused(stream, str(error)))
+            return
+        for message in messages:
+            stream.unread_bytes += len(message) + PREFIX_BYTES
+            self._unread_bytes += len(message) + PREFIX_BYTES
+            events.append(MessageReceived(stream, message))
+
+    def _grant(self, stream: Stream) -> None:
+        if stream.unread_bytes > UNREAD_BYTES_MAX or stream.is_ended_there:
+            return
+        self.out.append(frames.encode_window_update(stream.stream_id, stream.ungranted_bytes))
+        stream.receive_window += stream.ungranted_bytes
+        stream.ungranted_bytes = 0
+
+    def _grant_connection(self) -> None:
+        if self._unread_bytes > CONNECTION_UNREAD_BYTES_MAX:
+            return
+        self.out.append(frames.encode_window_update(0, self._ungranted_bytes))
+        self._receive_window += self._ungranted_bytes
+        self._ungranted_bytes = 0
+
+    def _ended_there(self, stream: Stream) -> None:
+        stream.is_ended_there = True
+        if stream.is_ended_here and not stream.pending:
+            self._forget(stream)
+
+    # Everything else
+
+    def _on_frame(self, piece: Piece, events: list[Event]) -> None:
+        match piece.kind:
+            case frames.WINDOW_UPDATE:
+                self._on_window_update(piece.stream_id, piece.payload)
+            case frames.HEADERS:
+                self._on_headers(piece, events)
+            case frames.SETTINGS:
+                self._on_settings(piece)
+            case frames.PING:
+                self._on_ping(piece)
+            case frames.RST_STREAM:
+                self._on_reset(piece.stream_id, _number(piece.payload), events)
+            case frames.GOAWAY:
+                self._on_goaway(piece.payload, events)
+            case frames.PUSH_PROMISE:
+                raise ProtocolViolationError(ErrorCode.PROTOCOL_ERROR, "nothing may be pushed")
+            case _:
+                pass  # priorities, and what later standards may bring
+
+    def _on_headers(self, piece: Piece, events: list[Event]) -> None:
+        try:
+            headers = cast("Headers", self._decoder.decode(piece.payload))
+        except hpack.HPACKError as error:
+            raise ProtocolViolationError(ErrorCode.COMPRESSION_ERROR, repr(error)) from error
+        except UnicodeDecodeError as error:
+            raise ProtocolViolationError(ErrorCode.PROTOCOL_ERROR, "headers in no text") from error
+        stream = self.streams.get(piece.stream_id)
+        if stream is None:
+            stream = self._on_opened(piece.stream_id)
+            if stream is None:
+                return
+        elif stream.is_ended_there:
+            raise ProtocolViolationError(ErrorCode.STREAM_CLOSED, "headers after the end")
+        ends = bool(piece.flags & frames.END_STREAM)
+        events.append(HeadersReceived(stream, headers, ends))
+        if ends:
+            self._ended_there(stream)
+
+    def _on_opened(self, stream_id: int) -> Stream | None:
+        """Accept a new stream, unless it is one of ours that has gone; None: nobody hears of it."""
+        if self._is_client or stream_id <= self._last_id:
+            self._check_known(stream_id)
+            return None
+        if not stream_id % 2:
+            raise ProtocolViolationError(ErrorCode.PROTOCOL_ERROR, f"stream {stream_id} is even")
+        if not self.is_going_away:
+            self._last_id = stream_id
+            if len(self.streams) < self._streams_max:
+                return self._add(stream_id)
+        self._echo(frames.encode_reset(stream_id, ErrorCode.REFUSED_STREAM))
+        return None
+
+    def _check_known(self, stream_id: int) -> None:
+        """Frames may still come for a stream that is gone; not for one that never was."""
+        if not 0 < stream_id <= self._last_id and not self.is_going_away:
+            raise ProtocolViolationError(ErrorCode.PROTOCOL_ERROR, f"no stream {stream_id}")
+
+    def _on_window_update(self, stream_id: int, payload: bytes) -> None:
+        size = _number(payload) & frames.WINDOW_BYTES_MAX
+        if not size:
+            raise ProtocolViolationError(ErrorCode.PROTOCOL_ERROR, "a window grows by nothing")
+        if not stream_id:
+            self.sender.on_window_update(None, size)
+            return
+        stream = self.streams.get(stream_id)
+        if stream is None:
+            self._check_known(stream_id)
+        else:
+            self.sender.on_window_update(stream, size)
+
+    def _on_settings(self, piece: Piece) -> None:
+        self.is_greeted = True
+        if piece.flags & frames.ACK:
+            return
+        try:
+            settings = frames.decode_settings(piece.payload)
+        except ValueError as error:
+            raise ProtocolViolationError(ErrorCode.FRAME_SIZE_ERROR, str(error)) from error
+        self.sender.on_settings(dict(settings))
+        self._echo(frames.encode(frames.SETTINGS, frames.ACK, 0))
+        self.sender.pump()  # not before: the peer knows what we may send from the acknowledgement
+
+    def _on_ping(self, piece: Piece) -> None:
+        if len(piece.payload) != _PING_BYTES:
+            raise ProtocolViolationError(ErrorCode.FRAME_SIZE_ERROR, "a ping has 8 bytes")
+        if not piece.flags & frames.ACK:
+            self._echo(frames.encode(frames.PING, frames.ACK, 0, piece.payload))
+
+    def _echo(self, frame: bytes) -> None:
+        """Answer what the peer can send without end, as long as it takes the answers."""
+        if self.sender.is_paused:
+            self._echoes += 1
+            if self._echoes > _ECHOES_MAX:
+                raise ProtocolViolationError(ErrorCode.ENHANCE_YOUR_CALM, "answers are not taken")
+        self.out.append(frame)
+
+    def _on_reset(self, stream_id: int, code: int, events: list[Event]) -> None:
+        stream = self.streams.get(stream_id)
+        if stream is None:
+            self._check_known(stream_id)
+            return
+        self._forget(stream)
+        events.append(StreamReset(stream, code))
+
+    def _on_goaway(self, payload: bytes, events: list[Event]) -> None:
+        last_id, code = frames.decode_goaway(payload)
+        self.is_going_away = True
+        for stream in list(self.streams.values()):
+            if self._is_client and stream.stream_id > last_id:
+                self._forget(stream)
+                events.append(StreamReset(stream, ErrorCode.REFUSED_STREAM))
+        events.append(GoneAway(f"{_name(code)} {payload[8:].decode(errors='replace')}".strip()))
+
+
+def _number(payload: bytes) -> int:
+    if len(payload) != frames.NUMBER.size:
+        raise ProtocolViolationError(ErrorCode.FRAME_SIZE_ERROR, f"{len(payload)} bytes, not 4")
+    number: int = frames.NUMBER.unpack(payload)[0]
+    return number
+
+
+def _name(code: int) -> str:
+    try:
+        return ErrorCode(code).name
+    except ValueError:
+        return str(code)

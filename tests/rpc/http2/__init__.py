@@ -1,0 +1,1 @@
+"""The transport: its pure core, against real gRPC, against hostile peers."""
