@@ -25,9 +25,10 @@ _UNITS_S: Final = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 
 _TIMEOUT_DIGITS: Final = 8
 _TIMEOUT_MS_MAX: Final = 10**_TIMEOUT_DIGITS - 1
 _CODE_DIGITS: Final = 3
-_DETAILS_MAX: Final = 1_000
+_DETAILS_BYTES_MAX: Final = 2_048  # gRPC's core may refuse headers of more than 8 KiB in all
 _METADATA_BYTES_MAX: Final = 32 << 10
 _NOT_METADATA: Final = {"te", "content-type", "user-agent"}
+_HALF_ESCAPED: Final = re.compile("%.?$")
 _UNPRINTABLE: Final = re.compile(rb"[^\x20-\x24\x26-\x7e]")
 _BY_HTTP_STATUS: Final = {
     "400": StatusCode.INTERNAL,
@@ -196,5 +197,6 @@ def _parse_timeout(text: str) -> float:
 
 def _escape(details: str) -> str:
     """Percent-encode what may not stand in a header."""
-    plain = details[:_DETAILS_MAX].encode(errors="replace")
-    return _UNPRINTABLE.sub(lambda byte: b"%%%02X" % byte[0][0], plain).decode()
+    plain = details[:_DETAILS_BYTES_MAX].encode(errors="replace")
+    escaped = _UNPRINTABLE.sub(lambda byte: b"%%%02X" % byte[0][0], plain).decode()
+    return _HALF_ESCAPED.sub("", escaped[:_DETAILS_BYTES_MAX])
