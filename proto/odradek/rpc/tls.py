@@ -1,8 +1,8 @@
 """Credentials for both ends of a connection; without them it is plain text."""
 
+import os
 import ssl
 from dataclasses import dataclass
-from tempfile import NamedTemporaryFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class TlsOptions:
         context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
         if self.authorities is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            context.load_verify_locations(cadata=self.authorities.decode())
+            context.load_verify_locations(cadata=self.authorities.decode("ascii", "ignore"))
         self._complete(context)
         return context
 
@@ -43,7 +43,7 @@ class TlsOptions:
             raise ValueError("a server needs a certificate and its private key")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         if self.authorities is not None:
-            context.load_verify_locations(cadata=self.authorities.decode())
+            context.load_verify_locations(cadata=self.authorities.decode("ascii", "ignore"))
             context.verify_mode = ssl.CERT_REQUIRED
         self._complete(context)
         return context
@@ -52,7 +52,9 @@ class TlsOptions:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["h2"])
         if self.certificate is not None and self.private_key is not None:
-            with NamedTemporaryFile() as both:  # Python's ssl takes certificates from files alone
+            # Python's ssl takes certificates from files alone: one that no disk ever sees.
+            with os.fdopen(os.memfd_create("certificate"), "wb") as both:
                 both.write(self.private_key + b"\n" + self.certificate)
                 both.flush()
-                context.load_cert_chain(both.name)
+                # An empty password: nobody is asked for that of a key which needs one.
+                context.load_cert_chain(f"/proc/self/fd/{both.fileno()}", password="")

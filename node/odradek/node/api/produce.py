@@ -265,12 +265,12 @@ class ProduceStream:
             except StorageFullError as error:  # the disk filled up while this waited for room
                 call.failed(index, error)
         self._loop.call_soon(self._replicas.commit_soon)
-        if not self._has_room:
-            await self._until_room()
+        await self._until_room()
 
     async def _until_room(self) -> None:
-        self._room.clear()
-        await self._room.wait()
+        while not self._has_room:
+            self._room.clear()
+            await self._room.wait()
 
     def _append(self, call: ProduceCall, index: int) -> bool:
         """Append one partition's batches; False when the store wants a moment's rest."""

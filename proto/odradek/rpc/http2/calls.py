@@ -204,13 +204,12 @@ class Call(Generic[Q, A]):
 
     async def _begin(self, timeout_s: float | None) -> _CallEnd:
         wire = await self._channel.wire()
-        if wire.connection.is_going_away:
-            raise error_of(Status(StatusCode.UNAVAILABLE, f"{self._channel.address} is stopping"))
-        stream = wire.connection.open(
-            statuses.request_headers(
-                self._path, self._channel.address, self._channel.scheme, timeout_s
-            )
-        )
+        address, scheme = self._channel.address, self._channel.scheme
+        headers = statuses.request_headers(self._path, address, scheme, timeout_s)
+        try:
+            stream = await wire.open(headers)
+        except ConnectionError as error:
+            raise error_of(Status(StatusCode.UNAVAILABLE, str(error))) from error
         self._end = _CallEnd(wire, stream)
         self._ask(self._end)
         wire.flush()
@@ -250,13 +249,11 @@ class AskedCall(Call[Q, A]):
         *,
         request: Q,
     ) -> None:
-        self._request = request
+        self._data = encode(request) if encode else request
         super().__init__(channel, path, encode, decode, timeout_s)
 
     def _ask(self, end: _CallEnd) -> None:
-        request = self._request
-        data = self._encode(request) if self._encode else request
-        end.wire.connection.sender.message(end.stream, data)  # type: ignore[arg-type]
+        end.wire.connection.sender.message(end.stream, self._data)  # type: ignore[arg-type]
         end.wire.connection.sender.end(end.stream)
 
 
@@ -266,14 +263,11 @@ async def only_answer(call: AskedCall[Q, A]) -> A:
     Raises:
         grpc.aio.AioRpcError: It has failed.
     """
-    try:
-        answer = await call.read()
-        if answer is grpc.aio.EOF:
-            raise error_of(Status(StatusCode.INTERNAL, "the call ended without an answer"))
-        await call.read()  # its status
-        return answer
-    finally:
-        call.cancel()
+    answer = await call.read()
+    if answer is grpc.aio.EOF:
+        raise error_of(Status(StatusCode.INTERNAL, "the call ended without an answer"))
+    await call.read()  # its status
+    return answer
 
 
 def hear(task: asyncio.Future[Any]) -> None:

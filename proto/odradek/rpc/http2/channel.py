@@ -6,8 +6,11 @@ the same reason. A connection that broke is dialled anew by the next call.
 """
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -22,6 +25,7 @@ Q = TypeVar("Q")
 A = TypeVar("A")
 
 _CONNECT_S: Final = 1.0
+_CONNECT_TLS_S: Final = 3.0
 _REDIAL_S: Final = 0.1
 
 
@@ -39,6 +43,7 @@ class Channel:
         self.address = address
         self.scheme = "http" if context is None else "https"
         self._context = context
+        self._connect_s = _CONNECT_S if context is None else _CONNECT_TLS_S
         self._keepalive_s = keepalive_s
         self._wires: set[Wire] = set()
         self._wire: Wire | None = None
@@ -91,32 +96,56 @@ class Channel:
             if self._is_closed:
                 raise error_of(Status(StatusCode.UNAVAILABLE, "the channel was closed")) from None
             raise
-        except (OSError, TimeoutError, ValueError) as error:
+        except (OSError, TimeoutError, ValueError, OverflowError) as error:
             raise error_of(Status(StatusCode.UNAVAILABLE, self._failure)) from error
 
     async def _dial(self) -> Wire:
         loop = asyncio.get_running_loop()
-        host, _, port = self.address.rpartition(":")
-        wire: Wire | None = None
         try:
-            async with asyncio.timeout(_CONNECT_S):
+            self._wire = await self._dial_any()
+        except BaseException as error:
+            reason = str(error) or f"no answer within {self._connect_s:g} s"
+            self._failure = f"cannot connect to {self.address}: {reason}"
+            self._redial_at_s = loop.time() + _REDIAL_S
+            raise
+        finally:
+            self._dialling = None
+        return self._wire
+
+    async def _dial_any(self) -> Wire:
+        host, _, port = self.address.rpartition(":")
+        *others, last = [host] if host == "unix" else await self._hosts(host.strip("[]"))
+        for each in others:
+            with suppress(OSError, TimeoutError):
+                return await self._dial_one(each, port)
+        return await self._dial_one(last, port)
+
+    async def _hosts(self, host: str) -> list[str]:
+        """Return every address that a name has; one that does not answer must not hide another."""
+        with suppress(ValueError):
+            return [str(ip_address(host))]
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(self._connect_s):
+            found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        return list(dict.fromkeys(str(each[4][0]) for each in found))
+
+    async def _dial_one(self, host: str, port: str) -> Wire:
+        loop = asyncio.get_running_loop()
+        wire: Wire | None = None
+        name = None if self._context is None else self.address.rpartition(":")[0].strip("[]")
+        try:
+            async with asyncio.timeout(self._connect_s):
                 if host == "unix":
                     _, wire = await loop.create_unix_connection(self._make_wire, port)
                 else:
                     _, wire = await loop.create_connection(
-                        self._make_wire, host.strip("[]"), int(port), ssl=self._context
+                        self._make_wire, host, int(port), ssl=self._context, server_hostname=name
                     )
                 await wire.greeted
-        except BaseException as error:
-            reason = str(error) or f"no answer within {_CONNECT_S:g} s"
-            self._failure = f"cannot connect to {self.address}: {reason}"
-            self._redial_at_s = loop.time() + _REDIAL_S
+        except BaseException:
             if wire is not None:
-                wire.abort(self._failure)
+                wire.abort(f"cannot connect to {self.address}")
             raise
-        finally:
-            self._dialling = None
-        self._wire = wire
         return wire
 
     def _make_wire(self) -> Wire:
@@ -144,8 +173,10 @@ class Channel:
         ask = self.unary_stream(method, request_serializer, response_deserializer)
 
         def call(request: Q, *, timeout: float | None = None) -> Awaitable[A]:
-            asking = asyncio.ensure_future(only_answer(ask(request, timeout=timeout)))
+            one = ask(request, timeout=timeout)
+            asking = asyncio.ensure_future(only_answer(one))
             asking.add_done_callback(hear)
+            asking.add_done_callback(lambda _: one.cancel())  # also when it was, before it began
             return asking
 
         return call

@@ -71,6 +71,8 @@ class Connection:
         self._last_id = -1 if is_client else 0
         self._decoder = hpack.Decoder(max_header_list_size=HEADERS_BYTES_MAX)
         self._reader = FrameReader(b"" if is_client else frames.PREFACE)
+        self.calls_max = frames.WINDOW_BYTES_MAX
+        """So many at a time the peer takes."""
         self.is_greeted = False
         """The peer has begun to speak HTTP/2."""
         self._receive_window = CONNECTION_WINDOW_BYTES
@@ -154,7 +156,7 @@ class Connection:
         """Take what came.
 
         Raises:
-            ProtocolViolationError: Write `out`, then close.
+            ProtocolViolationError: Perform its events, write `out`, then close.
         """
         events: list[Event] = []
         try:
@@ -165,7 +167,10 @@ class Connection:
                     self._on_frame(piece, events)
         except ProtocolViolationError as violation:
             self.go_away(violation.code, violation.reason)
+            violation.events = events
             raise
+        if self.sender.is_due:
+            self.sender.pump()
         return events
 
     def consume(self, stream: Stream, size_bytes: int) -> None:
@@ -226,8 +231,10 @@ class Connection:
                 return
         before_bytes = stream.partial_bytes
         try:
-            messages = stream.take(chunk) if size else []
-            self._partial_bytes += stream.partial_bytes - before_bytes
+            try:
+                messages = stream.take(chunk) if size else []
+            finally:
+                self._partial_bytes += stream.partial_bytes - before_bytes
             if self._partial_bytes > PARTIAL_BYTES_MAX:
                 raise MessageTooLargeError("too much of messages that are not complete")  # noqa: TRY301
         except MessageTooLargeError as error:
@@ -338,9 +345,11 @@ class Connection:
             settings = frames.decode_settings(piece.payload)
         except ValueError as error:
             raise ProtocolViolationError(ErrorCode.FRAME_SIZE_ERROR, str(error)) from error
-        self.sender.on_settings(dict(settings))
+        known = dict(settings)
+        self.calls_max = known.get(Setting.MAX_CONCURRENT_STREAMS, self.calls_max)
+        # What it lets go is sent behind this: from the acknowledgement the peer knows that it may.
+        self.sender.on_settings(known)
         self._echo(frames.encode(frames.SETTINGS, frames.ACK, 0))
-        self.sender.pump()  # not before: the peer knows what we may send from the acknowledgement
 
     def _on_ping(self, piece: Piece) -> None:
         if len(piece.payload) != _PING_BYTES:
@@ -367,8 +376,8 @@ class Connection:
     def _on_goaway(self, payload: bytes, events: list[Event]) -> None:
         last_id, code = frames.decode_goaway(payload)
         self.is_going_away = True
-        for stream in list(self.streams.values()):
-            if self._is_client and stream.stream_id > last_id:
+        for stream in list(self.streams.values()) if self._is_client else ():
+            if stream.stream_id > last_id:
                 self._forget(stream)
                 events.append(StreamReset(stream, ErrorCode.REFUSED_STREAM))
         events.append(GoneAway(f"{_name(code)} {payload[8:].decode(errors='replace')}".strip()))

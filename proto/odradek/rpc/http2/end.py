@@ -92,10 +92,13 @@ class End(ABC):
         try:
             later = self._take(data)
         except Exception as error:  # noqa: BLE001 it is raised to who listens
-            listening.set_exception(error)
+            if not listening.done():
+                listening.set_exception(error)
         else:
-            if later is not None:
+            if later is not None and not listening.done():
                 listening.set_result(later)
+            elif isinstance(later, Coroutine):
+                later.close()  # the call ended over it
 
     def on_drained(self) -> None:
         """What was written has left."""

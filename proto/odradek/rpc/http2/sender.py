@@ -38,6 +38,9 @@ class Sender:
         """What is to be written."""
         self.is_paused = False
         """The transport takes no more data for now."""
+        self.is_due = False
+        """Windows have grown: `pump`, once for all that came with it."""
+        self._is_raised = False
         self.stream_window = frames.WINDOW_BYTES_DEFAULT
         """What every stream may send, beside its credit."""
         self._on_ended = on_ended
@@ -104,6 +107,10 @@ class Sender:
     def pump(self) -> None:
         """Send on, in turn, what waited."""
         waiting = self._waiting
+        if self._is_raised:
+            waiting |= self._starved
+            self._starved.clear()
+        self.is_due = self._is_raised = False
         while waiting and self._window > 0 and not self.is_paused:
             stream = next(iter(waiting))
             del waiting[stream]  # it comes last, if it comes again
@@ -124,19 +131,19 @@ class Sender:
         if window > frames.WINDOW_BYTES_MAX:
             raise ProtocolViolationError(ErrorCode.FLOW_CONTROL_ERROR, "a window overflows")
         if stream is None:
-            self.pump()
+            self.is_due = True
         elif stream.pending:
             self._send_some(stream)
 
     def on_settings(self, settings: dict[int, int]) -> None:
-        """The peer says how it wants to be sent to; acknowledge, then `pump`.
+        """The peer says how it wants to be sent to.
 
         Raises:
             ProtocolViolationError: What it says is not allowed.
         """
-        table_bytes = settings.get(frames.Setting.HEADER_TABLE_SIZE, frames.HEADER_TABLE_BYTES)
-        table_bytes = min(table_bytes, frames.HEADER_TABLE_BYTES)
-        if table_bytes != self._encoder.header_table_size:
+        known_bytes = self._encoder.header_table_size
+        table_bytes = settings.get(frames.Setting.HEADER_TABLE_SIZE, known_bytes)
+        if (table_bytes := min(table_bytes, frames.HEADER_TABLE_BYTES)) != known_bytes:
             self._encoder.header_table_size = table_bytes
         self._frame_max = settings.get(frames.Setting.MAX_FRAME_SIZE, self._frame_max)
         if not frames.FRAME_BYTES_DEFAULT <= self._frame_max <= frames.FRAME_BYTES_MAX:
@@ -147,8 +154,7 @@ class Sender:
         if window > frames.WINDOW_BYTES_MAX:
             raise ProtocolViolationError(ErrorCode.FLOW_CONTROL_ERROR, "a window too large")
         if window > self.stream_window:
-            self._waiting |= self._starved
-            self._starved.clear()
+            self.is_due = self._is_raised = True
         self.stream_window = window
 
     def _send_some(self, stream: Stream) -> None:

@@ -241,13 +241,20 @@ class Http2Server:
         return Wire(
             Connection(is_client=False, streams_max=STREAMS_MAX),
             on_opened=self._on_opened,
-            on_made=self._wires.add,
+            on_made=self._on_made,
             on_lost=self._wires.discard,
             keepalive_s=_KEEPALIVE_S,
             keepalive_timeout_s=_KEEPALIVE_TIMEOUT_S,
             asks_idle=True,
             gathers=True,
         )
+
+    def _on_made(self, wire: Wire) -> None:
+        """Take a connection, unless others did while it shook hands."""
+        if self._is_stopping or len(self._wires) >= self._connections_max:
+            wire.abort("there are too many connections")
+        else:
+            self._wires.add(wire)
 
     def _on_opened(self, wire: Wire, stream: Stream, headers: Headers) -> None:
         try:
@@ -258,7 +265,7 @@ class Http2Server:
         context = Context(wire, stream, request)
         tasks = self._tasks.setdefault(wire, set())
         if len(tasks) >= STREAMS_MAX:
-            context.finish(Status(StatusCode.RESOURCE_EXHAUSTED, "too many calls at a time"))
+            context.finish(Status(StatusCode.UNAVAILABLE, "too many calls at a time"))
             return
         context.task = wire.loop.create_task(self._serve(context))
         tasks.add(context.task)

@@ -28,6 +28,8 @@ class ProtocolViolationError(Exception):
         super().__init__(reason)
         self.code = code
         self.reason = reason
+        self.events: list[Any] = []
+        """What came before it."""
 
 
 class MessageTooLargeError(Exception):

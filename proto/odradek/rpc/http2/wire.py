@@ -79,9 +79,11 @@ class Wire(asyncio.Protocol):
         self._keepalive_timeout_s = keepalive_timeout_s
         self._asks_idle = asks_idle
         self._gathers = gathers
+        self._calling: list[asyncio.Future[None]] = []
         self._is_due = False
         self._heard_s = self.loop.time()
         self._asked_s = 0.0
+        self._buffered_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._lingering: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
@@ -94,6 +96,8 @@ class Wire(asyncio.Protocol):
         self._transport.set_write_buffer_limits(_WRITE_HIGH_BYTES, _WRITE_LOW_BYTES)
         self.peer = _name(transport.get_extra_info("peername"))
         self._on_made(self)
+        if self.is_lost:
+            return
         self._timer = self.loop.call_later(min(_GREETING_S, self._keepalive_s), self._look)
         self.flush()
 
@@ -103,16 +107,14 @@ class Wire(asyncio.Protocol):
         try:
             events = self.connection.receive(data)
         except ProtocolViolationError as violation:
-            self.flush()
+            self._perform_all(violation.events)
             self.close(f"the peer broke the protocol: {violation.reason}")
             return
-        for event in events:
-            if type(event) is MessageReceived and event.stream.owner is not None:  # nearly always
-                event.stream.owner.on_message(event.data)
-            else:
-                self._perform(event)
+        self._perform_all(events)
         if self.blocked:
             self._tell_drained()
+        if self._calling or self.connection.is_going_away:
+            self._on_fewer_calls()
         if not self.greeted.done() and self.connection.is_greeted:
             self.greeted.set_result(None)
         self.flush()
@@ -127,6 +129,7 @@ class Wire(asyncio.Protocol):
         """Go on."""
         if self._gathers and self._transport is not None and not self.is_lost:
             self._transport.resume_reading()
+        self._heard_s = self.loop.time()  # it takes what we say
         self.connection.resume()
         self.flush()
         self._tell_drained()
@@ -172,6 +175,32 @@ class Wire(asyncio.Protocol):
         """Give a call up."""
         self.connection.reset(stream, code)
         self.flush()
+        self._on_fewer_calls()
+
+    async def open(self, headers: Headers) -> Stream:
+        """Begin a call, as soon as the peer takes another; a client's.
+
+        Raises:
+            ConnectionError: It takes none any more.
+        """
+        while len(self.connection.streams) >= self.connection.calls_max and not self.is_lost:
+            waiting = self.loop.create_future()
+            self._calling.append(waiting)
+            await waiting
+        if self.connection.is_going_away:
+            raise ConnectionError(f"{self.peer} takes no more calls on this connection")
+        return self.connection.open(headers)
+
+    def _on_fewer_calls(self) -> None:
+        """Let those go on that waited to call; close what will not be called again."""
+        connection = self.connection
+        if self._calling and len(connection.streams) < connection.calls_max:
+            calling, self._calling = self._calling, []
+            for each in calling:
+                if not each.done():
+                    each.set_result(None)
+        if connection.is_going_away and not connection.streams and not self._gathers:
+            self.close("the peer went away")
 
     def close(self, reason: str) -> None:
         """Close the transport once what was written has left; calls end at once."""
@@ -186,6 +215,13 @@ class Wire(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
         self._lose(reason)
+
+    def _perform_all(self, events: list[Event]) -> None:
+        for event in events:
+            if type(event) is MessageReceived and event.stream.owner is not None:  # nearly always
+                event.stream.owner.on_message(event.data)
+            else:
+                self._perform(event)
 
     def _perform(self, event: Event) -> None:
         if isinstance(event, GoneAway):
@@ -221,6 +257,9 @@ class Wire(asyncio.Protocol):
         if not self.greeted.done():
             self.greeted.set_exception(ConnectionError(reason))
             self.greeted.exception()
+        for waiting in self._calling:
+            if not waiting.done():
+                waiting.set_result(None)
         streams = list(self.connection.streams.values())
         self.connection.streams.clear()
         for stream in streams:
@@ -233,6 +272,10 @@ class Wire(asyncio.Protocol):
         if not self.greeted.done():
             self.abort(f"{self.peer} does not speak HTTP/2")
             return
+        buffered_bytes = 0 if self._transport is None else self._transport.get_write_buffer_size()
+        if buffered_bytes < self._buffered_bytes:
+            self._heard_s = now_s  # it takes what we say, if slowly
+        self._buffered_bytes = buffered_bytes
         if self._asked_s > self._heard_s:
             self.abort(f"{self.peer} does not answer")
             return
