@@ -8,7 +8,10 @@ not even when asked, is given up.
 """
 
 import asyncio
+import fcntl
+import termios
 from collections.abc import Callable
+from struct import Struct
 from typing import Any, Final, cast
 
 from odradek.rpc.http2.connection import Connection
@@ -33,6 +36,7 @@ _WRITE_HIGH_BYTES: Final = 1 << 20
 _WRITE_LOW_BYTES: Final = 1 << 18
 _GREETING_S: Final = 10.0
 _LINGER_S: Final = 1.0
+_INT: Final = Struct("i")
 _GATHERED_PIECES: Final = 64
 
 
@@ -83,7 +87,7 @@ class Wire(asyncio.Protocol):
         self._is_due = False
         self._heard_s = self.loop.time()
         self._asked_s = 0.0
-        self._buffered_bytes = 0
+        self._unsent_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._lingering: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
@@ -272,10 +276,10 @@ class Wire(asyncio.Protocol):
         if not self.greeted.done():
             self.abort(f"{self.peer} does not speak HTTP/2")
             return
-        buffered_bytes = 0 if self._transport is None else self._transport.get_write_buffer_size()
-        if buffered_bytes < self._buffered_bytes:
+        unsent_bytes = _unsent_bytes(self._transport)
+        if unsent_bytes < self._unsent_bytes:
             self._heard_s = now_s  # it takes what we say, if slowly
-        self._buffered_bytes = buffered_bytes
+        self._unsent_bytes = unsent_bytes
         if self._asked_s > self._heard_s:
             self.abort(f"{self.peer} does not answer")
             return
@@ -288,6 +292,14 @@ class Wire(asyncio.Protocol):
                 self.flush()
                 wait_s = self._keepalive_timeout_s
         self._timer = self.loop.call_later(wait_s, self._look)
+
+
+def _unsent_bytes(transport: asyncio.Transport | None) -> int:
+    """Return how much the peer has not taken, in this process and in the kernel."""
+    if transport is None or (end := transport.get_extra_info("socket")) is None:
+        return 0
+    (queued_bytes,) = _INT.unpack(fcntl.ioctl(end.fileno(), termios.TIOCOUTQ, bytes(_INT.size)))
+    return transport.get_write_buffer_size() + int(queued_bytes)
 
 
 def _name(address: Any) -> str:
