@@ -27,7 +27,7 @@ async def end_to_end(stage: Stage) -> AsyncIterator[Figure]:
     goals = (2.5, 10.0, None) if stage.replication > 1 else (1.1, 4.0, None)
     for figure in _percentiles(f"end-to-end latency, {how} for {run_s:.0f} s", runs, goals):
         yield figure
-    for figure in _percentiles(f"the floor of it, {how}", floor_runs, (None, None, None)):
+    for figure in _percentiles(f"no broker, gRPC's core, {how}", floor_runs, (None, None, None)):
         yield figure
 
 
