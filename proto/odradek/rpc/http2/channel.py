@@ -156,8 +156,6 @@ class Channel:
             on_lost=self._wires.discard,
             keepalive_s=self._keepalive_s,
             keepalive_timeout_s=self._keepalive_s / 2,
-            asks_idle=False,
-            gathers=False,
         )
 
     # What generated stubs ask for

@@ -245,8 +245,6 @@ class Http2Server:
             on_lost=self._wires.discard,
             keepalive_s=_KEEPALIVE_S,
             keepalive_timeout_s=_KEEPALIVE_TIMEOUT_S,
-            asks_idle=True,
-            gathers=True,
         )
 
     def _on_made(self, wire: Wire) -> None:

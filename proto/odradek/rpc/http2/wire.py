@@ -45,14 +45,11 @@ class Wire(asyncio.Protocol):
 
     Args:
         connection: Its state.
-        on_opened: A server's: told of each new call.
+        on_opened: A server's: told of each new call. A client's wire has none.
         on_made: Told once that there is a transport.
         on_lost: Told then, once, that it is gone.
         keepalive_s: A peer silent for so long is asked whether it is there.
         keepalive_timeout_s: For so long it may be silent then.
-        asks_idle: Whether it is asked while there are no calls.
-        gathers: Whether all that is said in one turn of the loop leaves together: a write costs
-            both ends more than what it carries.
     """
 
     def __init__(
@@ -64,8 +61,6 @@ class Wire(asyncio.Protocol):
         on_lost: Callable[["Wire"], None],
         keepalive_s: float,
         keepalive_timeout_s: float,
-        asks_idle: bool,
-        gathers: bool,
     ) -> None:
         self.connection = connection
         self.loop = asyncio.get_running_loop()
@@ -81,8 +76,7 @@ class Wire(asyncio.Protocol):
         self._on_lost = on_lost
         self._keepalive_s = keepalive_s
         self._keepalive_timeout_s = keepalive_timeout_s
-        self._asks_idle = asks_idle
-        self._gathers = gathers
+        self._serves = on_opened is not None
         self._calling: list[asyncio.Future[None]] = []
         self._is_due = False
         self._heard_s = self.loop.time()
@@ -126,12 +120,12 @@ class Wire(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Hold data back; who does not take answers is not asked for what."""
         self.connection.sender.is_paused = True
-        if self._gathers and self._transport is not None and not self.is_lost:
+        if self._serves and self._transport is not None and not self.is_lost:
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """Go on."""
-        if self._gathers and self._transport is not None and not self.is_lost:
+        if self._serves and self._transport is not None and not self.is_lost:
             self._transport.resume_reading()
         self._heard_s = self.loop.time()  # it takes what we say
         self.connection.resume()
@@ -153,8 +147,12 @@ class Wire(asyncio.Protocol):
     # What the ends do
 
     def flush(self, *, at_once: bool = False) -> None:
-        """Write what there is to write, at once or with what else this turn of the loop says."""
-        if at_once or not self._gathers or len(self.connection.out) > _GATHERED_PIECES:
+        """Write what there is to write.
+
+        A server does so with all else that this turn of the loop says, unless that is much, or
+        `at_once`: a write costs both ends more than what it carries.
+        """
+        if at_once or not self._serves or len(self.connection.out) > _GATHERED_PIECES:
             self._write()
         elif not self._is_due:
             self._is_due = True
@@ -203,7 +201,7 @@ class Wire(asyncio.Protocol):
             for each in calling:
                 if not each.done():
                     each.set_result(None)
-        if connection.is_going_away and not connection.streams and not self._gathers:
+        if connection.is_going_away and not connection.streams and not self._serves:
             self.close("the peer went away")
 
     def close(self, reason: str) -> None:
@@ -276,9 +274,9 @@ class Wire(asyncio.Protocol):
         if not self.greeted.done():
             self.abort(f"{self.peer} does not speak HTTP/2")
             return
-        unsent_bytes = _unsent_bytes(self._transport)
+        unsent_bytes = _unsent_bytes(self._transport) if self._serves else 0
         if unsent_bytes < self._unsent_bytes:
-            self._heard_s = now_s  # it takes what we say, if slowly
+            self._heard_s = now_s  # it takes what we say, if slowly, and our question last
         self._unsent_bytes = unsent_bytes
         if self._asked_s > self._heard_s:
             self.abort(f"{self.peer} does not answer")
@@ -286,7 +284,7 @@ class Wire(asyncio.Protocol):
         wait_s = self._heard_s + self._keepalive_s - now_s
         if wait_s <= 0:
             wait_s = self._keepalive_s
-            if self._asks_idle or self.connection.streams:
+            if self._serves or self.connection.streams:
                 self._asked_s = now_s
                 self.connection.ping()
                 self.flush()
