@@ -10,17 +10,19 @@ import pytest
 
 from odradek.protocol.errors import InvalidRequestError
 from odradek.rpc.channels import error_from_rpc, open_channel
+from odradek.rpc.http2.connection import STREAM_WINDOW_BYTES
 from odradek.rpc.server import REQUEST_BYTES_MAX, Server
 
 DEADLINE_S = 5.0
 
 
 async def begin_to_write(context: Any) -> None:
-    """Leave a first message on its way that nobody waits for any more."""
-    writing = asyncio.ensure_future(context.write(b"half-said"))
-    await asyncio.sleep(0)  # one pass: it has begun, and no answer of gRPC's can have come yet
+    """Leave a first message on its way, more than the caller takes at once, unwaited for."""
+    writing = asyncio.ensure_future(context.write(bytes(2 * STREAM_WINDOW_BYTES)))
+    await asyncio.sleep(0)  # one pass: it has begun
     writing.cancel()
     await asyncio.wait({writing})
+    assert writing.cancelled()
 
 
 async def returns(_: Any, context: Any) -> None:

@@ -21,7 +21,6 @@ import hpack
 from odradek.rpc.http2 import frames
 from odradek.rpc.http2.events import (
     Event,
-    GoneAway,
     HeadersReceived,
     MessageReceived,
     MessageRefused,
@@ -374,13 +373,12 @@ class Connection:
         events.append(StreamReset(stream, code))
 
     def _on_goaway(self, payload: bytes, events: list[Event]) -> None:
-        last_id, code = frames.decode_goaway(payload)
+        last_id, _ = frames.decode_goaway(payload)
         self.is_going_away = True
         for stream in list(self.streams.values()) if self._is_client else ():
             if stream.stream_id > last_id:
                 self._forget(stream)
                 events.append(StreamReset(stream, ErrorCode.REFUSED_STREAM))
-        events.append(GoneAway(f"{_name(code)} {payload[8:].decode(errors='replace')}".strip()))
 
 
 def _number(payload: bytes) -> int:
@@ -388,10 +386,3 @@ def _number(payload: bytes) -> int:
         raise ProtocolViolationError(ErrorCode.FRAME_SIZE_ERROR, f"{len(payload)} bytes, not 4")
     number: int = frames.NUMBER.unpack(payload)[0]
     return number
-
-
-def _name(code: int) -> str:
-    try:
-        return ErrorCode(code).name
-    except ValueError:
-        return str(code)

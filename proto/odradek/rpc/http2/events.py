@@ -46,13 +46,4 @@ class StreamReset:
     code: int
 
 
-@dataclass(frozen=True, slots=True)
-class GoneAway:
-    """The peer takes no new streams on this connection."""
-
-    reason: str
-
-
-Event: TypeAlias = (
-    HeadersReceived | MessageReceived | MessageRefused | StreamEnded | StreamReset | GoneAway
-)
+Event: TypeAlias = HeadersReceived | MessageReceived | MessageRefused | StreamEnded | StreamReset

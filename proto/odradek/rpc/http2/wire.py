@@ -1,7 +1,8 @@
 """An HTTP/2 connection on a socket.
 
 Idea: what comes is dealt with in the step in which the loop hands it over; what is sent leaves in
-the step in which it is said. Nothing waits for a thread.
+the step in which it is said, or, a server's, in the next turn of the loop. Nothing waits for a
+thread.
 
 Invariants: each stream has one `End`, told exactly once that it is over; a peer that says nothing,
 not even when asked, is given up.
@@ -18,7 +19,6 @@ from odradek.rpc.http2.connection import Connection
 from odradek.rpc.http2.end import End
 from odradek.rpc.http2.events import (
     Event,
-    GoneAway,
     HeadersReceived,
     MessageReceived,
     MessageRefused,
@@ -226,8 +226,6 @@ class Wire(asyncio.Protocol):
                 self._perform(event)
 
     def _perform(self, event: Event) -> None:
-        if isinstance(event, GoneAway):
-            return  # the connection knows
         owner: End | None = event.stream.owner
         match event:
             case HeadersReceived() if owner is None:
