@@ -42,7 +42,11 @@ class _Deaf:
             if later is not None:
                 await later
 
-    async def write(self, _: bytes) -> None:
+    def offer(self, _: bytes, *, at_once: bool = False) -> bool:
+        del at_once
+        return False
+
+    async def drained(self) -> None:
         await asyncio.get_running_loop().create_future()
 
 
@@ -68,8 +72,9 @@ async def test_a_client_that_takes_no_answers_is_not_read_for_ever(
 class _Eager(_Deaf):
     """A client that sends for ever and takes every answer."""
 
-    async def write(self, _: bytes) -> None:
-        await asyncio.sleep(0)
+    def offer(self, _: bytes, *, at_once: bool = False) -> bool:
+        del at_once
+        return True
 
 
 async def test_who_takes_no_answers_has_a_small_share_of_a_crowded_node(
@@ -203,8 +208,9 @@ class _Idle(_Deaf):
         await asyncio.get_running_loop().create_future()
         return b""
 
-    async def write(self, _: bytes) -> None:
-        pass
+    def offer(self, _: bytes, *, at_once: bool = False) -> bool:
+        del at_once
+        return True
 
 
 async def test_an_idle_stream_does_not_hold_its_last_request(

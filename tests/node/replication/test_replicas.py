@@ -1,5 +1,6 @@
 """Which replica a request reaches, and who may wait for one."""
 
+import asyncio
 import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -166,8 +167,9 @@ async def test_the_next_sync_runs_while_the_last_ones_appends_are_answered(
     first = Answered()
     replica.produce(batch(), Acks.ALL, first, 0)
     host.replicas.commit_soon()
-    second = replica.append(batch())
+    await asyncio.sleep(0)  # a sync begins a pass of the loop later
     assert begun.acquire(timeout=5), "the first sync"
+    second = replica.append(batch())
     assert await first.future == Offset(0)
     assert overlapped == [True]
     assert await second == Offset(1)

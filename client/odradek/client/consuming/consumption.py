@@ -208,8 +208,8 @@ class Consumption(Generic[K, V]):
         """Return the next records; None once the consumer is closed. Safe to cancel."""
         if self._session is not None and self._session.state in _GONE:
             await self._session.rejoin()
-        now_s = asyncio.get_running_loop().time()
-        if now_s - self._breathed_s >= _BREATH_S:
+        now_s = time.monotonic()
+        if now_s - max(self._breathed_s, self.reader.handout.waited_s) >= _BREATH_S:
             # With records at hand nothing below suspends, and heartbeats would starve.
             self._breathed_s = now_s
             await asyncio.sleep(0)

@@ -21,6 +21,8 @@ import enum
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from odradek.client.consuming.positions import TopicIdPartition
 from odradek.protocol.errors import BrokerError, OffsetOutOfRangeError
 from odradek.protocol.types import LeaderEpoch, NodeId, Offset, TopicPartition
@@ -88,8 +90,7 @@ class Ended:
     kind: EndKind
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(Struct, frozen=True):
     """A push that counts. Hand it back to `on_released` when its bytes have left the buffer."""
 
     partition: TopicIdPartition
@@ -272,15 +273,25 @@ class FetchPlan:
             self.stop(reading.partition.name)
         return Ended(reading.partition, reading.generation, kind)
 
-    def on_released(self, push: Accepted) -> None:
-        """The bytes of a push have left the buffer: handed out, or dropped."""
+    def on_released(self, push: Accepted) -> bool:
+        """The bytes of a push have left the buffer: handed out, or dropped.
+
+        Returns:
+            Whether the node may have to be told sooner than it was to be told before.
+        """
         stream = self._streams.get(push.node)
-        if stream is not None and stream.serial == push.stream_serial:
-            stream.held_bytes -= push.size_bytes
+        is_news = stream is not None and not stream.due
         reading = self._readings.get(push.partition.name)
         if reading is not None and reading.generation == push.generation:
             reading.buffered_bytes -= push.size_bytes
             self._mark(push.partition.name, reading.leader)
+            window = self.window_bytes
+            missing = window - reading.unused_bytes - reading.buffered_bytes
+            is_news |= reading.subscription_id is None or missing * _RETURN_FRACTION >= window
+        if stream is not None and stream.serial == push.stream_serial:
+            stream.held_bytes -= push.size_bytes
+            is_news |= self._total_due(stream) * _RETURN_FRACTION >= self._total_bytes
+        return is_news
 
     def due_in_s(self, node: NodeId, now_s: float) -> float | None:
         """Return how soon a node should get its next frame; None when there is nothing to tell.

@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from odradek.client.consuming.fetch_plan import Accepted
 from odradek.protocol.errors import BrokerError, CorruptMessageError
 from odradek.protocol.hot import AbortedTransaction
@@ -36,8 +38,7 @@ _ABORT_MARKER = 0
 _MARKER_KEY = struct.Struct(">hh")  # version, type
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(Struct, frozen=True):
     """Some decoded records of a chunk.
 
     Attributes:

@@ -11,10 +11,13 @@ to the fetcher exactly once.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
+
+from msgspec import Struct
 
 from odradek.client.consuming.deserialized import Deserializer, Portion, no_collections
 from odradek.client.consuming.fetch_plan import Accepted
@@ -34,8 +37,7 @@ PIECE_BYTES: Final = 256 * 1024
 _THREAD_BYTES: Final = 64 * 1024  # compressed bytes worth a thread switch
 
 
-@dataclass(frozen=True, slots=True)
-class Slice(Generic[K, V]):
+class Slice(Struct, Generic[K, V], frozen=True):
     """Records in the application's hands, all of one partition.
 
     Attributes:
@@ -104,6 +106,8 @@ class Handout(Generic[K, V]):
         self._lanes: dict[TopicPartition, _Lane[K, V]] = {}  # every one has something; in turn
         self._changed = asyncio.Event()
         self._closed = False
+        self.waited_s = 0.0
+        """When `take` last had to wait, on the monotonic clock."""
         self._failure: BaseException | None = None
         self._failures: dict[TopicPartition, tuple[int, OdradekError]] = {}
 
@@ -189,6 +193,7 @@ class Handout(Generic[K, V]):
             if lane is None:
                 self._changed.clear()
                 await self._changed.wait()
+                self.waited_s = time.monotonic()
             elif lane.portion is None:
                 await self._decode(lane)
             elif (taken := self._take_from(lane, lane.portion, count_max)) is not None:

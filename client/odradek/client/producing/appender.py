@@ -187,6 +187,10 @@ class Appender:
         self, topic: str | Topic[Any, Any], target: Target, record: Encoded
     ) -> Delivery:
         """Append where a new batch must be made, room be waited for, or the loop must breathe."""
+        if self.ledger.is_quick and (record.queue or target.topic.current).open is None:
+            self._check_still(topic, target)
+            with self._lock:
+                return self.intake.append_new(target, record, self._now_s())
         if not self.room.is_free:
             await self.room.enter(timeout_s=self._options.delivery_timeout_s)
         try:

@@ -112,6 +112,14 @@ class NodeSender:
         """Look again at the queues."""
         self._wake.set()
 
+    def on_ready(self, queue: PartitionQueue) -> None:
+        """A queue has something to send."""
+        self.queues[queue] = None
+        if self._requests and queue.ledger.used_bytes < self._settings.options.request_bytes:
+            self._set_alarm(self._any_size_at_s())  # no whole request can have gathered yet
+        else:
+            self._wake.set()
+
     def on_address(self, address: str | None) -> None:
         """Metadata says where the node is (None: nowhere): end a stream to anywhere else."""
         if self._address not in {None, address}:
@@ -244,20 +252,25 @@ class NodeSender:
         if identity is None and self._settings.options.acks is Acks.ALL:
             return math.inf
         ready_at_s, ready_bytes = math.inf, 0
-        any_size_at_s = self._paused_until_s
-        if self._requests:
-            latest = next(reversed(self._requests.values()))
-            any_size_at_s = max(any_size_at_s, latest.sent_s + _SPACING_S)
-        enough_bytes = 1 if any_size_at_s <= now_s else self._settings.options.request_bytes
+        any_size_at_s = self._any_size_at_s()
+        enough_bytes = 0 if any_size_at_s <= now_s else self._settings.options.request_bytes
         with self._settings.lock:
             for queue in self.queues:
                 at_s = queue.ready_at_s(identity)
                 ready_at_s = min(ready_at_s, at_s)
                 if at_s <= now_s:
-                    ready_bytes += queue.ready_bytes(enough_bytes)
+                    if enough_bytes:
+                        ready_bytes += queue.ready_bytes(enough_bytes)
                     if ready_bytes >= enough_bytes:  # with many partitions, few looks suffice
                         return max(at_s, self._paused_until_s)
         return max(ready_at_s, any_size_at_s)
+
+    def _any_size_at_s(self) -> float:
+        """Return from when on a request goes out however small it is."""
+        if not self._requests:
+            return self._paused_until_s
+        latest = next(reversed(self._requests.values()))
+        return max(self._paused_until_s, latest.sent_s + _SPACING_S)
 
     def _take(self, now_s: float) -> list[Attempt]:
         """Move ready batches under way, one per partition and round, up to a request's size."""
@@ -281,7 +294,8 @@ class NodeSender:
                     batch = queue.take(identity)
                     taken.append(Attempt(queue, batch, batch.attempts))
                     room_bytes -= batch.size_bytes
-                    more.append(queue)
+                    if not queue.is_drained:
+                        more.append(queue)
                 turn = more
             for queue, batch, _ in taken:
                 batch.build()

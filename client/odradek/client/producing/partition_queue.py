@@ -148,6 +148,11 @@ class PartitionQueue:
         """True when nothing waits and nothing is under way."""
         return not (self.in_flight or self.sealed or self.open)
 
+    @property
+    def is_drained(self) -> bool:
+        """True when nothing waits to be sent."""
+        return not (self.sealed or self.open)
+
     def pending(self) -> Iterator[ProducerBatch]:
         """Every batch without an outcome, in order."""
         for batches in (self.in_flight, self.sealed, (self.open,) if self.open else ()):

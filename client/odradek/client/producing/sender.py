@@ -141,8 +141,7 @@ class Sender:
         self._something_pending.set()
         node = self._sender_of(queue)
         if node is not None:
-            node.queues[queue] = None
-            node.wake()
+            node.on_ready(queue)
 
     def hurry(self) -> list[ProducerBatch]:
         """Let nothing linger; return every batch without an outcome."""

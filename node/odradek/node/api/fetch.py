@@ -26,6 +26,7 @@ from odradek.protocol.hot import EpochEnd, FetchedPartitionFrame, encode_fetch_r
 from odradek.protocol.names import check_identifier
 from odradek.protocol.record_batch import BatchHeader
 from odradek.protocol.types import LeaderEpoch, NodeId, Offset, PartitionIndex, TopicId
+from odradek.rpc.outlet import Outlet
 from odradek.rpc.server import first_request
 from odradek.v1 import broker_pb2 as pb
 
@@ -46,12 +47,15 @@ class FetchStream:
         self._subscriptions: dict[int, Subscription] = {}
         self._queue: deque[Subscription] = deque()
         self._refusals: list[Frame] = []
-        self._ready = asyncio.Event()
+        self._outlet = Outlet[bytes](context, self._next_push)
+        self._held: list[Frame] = []
+        self._held_bytes = 0
+        self._holding: asyncio.TimerHandle | None = None
+        self._has_held_long = False
         self._total_credit_bytes = 0
         self._min_bytes = 0
         self._hold_s = 0.0
         self._reads_stable = True
-        self._ended = False
         self._failure: BrokerError | None = None
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -65,20 +69,20 @@ class FetchStream:
         metrics.FETCH_STREAMS.inc()
         try:
             async with asyncio.TaskGroup() as self._tasks:
-                pumping = self._tasks.create_task(self._pump())
+                pumping = self._tasks.create_task(self._outlet.run())
                 reading = self._tasks.create_task(self._read_until_refused())
                 halt = self._tasks.create_task(stopping.wait())
                 ends = (pumping, reading, halt)
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
                 reading.cancel()
                 halt.cancel()
-                self._ended = True
-                self._ready.set()
+                self._outlet.close()
                 # What is being pushed leaves first, if the client takes it.
                 await asyncio.wait((pumping,), timeout=_FINISH_S)
                 pumping.cancel()
         finally:
             metrics.FETCH_STREAMS.dec()
+            self._end_holding()
             for subscription_id in list(self._subscriptions):
                 self._unsubscribe(subscription_id)
         if self._failure is not None:
@@ -119,7 +123,7 @@ class FetchStream:
                 subscription.grant(credit.bytes)
         if request.total_credit_bytes:
             self._total_credit_bytes += request.total_credit_bytes
-            self._ready.set()
+            self._outlet.wake()
 
     def _check_backlog(self, coming: int) -> None:
         backlog = len(self._queue) + len(self._refusals) + coming
@@ -193,7 +197,7 @@ class FetchStream:
                 leader_epoch=LeaderEpoch(leader_epoch),
             )
         )
-        self._ready.set()
+        self._outlet.wake()
 
     def _unsubscribe(self, subscription_id: int) -> None:
         subscription = self._subscriptions.pop(subscription_id, None)
@@ -207,43 +211,39 @@ class FetchStream:
     def _enqueue(self, subscription: Subscription) -> None:
         subscription.place = Place.QUEUED
         self._queue.append(subscription)
-        self._ready.set()
+        self._outlet.wake()
 
-    async def _pump(self) -> None:
-        write = self._context.write
-        while frames := await self._fill():
-            await write(encode_fetch_response(frames))
+    def _next_push(self) -> bytes | None:
+        """Return what there is, or, if the client prefers, what came meanwhile."""
+        self._held_bytes += self._gather(self._held)
+        if not self._held or self._waits_for_more():
+            return None
+        frames, self._held, self._held_bytes = self._held, [], 0
+        self._end_holding()
+        return encode_fetch_response(frames)
 
-    async def _fill(self) -> list[Frame]:
-        """Return the next push: what there is, or, if the client prefers, what came meanwhile.
+    def _waits_for_more(self) -> bool:
+        if (
+            self._hold_s == 0
+            or self._has_held_long
+            or self._held_bytes >= min(self._min_bytes, PUSH_BYTES)
+            or not all(frame.records for frame in self._held)
+        ):
+            return False
+        if self._holding is None:
+            loop = asyncio.get_running_loop()
+            self._holding = loop.call_later(self._hold_s, self._on_held_long)
+        return True
 
-        Nothing: the stream has ended.
-        """
-        frames: list[Frame] = []
-        held_bytes = 0
-        deadline_s: float | None = None
-        while not self._ended:
-            gathered_bytes = self._gather(frames)
-            held_bytes += gathered_bytes
-            if frames and (
-                self._hold_s == 0
-                or held_bytes >= min(self._min_bytes, PUSH_BYTES)
-                or not all(frame.records for frame in frames)
-            ):
-                return frames
-            if gathered_bytes:
-                deadline_s = deadline_s or asyncio.get_running_loop().time() + self._hold_s
-                continue  # perhaps there is more at once
-            if deadline_s is None:
-                await self._ready.wait()
-            else:
-                try:
-                    async with asyncio.timeout_at(deadline_s):
-                        await self._ready.wait()
-                except TimeoutError:
-                    return frames
-            self._ready.clear()
-        return []
+    def _on_held_long(self) -> None:
+        self._has_held_long = True
+        self._outlet.wake()
+
+    def _end_holding(self) -> None:
+        if self._holding is not None:
+            self._holding.cancel()
+            self._holding = None
+        self._has_held_long = False
 
     def _gather(self, frames: list[Frame]) -> int:
         """Give each queued subscription a turn; return the bytes of records added to `frames`."""

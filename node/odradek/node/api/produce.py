@@ -3,7 +3,7 @@
 Problem: a producer keeps several requests in flight, each for several partitions that commit at
 different moments, and a node has a few microseconds of Python for each. Idea: no task and no future
 per request. A request becomes a `ProduceCall` that counts its partitions; each is answered by the
-group commit that covers it; the last one hands the call to the stream's only writer.
+group commit that covers it; the last one answers it.
 
 Invariants: batches of a partition are appended in stream order; every request is answered exactly
 once, at the latest when its time-out has passed; unanswered bytes of a stream are bounded (beyond,
@@ -41,6 +41,7 @@ from odradek.protocol.hot import (
     decode_produce_request,
 )
 from odradek.protocol.types import Offset
+from odradek.rpc.outlet import Outlet
 from odradek.rpc.server import first_request
 from odradek.v1 import broker_pb2 as pb
 
@@ -151,7 +152,8 @@ class ProduceStream:
         self._room = asyncio.Event()
         self._room.set()
         self._answers: deque[bytes] = deque()
-        self._answer_ready = asyncio.Event()
+        self._outlet = Outlet[bytes](context, self._next_answer)
+        self._leaving_bytes = 0
         self._ended = False
         self._failure: BrokerError | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -167,7 +169,7 @@ class ProduceStream:
         metrics.PRODUCE_STREAMS.inc()
         try:
             async with asyncio.TaskGroup() as tasks:
-                writing = tasks.create_task(self._write_answers())
+                writing = tasks.create_task(self._outlet.run())
                 reading = tasks.create_task(self._read_requests())
                 halt = tasks.create_task(stopping.wait())
                 ends = (writing, reading, halt)
@@ -175,7 +177,7 @@ class ProduceStream:
                 reading.cancel()
                 halt.cancel()
                 self._ended = True
-                self._answer_ready.set()
+                self._outlet.write()
                 # What is answered already leaves first, if the client takes it.
                 await asyncio.wait((writing,), timeout=_FINISH_S)
                 writing.cancel()
@@ -202,9 +204,9 @@ class ProduceStream:
         call.frame = _LET_GO  # replicas may hold a call long after its time-out
         data = response.SerializeToString()
         self._answers.append(data)
-        self._answer_ready.set()
         del self._calls[call]
         self._unanswered(len(data) - call.size_bytes)
+        self._outlet.write()
 
     def _unanswered(self, change_bytes: int) -> None:
         """Count a request until it is answered, and its answer until the client takes it."""
@@ -250,8 +252,7 @@ class ProduceStream:
             for index in range(len(frame.partitions)):
                 if not self._replicas.has_room or not self._append(call, index):
                     return self._append_slowly(call, index)
-            # A pass later: what was appended leaves for the followers before the disk is asked.
-            self._loop.call_soon(self._replicas.commit_soon)
+            self._replicas.commit_soon()
         return None if self._has_room else self._until_room()
 
     async def _append_slowly(self, call: ProduceCall, first: int) -> None:
@@ -264,7 +265,7 @@ class ProduceStream:
                     await self._replicas.room()
             except StorageFullError as error:  # the disk filled up while this waited for room
                 call.failed(index, error)
-        self._loop.call_soon(self._replicas.commit_soon)
+        self._replicas.commit_soon()
         await self._until_room()
 
     async def _until_room(self) -> None:
@@ -349,15 +350,16 @@ class ProduceStream:
             value=frame.timeout_ms,
         )
 
-    async def _write_answers(self) -> None:
-        answers, write = self._answers, self._context.write
-        while not (self._ended and not self._calls and not answers):
-            await self._answer_ready.wait()
-            self._answer_ready.clear()
-            while answers:
-                data = answers.popleft()
-                await write(data)
-                self._unanswered(-len(data))
+    def _next_answer(self) -> bytes | None:
+        self._unanswered(-self._leaving_bytes)  # it has left
+        self._leaving_bytes = 0
+        if self._answers:
+            data = self._answers.popleft()
+            self._leaving_bytes = len(data)
+            return data
+        if self._ended and not self._calls:
+            self._outlet.close()
+        return None
 
 
 def _transactions_come_later(transactional_id: str) -> InvalidTxnStateError:

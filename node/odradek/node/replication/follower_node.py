@@ -62,7 +62,7 @@ class FollowerNode:
         Raises:
             InvalidRequestError: The follower contradicts itself.
         """
-        await self._until_ended(self._live.run(context.write), self._read(context))
+        await self._until_ended(self._live.run(context), self._read(context))
 
     async def serve_catch_up(self, context: Any) -> None:
         """Serve the catch-up stream until it, or the pair, ends."""

@@ -30,6 +30,7 @@ from odradek.protocol.replication import ReplicateFrame, decode_replicate_respon
 from odradek.protocol.types import LeaderEpoch, NodeId, Offset, PartitionUid
 from odradek.rpc.backoff import delays
 from odradek.rpc.channels import Call, converse, error_from_rpc, open_channel
+from odradek.rpc.outlet import Outlet
 from odradek.v1 import replica_pb2 as pb
 
 _Call: TypeAlias = Call[pb.ReplicateRequest, bytes]
@@ -76,7 +77,7 @@ class LeaderNode:
         self._refused: dict[PartitionReplica, None] = {}
         """To be announced again when the timer ends."""
         self._timer: asyncio.TimerHandle | None = None
-        self._wake = asyncio.Event()
+        self._outlet: Outlet[pb.ReplicateRequest] | None = None
         self._dial = asyncio.Event()
         self._chance = random.Random()  # noqa: S311  jitter, not a secret
 
@@ -99,7 +100,7 @@ class LeaderNode:
         """Say where a log ends."""
         self._announcements[replica.uid] = announcement
         self._acks.pop(replica.uid, None)
-        self._wake.set()
+        self._wake()
 
     def ack(self, replica: PartitionReplica, ack: Ack) -> None:
         """Say how much is on disk; it must not overtake the announcement it belongs to."""
@@ -108,13 +109,13 @@ class LeaderNode:
             self._announcements[replica.uid] = replace(waiting, durable_end=ack.durable_end)
         else:
             self._acks[replica.uid] = (replica.leader_epoch, ack)
-        self._wake.set()
+        self._wake()
 
     def on_synced(self, durable_position: int) -> None:
         """A group commit is done."""
         done = self._live.on_synced(durable_position)
         if self._catch_up.on_synced(durable_position) or done:
-            self._wake.set()
+            self._wake()
 
     def dial_now(self) -> None:
         """The image changed: that node may be there now."""
@@ -146,8 +147,9 @@ class LeaderNode:
                 await live.write(self._opening(pb.REPLICATE_STREAM_LIVE))
                 await catch_up.write(self._opening(pb.REPLICATE_STREAM_CATCH_UP))
             stood = True
+            self._outlet = Outlet(live, self._next_request)
             self._on_connected()
-            await self._until_broken(live, catch_up)
+            await self._until_broken(live, catch_up, self._outlet)
         except grpc.aio.AioRpcError as error:
             self._on_broken(address, error_from_rpc(error).message)
         except asyncio.InvalidStateError:
@@ -164,11 +166,13 @@ class LeaderNode:
     def _on_broken(self, address: str, reason: str) -> None:
         _log.info("replication broke", leader=self.leader_id, address=address, reason=reason)
 
-    async def _until_broken(self, live: _Call, catch_up: _Call) -> None:
+    async def _until_broken(
+        self, live: _Call, catch_up: _Call, outlet: Outlet[pb.ReplicateRequest]
+    ) -> None:
         tasks = [
             asyncio.ensure_future(self._read(live, self._live)),
             asyncio.ensure_future(self._read(catch_up, self._catch_up)),
-            asyncio.ensure_future(self._write(live)),
+            asyncio.ensure_future(outlet.run()),
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -191,6 +195,7 @@ class LeaderNode:
 
     def _on_disconnected(self) -> None:
         self._connected = False
+        self._outlet = None
         self._announcements.clear()
         self._acks.clear()
         self._live, self._catch_up = Received(), Received()
@@ -266,12 +271,9 @@ class LeaderNode:
                 if replica.following.is_paused:  # it was refused after the first of these
                     self._announce_again_soon(replica)
 
-    async def _write(self, call: _Call) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while (request := self._next_request()) is not None:
-                await call.write(request)
+    def _wake(self) -> None:
+        if self._outlet is not None:
+            self._outlet.wake()
 
     def _next_request(self) -> pb.ReplicateRequest | None:
         frames = self._live.done, self._catch_up.done

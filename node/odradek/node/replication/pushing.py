@@ -36,6 +36,7 @@ from odradek.protocol.errors import BrokerError, OffsetOutOfRangeError
 from odradek.protocol.record_batch import BatchHeader
 from odradek.protocol.replication import PushFrame, encode_pushes
 from odradek.protocol.types import NodeId, Offset
+from odradek.rpc.outlet import Outlet, Speaker
 
 _log = structlog.get_logger()
 
@@ -68,7 +69,7 @@ class LivePusher:
         self._watermarks_are_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._answers: deque[bytes] = deque()
-        self._wake = asyncio.Event()
+        self._outlet: Outlet[bytes] | None = None
         self._loop = asyncio.get_running_loop()
 
     def close(self) -> None:
@@ -80,7 +81,7 @@ class LivePusher:
         """A replica has something to send."""
         self._unsettled.pop(replica, None)
         self._due[replica] = None
-        self._wake.set()
+        self._wake()
 
     def high_watermark_advanced(self, replica: PartitionReplica) -> None:
         """Its new high watermark goes with the next frame, or alone before long."""
@@ -91,32 +92,34 @@ class LivePusher:
     def answer(self, data: bytes) -> None:
         """Send an encoded answer to an announcement."""
         self._answers.append(data)
-        self._wake.set()
+        self._wake()
 
     def on_frame_acked(self, number: int) -> None:
         """The follower's node is done with frames up to a number."""
         self._lane.on_acked(number)
         if self._due:
-            self._wake.set()
+            self._wake()
 
     def on_acked(self, replica: PartitionReplica) -> None:
         """The follower acknowledged something."""
         if replica in self._unsettled:
             self.push_due(replica)
 
-    async def run(self, write: Write) -> None:
+    async def run(self, end: Speaker[bytes]) -> None:
         """Write until cancelled."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while (message := self._next_message()) is not None:
-                await write(message)
+        # Each frame by itself: the follower's disk works while this node asks its own.
+        self._outlet = Outlet(end, self._next_message, at_once=True)
+        await self._outlet.run()
+
+    def _wake(self) -> None:
+        if self._outlet is not None:
+            self._outlet.wake()
 
     def _on_timer(self) -> None:
         self._timer = None
         if self._watermarks:
             self._watermarks_are_due = True
-            self._wake.set()
+            self._wake()
 
     def _next_message(self) -> bytes | None:
         if self._answers:

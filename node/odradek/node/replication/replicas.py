@@ -310,12 +310,12 @@ class Replicas:
         commit = self._storage.group_commit
         return commit.appended if self._unsynced else commit.durable
 
-    def commit_soon(self) -> None:
+    def commit_soon(self, *, hurry: bool = False) -> None:
         """Have everything appended so far synced, with whatever joins before the disk is asked."""
         if self._unsynced and not self._is_syncing:
             self._is_syncing = True
             commit = self._storage.group_commit
-            commit.call_when_durable(commit.appended, self._on_synced)
+            commit.call_when_durable(commit.appended, self._on_synced, hurry=hurry)
 
     def _on_unsynced(self, replica: PartitionReplica) -> None:
         self._unsynced[replica] = None
@@ -328,7 +328,7 @@ class Replicas:
             return
         durable = self.durable_position
         if self.awaited_position > durable:
-            self.commit_soon()  # first: the disk works while these are answered
+            self.commit_soon(hurry=True)  # first: the disk works while these are answered
         synced = [replica for replica in self._unsynced if replica.on_synced(durable)]
         for replica in synced:
             self._unsynced.pop(replica, None)

@@ -1,9 +1,12 @@
 """One fsync for everything that was appended before it began.
 
 Problem: an fsync costs 150-1000 us, appends arrive far more often, each waits for its own bytes.
-Idea: appends are numbered by a counter of bytes, the *position*. One thread syncs, at most one sync
-is in flight; when it returns, every position appended before it began is durable. Whoever waits
-stands in a deque of (position, callback), so that an ack costs microseconds however many wait.
+Idea: appends are numbered by a counter of bytes, the *position*. At most one sync is in flight;
+when it returns, every position appended before it began is durable. Whoever waits stands in a deque
+of (position, callback), so that an ack costs microseconds however many wait.
+
+A thread syncs, unless that would take longest of all: to hand a sync over and to come back costs
+0.1 ms, a third of what a small one takes on a quick disk. Such a one is done on the loop.
 
 Back-pressure: at most `unsynced_bytes_max` are appended and not yet durable. Beyond, `has_room` is
 false and the append path waits with `room()`; so the loop never stalls in a write for long.
@@ -15,6 +18,7 @@ state of the page cache unknown: the process ends.
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -25,6 +29,10 @@ from odradek.protocol.errors import NodeShuttingDownError, StorageFullError
 
 # With nobody waiting, a sync begins when this much is unsynced (and at every `tick`).
 _START_SYNC_BYTES: Final = 1 << 20
+# On the loop a sync covers no more than this, and the last ones took no longer than that.
+_ON_LOOP_BYTES: Final = 64 << 10
+_ON_LOOP_S: Final = 0.001
+_MEMORY: Final = 8  # a slow sync is forgotten over some times as many quick ones
 # After a write stall the append path pauses this long; a memtable is on disk by then.
 _STALL_S: Final = 0.002
 
@@ -38,9 +46,9 @@ class GroupCommit:
     Use as an async context manager; leaving it ends the thread after the sync in flight.
 
     Args:
-        sync: Blocks until everything written before the call is on disk.
+        sync: Blocks until everything written before the call is on disk; called from any thread.
         unsynced_bytes_max: Bound on what is appended and not durable.
-        fatal: Called, from the thread, when `sync` fails other than for want of space.
+        fatal: Called, from any thread, when `sync` fails other than for want of space.
     """
 
     def __init__(
@@ -59,6 +67,9 @@ class GroupCommit:
         self._idle.set()
         self._stalled = False
         self._paused = False
+        self._expected_s = 1.0  # nobody knows the disk yet
+        self.is_contended = False
+        """Another thread may keep a sync waiting: none is done on the loop."""
         self.appended = 0
         """The position after the last append, in bytes since the start."""
         self.durable = 0
@@ -124,14 +135,20 @@ class GroupCommit:
             self.call_when_durable(position, lambda error: _settle(future, error))
         return future
 
-    def call_when_durable(self, position: int, told: Told) -> None:
-        """Do without the future: call as soon as the position is on disk, never at once."""
+    def call_when_durable(self, position: int, told: Told, *, hurry: bool = False) -> None:
+        """Do without the future: call as soon as the position is on disk, never at once.
+
+        Args:
+            position: From `on_appended`.
+            told: Whom to call.
+            hurry: Ask the disk now, rather than for all that this pass of the loop brings.
+        """
         assert position <= self.appended
         if position <= self.durable:
             self._loop.call_soon(told, None)
             return
         self._waiters.append((position, told))
-        self._start()
+        self._start(hurry=hurry)
 
     def tick(self) -> None:
         """Begin a sync, whether or not anybody waits; bounds the loss with `flush=os`."""
@@ -147,35 +164,64 @@ class GroupCommit:
         self._paused = False
         self.tick()
 
-    def _start(self) -> None:
-        if self._idle.is_set() and not self._paused:
-            self._idle.clear()
+    def _start(self, *, hurry: bool = False) -> None:
+        if not self._idle.is_set() or self._paused:
+            return
+        self._idle.clear()
+        if hurry and not self._suits_loop:
             self._requests.put(self.appended)
+        else:
+            # A pass later: what joins until then is covered, and what others wait for has left.
+            self._loop.call_soon(self._begin)
+
+    def _begin(self) -> None:
+        position = self.appended
+        if self._suits_loop:
+            self._on_synced(position, self._timed_sync())
+        else:
+            self._requests.put(position)
+
+    @property
+    def _suits_loop(self) -> bool:
+        return (
+            self._expected_s <= _ON_LOOP_S
+            and self.appended - self.durable <= _ON_LOOP_BYTES
+            and bool(self._waiters)
+            and not self.is_contended
+        )
 
     def _run(self) -> None:
         while (position := self._requests.get()) is not None:
-            failure: BaseException | None = None
-            try:
-                self._sync()
-            except StorageFullError as error:
-                failure = error
-            except BaseException as error:  # noqa: BLE001 - nothing may survive it
-                self._fatal(error)
-                self._loop.call_soon_threadsafe(self._fail_waiters, error)
-                return
+            failure = self._timed_sync()
             self._loop.call_soon_threadsafe(self._on_synced, position, failure)
 
+    def _timed_sync(self) -> BaseException | None:
+        """Sync; return why what was appended may not be on disk."""
+        began_s = time.monotonic()
+        try:
+            self._sync()
+        except StorageFullError as error:
+            return error
+        except BaseException as error:  # noqa: BLE001 - nothing may survive it
+            self._fatal(error)
+            return error
+        took_s = time.monotonic() - began_s
+        self._expected_s = max(took_s, self._expected_s + (took_s - self._expected_s) / _MEMORY)
+        return None
+
     def _on_synced(self, position: int, failure: BaseException | None) -> None:
-        self._idle.set()
         if failure is not None:
+            if isinstance(failure, StorageFullError):
+                self._idle.set()  # after any other failure no sync means anything
             self._fail_waiters(failure)
             return
+        self._idle.set()
         self.durable = position
         waiters, reached = self._waiters, []
         while waiters and waiters[0][0] <= position:
             reached.append(waiters.popleft()[1])
         if waiters or self.appended - position >= _START_SYNC_BYTES:
-            self._start()
+            self._start(hurry=True)
         self._wake_room()
         for told in reached:
             told(None)

@@ -361,7 +361,11 @@ class Storage:
                 continue
             garbage_min = _GARBAGE_MIN_WHEN_SHORT if is_short else _GARBAGE_MIN
             with contextlib.suppress(StorageFullError, ThrottledError):
-                copied_bytes = await self._blocking.run(self._store.reclaim, garbage_min)
+                self.group_commit.is_contended = True
+                try:
+                    copied_bytes = await self._blocking.run(self._store.reclaim, garbage_min)
+                finally:
+                    self.group_commit.is_contended = False
                 pause_s = max(_TICK_S, copied_bytes / _RECLAIM_BYTES_PER_S)
 
     async def _reopen(self) -> None:

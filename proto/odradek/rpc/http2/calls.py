@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import grpc
 from grpc import StatusCode
 
 from odradek.rpc.http2 import status as statuses
-from odradek.rpc.http2.end import End
+from odradek.rpc.http2.end import End, Take
 from odradek.rpc.http2.frames import ErrorCode
 from odradek.rpc.http2.status import Status
 from odradek.rpc.http2.streams import Headers, Stream
@@ -117,11 +117,37 @@ class Call(Generic[Q, A]):
             grpc.aio.AioRpcError: The call has failed.
             asyncio.InvalidStateError: It has ended.
         """
-        end = self._end or await self._begun()
+        if self._end is None:
+            await self._begun()
+        if not self.offer(request):
+            await self.drained()
+
+    def offer(self, request: Q, *, at_once: bool = False) -> bool:
+        """Send a request on a call that has begun; False: offer no other until `drained`.
+
+        Raises:
+            As `write`.
+        """
+        end = self._end
+        assert end is not None, "it begins with `write`"
         if end.is_over:
             self._raise_failure(end)
             raise asyncio.InvalidStateError("the call has ended")
-        await end.send(self._encode(request) if self._encode else request)  # type: ignore[arg-type]
+        data = self._encode(request) if self._encode else request
+        has_left = end.offer_bytes(data, at_once=at_once)  # type: ignore[arg-type]
+        if end.is_over:
+            self._raise_failure(end)
+        return has_left
+
+    async def drained(self) -> None:
+        """Wait until all that was offered has left.
+
+        Raises:
+            grpc.aio.AioRpcError: The call has failed.
+        """
+        end = self._end
+        assert end is not None, "something was offered"
+        await end.drained()
         if end.is_over:
             self._raise_failure(end)
 
@@ -146,7 +172,10 @@ class Call(Generic[Q, A]):
             Exception: What `take` raised.
         """
         end = self._end or await self._begun()
-        await end.listen(lambda data: take(self._decoded(end, data)))
+        if self._decode is None:
+            await end.listen(cast("Take", take))
+        else:
+            await end.listen(lambda data: take(self._decoded(end, data)))
         self._raise_failure(end)
 
     async def done_writing(self) -> None:

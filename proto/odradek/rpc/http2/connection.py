@@ -31,6 +31,7 @@ from odradek.rpc.http2.frames import ErrorCode, Setting
 from odradek.rpc.http2.reader import HEADERS_BYTES_MAX, FrameReader, Piece
 from odradek.rpc.http2.sender import Sender
 from odradek.rpc.http2.streams import (
+    FRAME_AND_PREFIX,
     PREFIX,
     PREFIX_BYTES,
     Headers,
@@ -158,9 +159,12 @@ class Connection:
             ProtocolViolationError: Perform its events, write `out`, then close.
         """
         events: list[Event] = []
+        taken_bytes = self._take_messages(data, events)
+        if taken_bytes == len(data):
+            return events
         try:
-            for piece in self._reader.read(data):
-                if piece.kind == frames.DATA:  # nearly always
+            for piece in self._reader.read(data[taken_bytes:]):
+                if piece.kind == frames.DATA:
                     self._on_data(piece, events)
                 else:
                     self._on_frame(piece, events)
@@ -183,6 +187,47 @@ class Connection:
             self._grant_connection()
 
     # Data
+
+    def _take_messages(self, data: bytes, events: list[Event]) -> int:
+        """Take the whole messages at the beginning, each a frame of its own: nearly all are.
+
+        Returns:
+            How many bytes they have. What follows them is something else, or not complete.
+        """
+        position, size = 0, len(data)
+        if not self._reader.is_between_frames:
+            return 0
+        while size - position >= FRAME_AND_PREFIX.size:
+            upper, lower, kind, flags, stream_id, compressed, message_bytes = (
+                FRAME_AND_PREFIX.unpack_from(data, position)
+            )
+            frame_bytes = message_bytes + PREFIX_BYTES
+            start = position + FRAME_AND_PREFIX.size
+            stream = self.streams.get(stream_id)
+            if (
+                kind != frames.DATA
+                or flags
+                or compressed
+                or upper << 8 | lower != frame_bytes
+                or start + message_bytes > size
+                or stream is None
+                or not stream.takes_messages
+                or frame_bytes > min(stream.receive_window, self._receive_window)
+            ):
+                break
+            position = start + message_bytes
+            self._receive_window -= frame_bytes
+            self._ungranted_bytes += frame_bytes
+            self._unread_bytes += frame_bytes
+            stream.receive_window -= frame_bytes
+            stream.ungranted_bytes += frame_bytes
+            stream.unread_bytes += frame_bytes
+            events.append(MessageReceived(stream, data[start:position]))
+            if stream.ungranted_bytes * 2 >= STREAM_WINDOW_BYTES:
+                self._grant(stream)
+            if self._ungranted_bytes * 2 >= CONNECTION_WINDOW_BYTES:
+                self._grant_connection()
+        return position
 
     def _on_data(self, piece: Piece, events: list[Event]) -> None:
         """Take a data frame, or a part of one."""
@@ -220,18 +265,10 @@ class Connection:
             raise ProtocolViolationError(ErrorCode.STREAM_CLOSED, "data after the end")
 
     def _assemble(self, stream: Stream, chunk: bytes, events: list[Event]) -> None:
-        size = len(chunk)
-        if size >= PREFIX_BYTES and stream.is_between_messages:
-            flag, message_bytes = PREFIX.unpack_from(chunk)
-            if message_bytes + PREFIX_BYTES == size and not flag:  # nearly always
-                stream.unread_bytes += size
-                self._unread_bytes += size
-                events.append(MessageReceived(stream, chunk[PREFIX_BYTES:]))
-                return
         before_bytes = stream.partial_bytes
         try:
             try:
-                messages = stream.take(chunk) if size else []
+                messages = stream.take(chunk) if chunk else []
             finally:
                 self._partial_bytes += stream.partial_bytes - before_bytes
             if self._partial_bytes > PARTIAL_BYTES_MAX:

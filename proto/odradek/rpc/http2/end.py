@@ -163,14 +163,18 @@ class End(ABC):
         """Whether no message will come beyond those that wait."""
         return self.is_over or self.stream.is_ended_there
 
-    async def send(self, data: bytes) -> None:
-        """Send a message; returns once it has left, or may as well have."""
+    def offer_bytes(self, data: bytes, *, at_once: bool = False) -> bool:
+        """Send a message; False: it waits for the peer, and so should whoever sends."""
         if len(data) > MESSAGE_BYTES_MAX:
             self.on_refused(f"a message of {len(data)} bytes; the limit is {MESSAGE_BYTES_MAX}")
-            return
+            return True
         self.wire.connection.sender.message(self.stream, data)
-        self.wire.flush(at_once=len(data) > _GATHERED_BYTES)
-        if self.stream.pending:
+        self.wire.flush(at_once=at_once or len(data) > _GATHERED_BYTES)
+        return not self.stream.pending
+
+    async def drained(self) -> None:
+        """Wait until all that was sent has left, or nobody is there any more."""
+        if self.stream.pending and not self.is_over:
             waiting = self.wire.loop.create_future()
             self._writing.append(waiting)
             self.wire.blocked.add(self)

@@ -1,7 +1,7 @@
 """What a connection tells whoever drives it."""
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from odradek.rpc.http2.streams import Headers, Stream
 
@@ -15,8 +15,7 @@ class HeadersReceived:
     ends: bool
 
 
-@dataclass(frozen=True, slots=True)
-class MessageReceived:
+class MessageReceived(NamedTuple):
     """A whole message; `consume` it once it is dealt with."""
 
     stream: Stream

@@ -56,6 +56,11 @@ class FrameReader:
         self._block: Piece | None = None
         self._continuations = 0
 
+    @property
+    def is_between_frames(self) -> bool:
+        """Whether the next byte begins a frame of any kind."""
+        return not (self._is_first or self._partial or self._data or self._block)
+
     def read(self, data: bytes) -> Iterator[Piece]:
         """Yield what some bytes complete.
 

@@ -7,7 +7,6 @@ Source: RFC 9113, sections 5.2 and 6.9.
 """
 
 from collections.abc import Callable
-from struct import Struct
 from typing import Final
 
 import hpack
@@ -15,6 +14,7 @@ import hpack
 from odradek.rpc.http2 import frames
 from odradek.rpc.http2.frames import ErrorCode
 from odradek.rpc.http2.streams import (
+    FRAME_AND_PREFIX,
     PREFIX,
     PREFIX_BYTES,
     Headers,
@@ -23,7 +23,6 @@ from odradek.rpc.http2.streams import (
 )
 
 _JOINED_BYTES: Final = 16 << 10  # a copy of less costs less than a piece more to write
-_FRAME_AND_PREFIX: Final = Struct(">HBBBIBI")
 
 
 class Sender:
@@ -82,7 +81,7 @@ class Sender:
             return
         self._window -= size
         stream.send_credit -= size
-        head = _FRAME_AND_PREFIX.pack(
+        head = FRAME_AND_PREFIX.pack(
             size >> 8, size & 0xFF, frames.DATA, 0, stream.stream_id, 0, len(data)
         )
         if size <= _JOINED_BYTES:

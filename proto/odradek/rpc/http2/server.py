@@ -73,11 +73,17 @@ class Context(End):
         await self.listen(take if decode is None else lambda data: take(decode(data)))
 
     async def write(self, response: Any) -> None:
-        """Send an answer."""
+        """Send an answer; returns once it has left, or may as well have."""
+        if not self.offer(response):
+            await self.drained()
+
+    def offer(self, response: Any, *, at_once: bool = False) -> bool:
+        """Send an answer; False: offer no other until `drained`."""
         if self.is_over:
-            return
+            return True
         self._begin()
-        await self.send(response if self.encode is None else self.encode(response))
+        data = response if self.encode is None else self.encode(response)
+        return self.offer_bytes(data, at_once=at_once)
 
     async def abort(
         self, code: StatusCode, details: str = "", trailing_metadata: Metadata = ()

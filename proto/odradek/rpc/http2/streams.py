@@ -16,6 +16,8 @@ MESSAGE_BYTES_MAX: Final = 64 * 1024 * 1024
 
 PREFIX: Final = Struct(">BI")
 PREFIX_BYTES: Final = PREFIX.size
+FRAME_AND_PREFIX: Final = Struct(">HBBBIBI")
+"""What comes before a message that is a frame of its own."""
 _PARTS_MAX: Final = 256
 
 Headers = list[tuple[str, str]]
@@ -92,6 +94,16 @@ class Stream:
     def is_between_messages(self) -> bool:
         """Whether the next byte begins a message."""
         return self._message_bytes < 0 and not self._head
+
+    @property
+    def takes_messages(self) -> bool:
+        """Whether a message that comes whole is the next one."""
+        return (
+            self._message_bytes < 0
+            and not self._head
+            and not self.is_refused
+            and not self.is_ended_there
+        )
 
     def take(self, chunk: bytes) -> list[bytes]:
         """Take bytes that came; return the messages they complete.

@@ -152,9 +152,10 @@ class Wire(asyncio.Protocol):
         A server does so with all else that this turn of the loop says, unless that is much, or
         `at_once`: a write costs both ends more than what it carries.
         """
-        if at_once or not self._serves or len(self.connection.out) > _GATHERED_PIECES:
+        out = self.connection.out
+        if at_once or not self._serves or len(out) > _GATHERED_PIECES:
             self._write()
-        elif not self._is_due:
+        elif out and not self._is_due:
             self._is_due = True
             self.loop.call_soon(self._write)
 
