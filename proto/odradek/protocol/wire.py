@@ -39,6 +39,8 @@ def varint(value: int) -> bytes:
     """Encode an integer; negative ones become ten bytes, as int32 and int64 have it."""
     if 0 <= value < 0x80:
         return _ONE_BYTE[value]
+    if 0 <= value < 0x4000:
+        return bytes((value & 0x7F | 0x80, value >> 7))
     value &= _MASK_64
     encoded = bytearray()
     while value >= 0x80:

@@ -40,6 +40,7 @@ from odradek.protocol.hot import (
     ProducePartitionFrame,
     decode_produce_request,
 )
+from odradek.protocol.produced import encode_acknowledged, encode_produce_response
 from odradek.protocol.types import Offset
 from odradek.rpc.outlet import Outlet
 from odradek.rpc.server import first_request
@@ -76,7 +77,7 @@ class ProduceCall:
         self.size_bytes = size_bytes
         self.began_at_s = now_s
         self.deadline_s = now_s + (frame.timeout_ms / 1000 or _TIMEOUT_DEFAULT_S)
-        self.results: list[pb.ProducePartitionResult | None] = [None] * len(frame.partitions)
+        self.results: list[bytes | None] = [None] * len(frame.partitions)
         self._missing = len(frame.partitions)
         self._stream = stream
 
@@ -87,17 +88,10 @@ class ProduceCall:
         if self.results[index] is not None:
             return  # it timed out before
         target = self.frame.partitions[index]
-        self._set(
-            index,
-            pb.ProducePartitionResult(
-                topic_id=target.topic_id,
-                partition=target.partition,
-                base_offset=base_offset,
-                log_append_time_ms=log_append_time_ms,
-                log_start_offset=log_start_offset,
-                leader_id=-1,
-            ),
+        result = encode_acknowledged(
+            target.topic_id, target.partition, base_offset, log_append_time_ms, log_start_offset
         )
+        self._set(index, result)
 
     def failed(self, index: int, error: BrokerError) -> None:
         """One partition's batches were refused, or their outcome is unknown."""
@@ -116,7 +110,7 @@ class ProduceCall:
                 log_append_time_ms=-1,
                 leader_id=leader_id,
                 leader_epoch=leader_epoch,
-            ),
+            ).SerializeToString(),
         )
 
     def fail_missing(self, error: BrokerError) -> None:
@@ -125,7 +119,7 @@ class ProduceCall:
             if result is None:
                 self.failed(index, error)
 
-    def _set(self, index: int, result: pb.ProducePartitionResult) -> None:
+    def _set(self, index: int, result: bytes) -> None:
         self.results[index] = result
         self._missing -= 1
         if self._missing == 0:
@@ -199,10 +193,9 @@ class ProduceStream:
     def answer(self, call: ProduceCall) -> None:
         """Queue the answer of a call whose partitions all have results."""
         results = [result for result in call.results if result is not None]
-        response = pb.ProduceResponse(correlation_id=call.frame.correlation_id, partitions=results)
+        data = encode_produce_response(call.frame.correlation_id, results)
         metrics.COMMIT_SECONDS.observe(time.monotonic() - call.began_at_s)
         call.frame = _LET_GO  # replicas may hold a call long after its time-out
-        data = response.SerializeToString()
         self._answers.append(data)
         del self._calls[call]
         self._unanswered(len(data) - call.size_bytes)

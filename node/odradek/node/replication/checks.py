@@ -7,7 +7,7 @@ from odradek.protocol.errors import (
     InvalidTxnStateError,
 )
 from odradek.protocol.hot import Buffer
-from odradek.protocol.record_batch import BatchHeader, split, validate
+from odradek.protocol.record_batch import BatchHeader, declared_bytes, split, validate
 from odradek.protocol.topic_config import TimestampType, TopicConfig
 from odradek.protocol.types import TopicName
 
@@ -24,16 +24,8 @@ def checked(records: Buffer, config: TopicConfig, topic: TopicName, now_ms: int)
     Raises:
         BrokerError: It is damaged, too large, or breaks a rule of the topic.
     """
-    first = next(split(records), None)
-    if first is None:
-        raise InvalidRequestError("no record batch was sent", field="records")
-    if len(first) < len(records):
-        raise InvalidRecordError(
-            f"an entry holds one record batch; behind it are {len(records) - len(first)} bytes",
-            field="records",
-            value=len(records),
-            limit=len(first),
-        )
+    if declared_bytes(records) != len(records):
+        _check_single(records)
     header = validate(records, config.max_message_bytes)
     if header.is_transactional:
         raise InvalidTxnStateError(
@@ -53,3 +45,17 @@ def checked(records: Buffer, config: TopicConfig, topic: TopicName, now_ms: int)
             limit=now_ms + ahead_max_ms,
         )
     return header
+
+
+def _check_single(records: Buffer) -> None:
+    """Refuse what is no batch, or more than one."""
+    first = next(split(records), None)
+    if first is None:
+        raise InvalidRequestError("no record batch was sent", field="records")
+    if len(first) < len(records):
+        raise InvalidRecordError(
+            f"an entry holds one record batch; behind it are {len(records) - len(first)} bytes",
+            field="records",
+            value=len(records),
+            limit=len(first),
+        )

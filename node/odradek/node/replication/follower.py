@@ -30,6 +30,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from msgspec import Struct
+
 from odradek.node.replication.session import Announcement, HighWatermarkAdvanced
 from odradek.node.storage.epochs import EpochEnd, LeaderEpochs
 from odradek.protocol.types import FIRST_OFFSET, NO_LEADER_EPOCH, LeaderEpoch, NodeId, Offset
@@ -70,8 +72,7 @@ class StartAfresh:
     offset: Offset
 
 
-@dataclass(frozen=True, slots=True)
-class Ack:
+class Ack(Struct, frozen=True):
     """Tell the leader how much is on disk."""
 
     session: int

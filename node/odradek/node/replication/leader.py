@@ -32,6 +32,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from msgspec import Struct
+
 from odradek.node.cluster.image import PartitionState
 from odradek.node.cluster.session import NO_INCARNATION
 from odradek.node.replication.isr import InSync, IsrMember, ProposeIsr
@@ -57,8 +59,7 @@ Incarnations: TypeAlias = Mapping[NodeId, Incarnation]
 """The nodes that may be in sync, neither fenced nor stopping, with the registration in force."""
 
 
-@dataclass(frozen=True, slots=True)
-class PushDue:
+class PushDue(Struct, frozen=True):
     """A follower is to be sent what follows its cursor."""
 
     follower: NodeId

@@ -7,6 +7,8 @@ order between streams and no memory beyond one number.
 
 from dataclasses import dataclass
 
+from msgspec import Struct
+
 from odradek.node.storage.epochs import EpochEnd, LeaderEpochs
 from odradek.protocol.types import NO_LEADER_EPOCH, LeaderEpoch, Offset
 
@@ -52,8 +54,7 @@ class Announcement:
         return end
 
 
-@dataclass(frozen=True, slots=True)
-class HighWatermarkAdvanced:
+class HighWatermarkAdvanced(Struct, frozen=True):
     """Everything below is known to be committed now."""
 
     offset: Offset

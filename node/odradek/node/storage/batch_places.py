@@ -43,6 +43,7 @@ class BatchChanges(Protocol):
     """What a mutation does to batches; see `store.Mutation`."""
 
     batches: list[tuple[PartitionUid, Offset, bytes]]
+    batch_bytes: int
     removed: list[tuple[PartitionUid, Offset, Offset | None]]
     released: list[tuple[PartitionUid, Offset]]
 
@@ -147,27 +148,35 @@ class BatchPlaces:
         self._unsynced_bytes = 0
         self._values.sync()
 
+    def place_inline(self, mutation: BatchChanges) -> bool:
+        """Put a mutation's batches among the rows, if all belong there; else `placing` is next.
+
+        Raises:
+            ThrottledError: These offsets were released, and not all of their batches are gone yet.
+        """
+        if self._released:
+            for uid, offset, _ in mutation.batches:
+                if offset < self._released.get(uid, offset):
+                    self._finish_release(uid)
+        self._unsynced_bytes += mutation.batch_bytes
+        if mutation.removed or mutation.released:
+            return False
+        inline_until_bytes = self._inline_until_bytes(self._unsynced_bytes)
+        for _, _, batch in mutation.batches:
+            if len(batch) >= inline_until_bytes:
+                return False
+        for uid, offset, batch in mutation.batches:
+            mutation.put(batch_key(uid, offset), batch)
+        return True
+
     @contextmanager
     def placing(self, mutation: BatchChanges) -> Iterator[None]:
         """Find places for a mutation's batches; within, write it.
 
         Raises:
             OSError: The value log could not take them; the mutation must not be written.
-            ThrottledError: These offsets were released, and not all of their batches are gone yet.
         """
-        for uid, offset, _ in mutation.batches:
-            if offset < self._released.get(uid, offset):
-                self._finish_release(uid)
-        unsynced_bytes = self._unsynced_bytes + sum(len(batch) for _, _, batch in mutation.batches)
-        self._unsynced_bytes = unsynced_bytes
-        inline_until_bytes = self._inline_until_bytes(unsynced_bytes)
-        if not (mutation.removed or mutation.released) and all(
-            len(batch) < inline_until_bytes for _, _, batch in mutation.batches
-        ):
-            for uid, offset, batch in mutation.batches:
-                mutation.put(batch_key(uid, offset), batch)
-            yield
-            return
+        inline_until_bytes = self._inline_until_bytes(self._unsynced_bytes)
         with self._lock:
             freed = self._remove(mutation)
             releases = self._release(mutation)

@@ -12,16 +12,16 @@ size; both survive retention at the start, truncation at the end removes them wi
 """
 
 import struct
-from dataclasses import dataclass
 from typing import Self
+
+from msgspec import Struct
 
 from odradek.protocol.record_batch import BatchHeader
 
 _RUNNING = struct.Struct(">qQ")
 
 
-@dataclass(frozen=True, slots=True)
-class IndexEntry:
+class IndexEntry(Struct, frozen=True, gc=False):
     """One batch of a log.
 
     Attributes:

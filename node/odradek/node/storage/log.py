@@ -11,7 +11,8 @@ leaves no trace. What changes the log is synchronous, hence one step; it is unsy
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from odradek.node.storage.blocking import Blocking
 from odradek.node.storage.epochs import LeaderEpochs
@@ -42,8 +43,7 @@ from odradek.protocol.types import FIRST_OFFSET, LeaderEpoch, Offset, PartitionU
 _NO_TIMESTAMP = -1
 
 
-@dataclass(frozen=True, slots=True)
-class Appended:
+class Appended(Struct, frozen=True, gc=False):
     """Where a batch lies.
 
     Attributes:
@@ -181,7 +181,7 @@ class PartitionLog:
             stamp_log_append_time(batch, now_ms)
             header = BatchHeader.parse(batch)
         base_offset = self.log_end_offset
-        header = header._replace(base_offset=base_offset, leader_epoch=leader_epoch)
+        header = header.placed(base_offset, leader_epoch)
         position = self._store_batch(header, stamped(batch, base_offset, leader_epoch), now_ms)
         time_ms = now_ms if log_append_time else _NO_TIMESTAMP
         return Appended(base_offset, header.last_offset, position, time_ms)

@@ -67,11 +67,12 @@ class DamagedTableError(CorruptMessageError):
 class Mutation:
     """Writes that happen together or not at all, in the order of the calls; spent once written."""
 
-    __slots__ = ("_batch", "batches", "released", "removed")
+    __slots__ = ("_batch", "batch_bytes", "batches", "released", "removed")
 
     def __init__(self) -> None:
         self._batch = WriteBatch(raw_mode=True)
         self.batches: list[tuple[PartitionUid, Offset, bytes]] = []
+        self.batch_bytes = 0
         self.removed: list[tuple[PartitionUid, Offset, Offset | None]] = []
         self.released: list[tuple[PartitionUid, Offset]] = []
 
@@ -79,7 +80,7 @@ class Mutation:
     def size_bytes(self) -> int:
         """What it will add to the log."""
         size: int = self._batch.size_in_bytes()
-        return size + sum(len(batch) for _, _, batch in self.batches)
+        return size + self.batch_bytes
 
     def put(self, key: bytes, value: bytes) -> None:
         """Set a small value."""
@@ -88,6 +89,7 @@ class Mutation:
     def put_batch(self, uid: PartitionUid, base_offset: Offset, batch: bytes) -> None:
         """Store a batch's bytes; to replace one, remove it first, in the same mutation."""
         self.batches.append((uid, base_offset, batch))
+        self.batch_bytes += len(batch)
 
     def delete(self, key: bytes) -> None:
         """Remove a small value."""
@@ -209,6 +211,9 @@ class Store:
         if self.is_broken:
             raise _full("the store awaits room to be reopened")
         try:
+            if self.batches.place_inline(mutation):
+                self._write(mutation)
+                return
             with self.batches.placing(mutation):
                 self._write(mutation)
         except OSError as error:

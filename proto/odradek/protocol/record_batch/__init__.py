@@ -30,7 +30,12 @@ from odradek.protocol.record_batch.header import (
     stamped,
 )
 from odradek.protocol.record_batch.reader import RawRecord, decode
-from odradek.protocol.record_batch.validation import split, validate, verify
+from odradek.protocol.record_batch.validation import (
+    declared_bytes,
+    split,
+    validate,
+    verify,
+)
 
 __all__ = [
     "DECOMPRESSED_BYTES_MAX",
@@ -45,6 +50,7 @@ __all__ = [
     "PlainRecord",
     "RawRecord",
     "compress",
+    "declared_bytes",
     "decode",
     "decode_columns",
     "decompress",

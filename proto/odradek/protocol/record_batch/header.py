@@ -88,6 +88,10 @@ class BatchHeader(NamedTuple):
         """Read the header at the start of a buffer of at least `HEADER_BYTES`."""
         return cls._make(_HEADER.unpack_from(buffer))
 
+    def placed(self, base_offset: Offset, leader_epoch: LeaderEpoch) -> "BatchHeader":
+        """Return it with what a leader assigns; quicker than `_replace`."""
+        return BatchHeader._make((base_offset, self[1], leader_epoch, *self[3:]))
+
     def pack(self) -> bytes:
         """Return the 61 bytes of this header, the CRC as it stands here."""
         return _HEADER.pack(*self)

@@ -77,6 +77,14 @@ def validate(buffer: Buffer, batch_bytes_max: int) -> BatchHeader:
     return header
 
 
+def declared_bytes(buffer: Buffer) -> int:
+    """Return how many bytes the first batch of a buffer says it has; -1 when it is too short."""
+    if len(buffer) < HEADER_BYTES:
+        return -1
+    length: int = _LENGTH.unpack_from(buffer, _LENGTH_AT)[0]
+    return length + LENGTH_FIELD_END
+
+
 def split(buffer: Buffer) -> Iterator[memoryview]:
     """Cut concatenated batches apart by their declared lengths, copying nothing.
 

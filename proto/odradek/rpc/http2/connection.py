@@ -32,7 +32,6 @@ from odradek.rpc.http2.reader import HEADERS_BYTES_MAX, FrameReader, Piece
 from odradek.rpc.http2.sender import Sender
 from odradek.rpc.http2.streams import (
     FRAME_AND_PREFIX,
-    PREFIX,
     PREFIX_BYTES,
     Headers,
     MessageTooLargeError,
