@@ -3,8 +3,11 @@
 Problem: a task that waits for an event takes a future, a wake-up and a step for each message, as
 much as the message itself. Idea: whoever has something says so, and the messages are made and sent
 in the loop's next pass, for all who said so in this one. The task sleeps unless the peer is slow.
+Until then the connection holds back what is small: a write costs both ends more than what it
+carries.
 
-Invariants: the next message is asked for only when the one before has left, or may as well have.
+Invariants: the next message is asked for only when the one before has left, or may as well have; a
+connection is let go as often as it is held.
 """
 
 import asyncio
@@ -18,7 +21,13 @@ M_contra = TypeVar("M_contra", contravariant=True)
 class Speaker(Protocol[M_contra]):
     """Our end of a stream."""
 
-    def offer(self, message: M_contra, *, at_once: bool = False) -> bool:
+    def hold(self) -> None:
+        """Something is to be sent in a moment: let it go along."""
+
+    def let_go(self) -> None:
+        """It was sent."""
+
+    def offer(self, message: M_contra) -> bool:
         """Send a message; False: offer no other until `drained`."""
 
     async def drained(self) -> None:
@@ -31,15 +40,11 @@ class Outlet(Generic[M]):
     Args:
         end: Of the stream.
         next_message: Returns what to send, None when there is nothing.
-        at_once: Each message leaves by itself, and not with all else of its connection.
     """
 
-    def __init__(
-        self, end: Speaker[M], next_message: Callable[[], M | None], *, at_once: bool = False
-    ) -> None:
+    def __init__(self, end: Speaker[M], next_message: Callable[[], M | None]) -> None:
         self._end = end
         self._next_message = next_message
-        self._at_once = at_once
         self._loop = asyncio.get_running_loop()
         self._is_due = self._is_closed = False
         self._stopped: asyncio.Future[None] | None = None
@@ -49,7 +54,8 @@ class Outlet(Generic[M]):
         """There is something to send: in the next pass."""
         if not self._is_due:
             self._is_due = True
-            self._loop.call_soon(self.write)
+            self._end.hold()
+            self._loop.call_soon(self._on_turn)
 
     def close(self) -> None:
         """Send no more: `run` returns once what was sent has left."""
@@ -64,19 +70,22 @@ class Outlet(Generic[M]):
         """
         while not self._is_closed:
             self._stopped = self._loop.create_future()
-            self.write()
+            self._write()
             await self._stopped
             await self._end.drained()
 
-    def write(self) -> None:
-        """Send what there is now."""
+    def _on_turn(self) -> None:
         self._is_due = False
+        self._write()
+        self._end.let_go()
+
+    def _write(self) -> None:
         stopped = self._stopped
         if stopped is None or stopped.done():
             return
         try:
             while (message := self._next_message()) is not None:
-                if not self._end.offer(message, at_once=self._at_once):
+                if not self._end.offer(message):
                     self._stop()
                     return
         except Exception as error:  # noqa: BLE001 it is raised to who runs this

@@ -42,12 +42,17 @@ class _Deaf:
             if later is not None:
                 await later
 
-    def offer(self, _: bytes, *, at_once: bool = False) -> bool:
-        del at_once
+    def offer(self, _: bytes) -> bool:
         return False
 
     async def drained(self) -> None:
         await asyncio.get_running_loop().create_future()
+
+    def hold(self) -> None:
+        pass
+
+    def let_go(self) -> None:
+        pass
 
 
 async def test_a_client_that_takes_no_answers_is_not_read_for_ever(
@@ -72,8 +77,7 @@ async def test_a_client_that_takes_no_answers_is_not_read_for_ever(
 class _Eager(_Deaf):
     """A client that sends for ever and takes every answer."""
 
-    def offer(self, _: bytes, *, at_once: bool = False) -> bool:
-        del at_once
+    def offer(self, _: bytes) -> bool:
         return True
 
 
@@ -208,8 +212,7 @@ class _Idle(_Deaf):
         await asyncio.get_running_loop().create_future()
         return b""
 
-    def offer(self, _: bytes, *, at_once: bool = False) -> bool:
-        del at_once
+    def offer(self, _: bytes) -> bool:
         return True
 
 

@@ -171,7 +171,7 @@ class ProduceStream:
                 reading.cancel()
                 halt.cancel()
                 self._ended = True
-                self._outlet.write()
+                self._outlet.wake()
                 # What is answered already leaves first, if the client takes it.
                 await asyncio.wait((writing,), timeout=_FINISH_S)
                 writing.cancel()
@@ -199,7 +199,7 @@ class ProduceStream:
         self._answers.append(data)
         del self._calls[call]
         self._unanswered(len(data) - call.size_bytes)
-        self._outlet.write()
+        self._outlet.wake()  # a pass later, as pushes do: those leave first
 
     def _unanswered(self, change_bytes: int) -> None:
         """Count a request until it is answered, and its answer until the client takes it."""

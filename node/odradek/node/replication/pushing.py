@@ -107,8 +107,7 @@ class LivePusher:
 
     async def run(self, end: Speaker[bytes]) -> None:
         """Write until cancelled."""
-        # Each frame by itself: the follower's disk works while this node asks its own.
-        self._outlet = Outlet(end, self._next_message, at_once=True)
+        self._outlet = Outlet(end, self._next_message)
         await self._outlet.run()
 
     def _wake(self) -> None:

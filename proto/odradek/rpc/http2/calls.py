@@ -122,7 +122,17 @@ class Call(Generic[Q, A]):
         if not self.offer(request):
             await self.drained()
 
-    def offer(self, request: Q, *, at_once: bool = False) -> bool:
+    def hold(self) -> None:
+        """Something is to be sent in a moment: let it go along."""
+        assert self._end is not None, "it begins with `write`"
+        self._end.hold()
+
+    def let_go(self) -> None:
+        """It was sent."""
+        assert self._end is not None, "it was held"
+        self._end.let_go()
+
+    def offer(self, request: Q) -> bool:
         """Send a request on a call that has begun; False: offer no other until `drained`.
 
         Raises:
@@ -134,7 +144,7 @@ class Call(Generic[Q, A]):
             self._raise_failure(end)
             raise asyncio.InvalidStateError("the call has ended")
         data = self._encode(request) if self._encode else request
-        has_left = end.offer_bytes(data, at_once=at_once)  # type: ignore[arg-type]
+        has_left = end.offer_bytes(data)  # type: ignore[arg-type]
         if end.is_over:
             self._raise_failure(end)
         return has_left

@@ -37,6 +37,12 @@ class Carrier(Protocol):
     def flush(self, *, at_once: bool = False) -> None:
         """Write what there is to write."""
 
+    def hold(self) -> None:
+        """Write little before `let_go`."""
+
+    def let_go(self) -> None:
+        """Undo a `hold`; after the last one, write."""
+
     def consume(self, stream: Stream, size_bytes: int) -> None:
         """A message is dealt with."""
 
@@ -163,13 +169,21 @@ class End(ABC):
         """Whether no message will come beyond those that wait."""
         return self.is_over or self.stream.is_ended_there
 
-    def offer_bytes(self, data: bytes, *, at_once: bool = False) -> bool:
+    def hold(self) -> None:
+        """Something is to be sent in a moment: let it go along."""
+        self.wire.hold()
+
+    def let_go(self) -> None:
+        """It was sent."""
+        self.wire.let_go()
+
+    def offer_bytes(self, data: bytes) -> bool:
         """Send a message; False: it waits for the peer, and so should whoever sends."""
         if len(data) > MESSAGE_BYTES_MAX:
             self.on_refused(f"a message of {len(data)} bytes; the limit is {MESSAGE_BYTES_MAX}")
             return True
         self.wire.connection.sender.message(self.stream, data)
-        self.wire.flush(at_once=at_once or len(data) > _GATHERED_BYTES)
+        self.wire.flush(at_once=len(data) > _GATHERED_BYTES)
         return not self.stream.pending
 
     async def drained(self) -> None:

@@ -77,13 +77,13 @@ class Context(End):
         if not self.offer(response):
             await self.drained()
 
-    def offer(self, response: Any, *, at_once: bool = False) -> bool:
+    def offer(self, response: Any) -> bool:
         """Send an answer; False: offer no other until `drained`."""
         if self.is_over:
             return True
         self._begin()
         data = response if self.encode is None else self.encode(response)
-        return self.offer_bytes(data, at_once=at_once)
+        return self.offer_bytes(data)
 
     async def abort(
         self, code: StatusCode, details: str = "", trailing_metadata: Metadata = ()

@@ -79,6 +79,7 @@ class Wire(asyncio.Protocol):
         self._serves = on_opened is not None
         self._calling: list[asyncio.Future[None]] = []
         self._is_due = False
+        self._holds = 0
         self._heard_s = self.loop.time()
         self._asked_s = 0.0
         self._unsent_bytes = 0
@@ -153,11 +154,21 @@ class Wire(asyncio.Protocol):
         `at_once`: a write costs both ends more than what it carries.
         """
         out = self.connection.out
-        if at_once or not self._serves or len(out) > _GATHERED_PIECES:
+        if at_once or not (self._serves or self._holds) or len(out) > _GATHERED_PIECES:
             self._write()
-        elif out and not self._is_due:
+        elif out and not (self._is_due or self._holds):
             self._is_due = True
             self.loop.call_soon(self._write)
+
+    def hold(self) -> None:
+        """Write little before `let_go`: something more is to be said in a moment."""
+        self._holds += 1
+
+    def let_go(self) -> None:
+        """Undo a `hold`; after the last one, write."""
+        self._holds -= 1
+        if not self._holds:
+            self._write()
 
     def _write(self) -> None:
         self._is_due = False
