@@ -7,8 +7,14 @@ from hypothesis import strategies as st
 
 from odradek.protocol import wire
 from odradek.protocol.errors import InvalidRequestError
-from odradek.protocol.hot import PARTITIONS_MAX
-from odradek.protocol.replication import PushFrame, decode_replicate_response, encode_pushes
+from odradek.protocol.hot import PARTITIONS_MAX, SMALL_BYTES
+from odradek.protocol.replication import (
+    AckFrame,
+    PushFrame,
+    decode_replicate_response,
+    encode_acks,
+    encode_pushes,
+)
 from odradek.protocol.types import LeaderEpoch, Offset, PartitionUid
 from odradek.v1 import replica_pb2 as pb
 
@@ -34,6 +40,10 @@ _divergences = st.builds(
     end_epoch=_INT32,
     end_offset=_INT64,
 )
+_acks = st.builds(
+    pb.ReplicaAck, uid=_UINT64, leader_epoch=_INT32, session=_UINT64, durable_end=_INT64
+)
+_small_bytes = st.sampled_from((0, SMALL_BYTES))
 _refusals = st.builds(pb.ReplicaRefusal, uid=_UINT64, leader_epoch=_INT32, session=_UINT64)
 _responses = st.builds(
     pb.ReplicateResponse,
@@ -65,9 +75,26 @@ def test_pushes_are_encoded_as_the_generated_class_would(
     assert encode_pushes(number, frames) == message.SerializeToString()
 
 
-@given(_responses)
-def test_every_field_arrives(message: pb.ReplicateResponse) -> None:
-    frame = decode_replicate_response(message.SerializeToString())
+@given(_UINT64, _UINT64, st.lists(_acks, max_size=4))
+def test_acknowledgements_are_encoded_as_the_generated_class_would(
+    live_frame: int, catch_up_frame: int, acks: list[pb.ReplicaAck]
+) -> None:
+    frames = [
+        AckFrame(
+            PartitionUid(each.uid),
+            LeaderEpoch(each.leader_epoch),
+            each.session,
+            Offset(each.durable_end),
+        )
+        for each in acks
+    ]
+    message = pb.ReplicateRequest(live_frame=live_frame, catch_up_frame=catch_up_frame, acks=acks)
+    assert encode_acks(live_frame, catch_up_frame, frames) == message.SerializeToString()
+
+
+@given(_responses, _small_bytes)
+def test_every_field_arrives(message: pb.ReplicateResponse, small_bytes: int) -> None:
+    frame = decode_replicate_response(message.SerializeToString(), small_bytes=small_bytes)
     assert frame.number == message.frame
     assert [_frame(each, [each.records]) for each in message.pushes] == [
         PushFrame(
@@ -85,15 +112,17 @@ def test_every_field_arrives(message: pb.ReplicateResponse) -> None:
     assert frame.refusals == list(message.refusals)
 
 
-@given(st.binary(max_size=200))
-def test_any_bytes_are_read_as_the_generated_class_reads_them(data: bytes) -> None:
+@given(st.binary(max_size=200), _small_bytes)
+def test_any_bytes_are_read_as_the_generated_class_reads_them(
+    data: bytes, small_bytes: int
+) -> None:
     try:
         message = pb.ReplicateResponse.FromString(data)
     except DecodeError:
         with pytest.raises(InvalidRequestError):
-            decode_replicate_response(data)
+            decode_replicate_response(data, small_bytes=small_bytes)
     else:
-        frame = decode_replicate_response(data)
+        frame = decode_replicate_response(data, small_bytes=small_bytes)
         assert frame.number == message.frame
         assert [push.uid for push in frame.pushes] == [push.uid for push in message.pushes]
 

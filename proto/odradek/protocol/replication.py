@@ -1,4 +1,4 @@
-"""The message that carries records between nodes, encoded and decoded by hand.
+"""The message that carries records between nodes, encoded and decoded by hand; and its answer.
 
 Problem, idea and invariants are those of `hot`: a push carries every byte of every record to every
 follower, and the generated classes would copy it twice on each side.
@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from odradek.protocol import wire
 from odradek.protocol.errors import InvalidRequestError
-from odradek.protocol.hot import PARTITIONS_MAX, Buffer
+from odradek.protocol.hot import PARTITIONS_MAX, SMALL_BYTES, Buffer
 from odradek.protocol.types import LeaderEpoch, Offset, PartitionUid
 from odradek.v1 import replica_pb2 as pb
 
@@ -42,6 +42,29 @@ class ReplicateFrame(Struct, frozen=True, gc=False):
     refusals: list[pb.ReplicaRefusal]
 
 
+class AckFrame(Struct, frozen=True, gc=False):
+    """A ReplicaAck."""
+
+    uid: PartitionUid
+    leader_epoch: LeaderEpoch
+    session: int
+    durable_end: Offset
+
+
+def encode_acks(live_frame: int, catch_up_frame: int, acks: Iterable[AckFrame]) -> bytes:
+    """Encode a ReplicateRequest of acknowledgements."""
+    encoded = wire.integer_field(3, live_frame) + wire.integer_field(4, catch_up_frame)
+    for each in acks:
+        ack = (
+            wire.integer_field(1, each.uid)
+            + wire.integer_field(2, each.leader_epoch)
+            + wire.integer_field(3, each.session)
+            + wire.integer_field(4, each.durable_end)
+        )
+        encoded += wire.length_prefix(5, len(ack)) + ack
+    return encoded
+
+
 def encode_pushes(number: int, pushes: Iterable[PushFrame[Sequence[Buffer]]]) -> bytes:
     """Encode a ReplicateResponse of pushes; the records are copied once."""
     parts: list[Buffer] = [wire.integer_field(1, number)]
@@ -62,12 +85,14 @@ def encode_pushes(number: int, pushes: Iterable[PushFrame[Sequence[Buffer]]]) ->
     return b"".join(parts)
 
 
-def decode_replicate_response(data: bytes) -> ReplicateFrame:
-    """Decode; records stay where they are.
+def decode_replicate_response(data: bytes, *, small_bytes: int = SMALL_BYTES) -> ReplicateFrame:
+    """Decode; records stay where they are unless the message is small.
 
     Raises:
         InvalidRequestError: Not a ReplicateResponse, or too many partitions or fields.
     """
+    if len(data) <= small_bytes:
+        return _frame(_parsed(pb.ReplicateResponse(), data))
     number = 0
     frame = ReplicateFrame(0, [], [], [])
     view, budget = memoryview(data), wire.field_budget()
@@ -91,6 +116,26 @@ def decode_replicate_response(data: bytes) -> ReplicateFrame:
     return ReplicateFrame(number, frame.pushes, frame.divergences, frame.refusals)
 
 
+def _frame(message: pb.ReplicateResponse) -> ReplicateFrame:
+    return ReplicateFrame(
+        message.frame,
+        [
+            PushFrame(
+                PartitionUid(each.uid),
+                LeaderEpoch(each.leader_epoch),
+                each.session,
+                Offset(each.start_offset),
+                Offset(each.high_watermark),
+                Offset(each.log_start_offset),
+                memoryview(each.records),
+            )
+            for each in message.pushes
+        ],
+        list(message.divergences),
+        list(message.refusals),
+    )
+
+
 def _decode_push(
     data: bytes, view: memoryview, start: int, stop: int, budget: Iterator[int]
 ) -> PushFrame[memoryview]:
@@ -112,7 +157,7 @@ def _decode_push(
     )
 
 
-_PartT = TypeVar("_PartT", pb.ReplicaDivergence, pb.ReplicaRefusal)
+_PartT = TypeVar("_PartT", pb.ReplicaDivergence, pb.ReplicaRefusal, pb.ReplicateResponse)
 
 
 def _parsed(part: _PartT, data: bytes) -> _PartT:

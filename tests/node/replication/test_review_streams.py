@@ -174,8 +174,9 @@ async def test_an_ack_never_overtakes_its_announcement(host: _Host) -> None:
     announcement = Announcement(LeaderEpoch(0), 4, LeaderEpoch(0), Offset(3), Offset(0))
     leader.announce(replica, announcement)
     leader.ack(replica, Ack(4, Offset(3)))
-    request = leader._next_request()
-    assert request is not None
+    message = leader._next_request()
+    assert message is not None
+    request = pb.ReplicateRequest.FromString(message)
     assert [each.durable_end for each in request.announcements] == [3]
     assert not request.acks
 

@@ -311,7 +311,8 @@ class Handout(Generic[K, V]):
 
     def _keep(self, lane: _Lane[K, V], piece: Piece) -> None:
         if not lane.chunks[0].batches:
-            self._release(lane.chunks.popleft().push)
+            # A pass of the loop later: what comes first is that it is handed out.
+            asyncio.get_running_loop().call_soon(self._release, lane.chunks.popleft().push)
         if piece.records:
             lane.portion = self._deserializer.portion(lane.state.id, _position(lane), piece)
             return

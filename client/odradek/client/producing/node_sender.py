@@ -20,7 +20,7 @@ import logging
 import math
 from collections.abc import Callable
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -100,6 +100,7 @@ class NodeSender:
         self._settings = settings
         self._wake = asyncio.Event()
         self._requests: dict[int, Request] = {}
+        self._answers: list[broker_pb2.ProduceResponse] = []
         self._correlation_id = 0
         self._paused_until_s = 0.0
         self._loop = asyncio.get_running_loop()
@@ -163,6 +164,8 @@ class NodeSender:
             assert self._given_up is not None, "patience ends for a reason"
             raise self._given_up from None
         finally:
+            with suppress(OdradekError):  # the stream has ended, for a reason that comes first
+                self._take_answers()
             self._address = None
             self._stop_alarm()
             reading.cancel()
@@ -193,7 +196,7 @@ class NodeSender:
 
     async def _read(self, call: _Call) -> None:
         try:
-            await call.listen(self._on_response)
+            await call.listen(self._on_answer)
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error) from error
         raise ConnectionLostError(f"node {self.node_id} ended the produce stream")
@@ -331,8 +334,26 @@ class NodeSender:
 
     # ------------------------------------------------------------------ answers
 
-    def _on_response(self, response: broker_pb2.ProduceResponse) -> None:
+    def _on_answer(self, response: broker_pb2.ProduceResponse) -> None:
+        if not self._answers:
+            # A pass of the loop later: records that came along are handed out first.
+            self._loop.call_soon(self._on_answers)
+        self._answers.append(response)
+
+    def _on_answers(self) -> None:
+        try:
+            self._take_answers()
+        except OdradekError as error:
+            self._give_up(error)
+        self._wake.set()  # last: what those woken by an answer send goes along
+
+    def _take_answers(self) -> None:
+        answers, self._answers = self._answers, []
         now_s = self._loop.time()
+        for response in answers:
+            self._on_response(response, now_s)
+
+    def _on_response(self, response: broker_pb2.ProduceResponse, now_s: float) -> None:
         request = self._requests.pop(response.correlation_id, None)
         if request is None or len(request.attempts) != len(response.partitions):
             raise UnknownServerError(
@@ -384,5 +405,3 @@ class NodeSender:
             if queue.idle:
                 self.queues.pop(queue, None)
         self._settings.on_answers(queues)
-        # A turn of the loop later: what whoever woke up in this one sends goes along.
-        self._loop.call_soon(self._wake.set)

@@ -26,14 +26,19 @@ from odradek.node.replication.replicas import Replicas
 from odradek.node.replication.session import Announcement
 from odradek.node.storage.epochs import EpochEnd
 from odradek.protocol.errors import BrokerError, StorageFullError
-from odradek.protocol.replication import ReplicateFrame, decode_replicate_response
+from odradek.protocol.replication import (
+    AckFrame,
+    ReplicateFrame,
+    decode_replicate_response,
+    encode_acks,
+)
 from odradek.protocol.types import LeaderEpoch, NodeId, Offset, PartitionUid
 from odradek.rpc.backoff import delays
 from odradek.rpc.channels import Call, converse, error_from_rpc, open_channel
 from odradek.rpc.outlet import Outlet
 from odradek.v1 import replica_pb2 as pb
 
-_Call: TypeAlias = Call[pb.ReplicateRequest, bytes]
+_Call: TypeAlias = Call[bytes, bytes]
 
 _log = structlog.get_logger()
 
@@ -71,13 +76,13 @@ class LeaderNode:
         self._opening = opening
         self._connected = False
         self._announcements: dict[PartitionUid, Announcement] = {}
-        self._acks: dict[PartitionUid, tuple[LeaderEpoch, Ack]] = {}
+        self._acks: dict[PartitionUid, AckFrame] = {}
         self._live, self._catch_up = Received(), Received()
         self._told = (0, 0)
         self._refused: dict[PartitionReplica, None] = {}
         """To be announced again when the timer ends."""
         self._timer: asyncio.TimerHandle | None = None
-        self._outlet: Outlet[pb.ReplicateRequest] | None = None
+        self._outlet: Outlet[bytes] | None = None
         self._dial = asyncio.Event()
         self._chance = random.Random()  # noqa: S311  jitter, not a secret
 
@@ -108,7 +113,9 @@ class LeaderNode:
         if waiting is not None:
             self._announcements[replica.uid] = replace(waiting, durable_end=ack.durable_end)
         else:
-            self._acks[replica.uid] = (replica.leader_epoch, ack)
+            self._acks[replica.uid] = AckFrame(
+                replica.uid, replica.leader_epoch, ack.session, ack.durable_end
+            )
         self._wake()
 
     def on_synced(self, durable_position: int) -> None:
@@ -138,14 +145,17 @@ class LeaderNode:
     async def _converse(self, address: str) -> bool:
         """Serve one pair of streams until it breaks; return whether it ever stood."""
         channel = open_channel(address, keepalive_s=2.0)
-        method, encode = f"/{SERVICE_NAME}/Replicate", pb.ReplicateRequest.SerializeToString
+        method = f"/{SERVICE_NAME}/Replicate"
         stood = False
         try:
-            live: _Call = converse(channel, method, encode=encode, decode=None)
-            catch_up: _Call = converse(channel, method, encode=encode, decode=None)
+            live: _Call = converse(channel, method, encode=None, decode=None)
+            catch_up: _Call = converse(channel, method, encode=None, decode=None)
             async with asyncio.timeout(_OPEN_TIMEOUT_S):
-                await live.write(self._opening(pb.REPLICATE_STREAM_LIVE))
-                await catch_up.write(self._opening(pb.REPLICATE_STREAM_CATCH_UP))
+                for call, kind in (
+                    (live, pb.REPLICATE_STREAM_LIVE),
+                    (catch_up, pb.REPLICATE_STREAM_CATCH_UP),
+                ):
+                    await call.write(self._opening(kind).SerializeToString())
             stood = True
             self._outlet = Outlet(live, self._next_request)
             self._on_connected()
@@ -166,9 +176,7 @@ class LeaderNode:
     def _on_broken(self, address: str, reason: str) -> None:
         _log.info("replication broke", leader=self.leader_id, address=address, reason=reason)
 
-    async def _until_broken(
-        self, live: _Call, catch_up: _Call, outlet: Outlet[pb.ReplicateRequest]
-    ) -> None:
+    async def _until_broken(self, live: _Call, catch_up: _Call, outlet: Outlet[bytes]) -> None:
         tasks = [
             asyncio.ensure_future(self._read(live, self._live)),
             asyncio.ensure_future(self._read(catch_up, self._catch_up)),
@@ -275,20 +283,16 @@ class LeaderNode:
         if self._outlet is not None:
             self._outlet.wake()
 
-    def _next_request(self) -> pb.ReplicateRequest | None:
+    def _next_request(self) -> bytes | None:
         frames = self._live.done, self._catch_up.done
         if not self._announcements and not self._acks and frames == self._told:
             return None
         self._told = frames
-        request = pb.ReplicateRequest(live_frame=frames[0], catch_up_frame=frames[1])
         acks, self._acks = self._acks, {}
-        for uid, (leader_epoch, ack) in acks.items():
-            request.acks.add(
-                uid=uid,
-                leader_epoch=leader_epoch,
-                session=ack.session,
-                durable_end=ack.durable_end,
-            )
+        encoded = encode_acks(*frames, acks.values())
+        if not self._announcements:
+            return encoded
+        request = pb.ReplicateRequest()
         for uid in list(self._announcements)[:_ANNOUNCEMENTS_MAX]:
             each = self._announcements.pop(uid)
             request.announcements.add(
@@ -299,4 +303,4 @@ class LeaderNode:
                 log_end=each.log_end,
                 durable_end=each.durable_end,
             )
-        return request
+        return encoded + request.SerializeToString()  # two of them are one with all of both
