@@ -153,14 +153,12 @@ class FakeFetch:
                 change = self._logs.change  # of before the look: none is missed
                 while frames := self._frames(standing):
                     await context.write(encode_fetch_response(frames))
-                waits = [
-                    asyncio.create_task(woken.wait()),
-                    asyncio.create_task(change.wait()),
-                    reader,
-                ]
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-                for wait in waits[:2]:
-                    wait.cancel()
+                waits = [asyncio.create_task(woken.wait()), asyncio.create_task(change.wait())]
+                try:
+                    await asyncio.wait((*waits, reader), return_when=asyncio.FIRST_COMPLETED)
+                finally:  # also when the stream is broken
+                    for wait in waits:
+                        wait.cancel()
         except asyncio.CancelledError:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the stream breaks")
         finally:

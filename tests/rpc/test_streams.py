@@ -10,7 +10,7 @@ import pytest
 
 from odradek.protocol.errors import InvalidRequestError
 from odradek.rpc.channels import error_from_rpc, open_channel
-from odradek.rpc.http2.connection import STREAM_WINDOW_BYTES
+from odradek.rpc.http2.credit import STREAM_WINDOW_BYTES
 from odradek.rpc.server import REQUEST_BYTES_MAX, Server
 
 DEADLINE_S = 5.0

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from odradek.rpc.http2 import frames
-from odradek.rpc.http2.connection import (
+from odradek.rpc.http2.connection import Connection
+from odradek.rpc.http2.credit import (
     CONNECTION_WINDOW_BYTES,
     STREAM_WINDOW_BYTES,
     UNREAD_BYTES_MAX,
-    Connection,
 )
 from odradek.rpc.http2.events import (
     Event,

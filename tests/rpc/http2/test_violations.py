@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from odradek.rpc.http2 import frames
-from odradek.rpc.http2.connection import CONNECTION_WINDOW_BYTES, Connection
+from odradek.rpc.http2.connection import Connection
+from odradek.rpc.http2.credit import CONNECTION_WINDOW_BYTES
 from odradek.rpc.http2.frames import ErrorCode
 from odradek.rpc.http2.streams import ProtocolViolationError
 from tests.rpc.http2.peers import (

@@ -19,18 +19,16 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable
-from concurrent.futures import Executor
-from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import grpc
 
 from odradek.client.cluster.connections import Connection
-from odradek.client.config import Acks, ProducerOptions
+from odradek.client.config import Acks
 from odradek.client.producing.partition_queue import PartitionQueue
 from odradek.client.producing.produce_request import Attempt, Request, encode
-from odradek.client.producing.producer_batch import ProducerBatch, ProducerIdentity
+from odradek.client.producing.producer_batch import ProducerBatch
+from odradek.client.producing.sender_settings import SenderSettings
 from odradek.protocol.errors import (
     DuplicateSequenceNumberError,
     OdradekError,
@@ -56,31 +54,6 @@ _SPACING_S: Final = 0.01
 _SUSPICION_S: Final = 1.0
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SenderSettings:
-    """What all nodes' senders have in common.
-
-    Attributes:
-        options: The producer's.
-        codec: How batches are compressed.
-        compressor: Compresses off the loop.
-        lock: Guards the queues; does nothing unless threads fill them.
-        identity: Returns the producer's present identity.
-        on_answers: Called after answers were taken in: room may be free, a leader may have moved.
-        hint_leader: (topic id, partition, leader, epoch) named by a node.
-        suspect: Called when the node does not answer.
-    """
-
-    options: ProducerOptions
-    codec: Codec
-    compressor: Executor
-    lock: AbstractContextManager[Any]
-    identity: Callable[[], ProducerIdentity | None]
-    on_answers: Callable[[list[PartitionQueue]], None]
-    hint_leader: Callable[[bytes, int, int, int], bool]
-    suspect: Callable[[], None]
 
 
 class NodeSender:
@@ -164,9 +137,8 @@ class NodeSender:
             assert self._given_up is not None, "patience ends for a reason"
             raise self._given_up from None
         finally:
-            with suppress(OdradekError):  # the stream has ended, for a reason that comes first
-                self._take_answers()
             self._address = None
+            self._take_answers()
             self._stop_alarm()
             reading.cancel()
             call.cancel()
@@ -225,8 +197,8 @@ class NodeSender:
             self._watch_silence(next(iter(self._requests.values())).sent_s, self._loop.time())
 
     def _give_up(self, reason: OdradekError) -> None:
-        """End the stream."""
-        if self._given_up is None:
+        """End the stream, if it has not ended."""
+        if self._given_up is None and self._address is not None:
             self._given_up = reason
             self._patience.reschedule(self._loop.time())
 
@@ -279,9 +251,7 @@ class NodeSender:
         """Move ready batches under way, one per partition and round, up to a request's size."""
         taken: list[Attempt] = []
         room_bytes = self._settings.options.request_bytes
-        full_bytes = (
-            room_bytes // 16
-        )  # with many partitions, not worth looking for a batch so small
+        full_bytes = room_bytes // 16  # with many partitions, smaller batches are not worth a look
         identity = self._settings.identity()
         with self._settings.lock:
             turn = list(self.queues)
@@ -337,21 +307,18 @@ class NodeSender:
     def _on_answer(self, response: broker_pb2.ProduceResponse) -> None:
         if not self._answers:
             # A pass of the loop later: records that came along are handed out first.
-            self._loop.call_soon(self._on_answers)
+            self._loop.call_soon(self._take_answers)
         self._answers.append(response)
-
-    def _on_answers(self) -> None:
-        try:
-            self._take_answers()
-        except OdradekError as error:
-            self._give_up(error)
-        self._wake.set()  # last: what those woken by an answer send goes along
 
     def _take_answers(self) -> None:
         answers, self._answers = self._answers, []
         now_s = self._loop.time()
-        for response in answers:
-            self._on_response(response, now_s)
+        try:
+            for response in answers:
+                self._on_response(response, now_s)
+        except OdradekError as error:
+            self._give_up(error)
+        self._wake.set()  # last: what those woken by an answer send goes along
 
     def _on_response(self, response: broker_pb2.ProduceResponse, now_s: float) -> None:
         request = self._requests.pop(response.correlation_id, None)

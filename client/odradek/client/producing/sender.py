@@ -23,9 +23,10 @@ from odradek.client.config import Acks, Compression, ProducerOptions
 from odradek.client.errors import ClientClosedError
 from odradek.client.producing.accumulator import TopicQueues
 from odradek.client.producing.ledger import Ledger
-from odradek.client.producing.node_sender import NodeSender, SenderSettings
+from odradek.client.producing.node_sender import NodeSender
 from odradek.client.producing.partition_queue import PartitionQueue, QueueLimits
 from odradek.client.producing.producer_batch import ProducerBatch, ProducerIdentity
+from odradek.client.producing.sender_settings import SenderSettings
 from odradek.protocol.errors import OdradekError, UnknownTopicOrPartitionError
 from odradek.protocol.record_batch import Codec
 from odradek.protocol.types import NodeId, ProducerEpoch, ProducerId, TopicName

@@ -19,6 +19,7 @@ from typing import Final, cast
 import hpack
 
 from odradek.rpc.http2 import frames
+from odradek.rpc.http2.credit import CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES, Credit
 from odradek.rpc.http2.events import (
     Event,
     HeadersReceived,
@@ -39,12 +40,6 @@ from odradek.rpc.http2.streams import (
     Stream,
 )
 
-STREAM_WINDOW_BYTES: Final = 4 << 20
-CONNECTION_WINDOW_BYTES: Final = 16 << 20
-UNREAD_BYTES_MAX: Final = 1 << 20
-"""Of a stream: with more in whole messages, it is granted nothing."""
-CONNECTION_UNREAD_BYTES_MAX: Final = 128 << 20
-"""Of a connection: with more, it is granted nothing."""
 PARTIAL_BYTES_MAX: Final = 256 << 20
 """Of all messages of a connection that are not complete: a stream that brings more is refused."""
 _ECHOES_MAX: Final = 1_000
@@ -62,6 +57,8 @@ class Connection:
     def __init__(self, *, is_client: bool, streams_max: int = 1_000) -> None:
         self.sender = Sender(self._on_ended_here)
         self.out = self.sender.out
+        self._credit = Credit(self.out)
+        self.consume = self._credit.consume
         self.is_going_away = False
         """No stream may be opened any more."""
         self.streams: dict[int, Stream] = {}
@@ -74,9 +71,7 @@ class Connection:
         """So many at a time the peer takes."""
         self.is_greeted = False
         """The peer has begun to speak HTTP/2."""
-        self._receive_window = CONNECTION_WINDOW_BYTES
-        self._ungranted_bytes = 0
-        self._unread_bytes = self._partial_bytes = 0
+        self._partial_bytes = 0
         self._echoes = 0
         self._begin()
 
@@ -138,10 +133,8 @@ class Connection:
         self.streams.pop(stream.stream_id, None)
         self.sender.forget(stream)
         self._partial_bytes -= stream.partial_bytes
-        self._unread_bytes -= stream.unread_bytes
-        stream.partial_bytes = stream.unread_bytes = 0
-        if self._ungranted_bytes * 2 >= CONNECTION_WINDOW_BYTES:
-            self._grant_connection()
+        stream.partial_bytes = 0
+        self._credit.forget(stream)
 
     def _on_ended_here(self, stream: Stream) -> None:
         if stream.is_ended_there:
@@ -175,16 +168,6 @@ class Connection:
             self.sender.pump()
         return events
 
-    def consume(self, stream: Stream, size_bytes: int) -> None:
-        """Grant the peer anew what a message took."""
-        size_bytes = min(size_bytes + PREFIX_BYTES, stream.unread_bytes)  # none of one that is gone
-        stream.unread_bytes -= size_bytes
-        self._unread_bytes -= size_bytes
-        if stream.ungranted_bytes * 2 >= STREAM_WINDOW_BYTES and size_bytes:
-            self._grant(stream)
-        if self._ungranted_bytes * 2 >= CONNECTION_WINDOW_BYTES:
-            self._grant_connection()
-
     # Data
 
     def _take_messages(self, data: bytes, events: list[Event]) -> int:
@@ -211,21 +194,12 @@ class Connection:
                 or start + message_bytes > size
                 or stream is None
                 or not stream.takes_messages
-                or frame_bytes > min(stream.receive_window, self._receive_window)
+                or not self._credit.allows(stream, frame_bytes)
             ):
                 break
             position = start + message_bytes
-            self._receive_window -= frame_bytes
-            self._ungranted_bytes += frame_bytes
-            self._unread_bytes += frame_bytes
-            stream.receive_window -= frame_bytes
-            stream.ungranted_bytes += frame_bytes
-            stream.unread_bytes += frame_bytes
+            self._credit.take_whole(stream, frame_bytes)
             events.append(MessageReceived(stream, data[start:position]))
-            if stream.ungranted_bytes * 2 >= STREAM_WINDOW_BYTES:
-                self._grant(stream)
-            if self._ungranted_bytes * 2 >= CONNECTION_WINDOW_BYTES:
-                self._grant_connection()
         return position
 
     def _on_data(self, piece: Piece, events: list[Event]) -> None:
@@ -233,35 +207,22 @@ class Connection:
         stream = self.streams.get(piece.stream_id)
         size, frame_bytes = len(piece.payload), piece.frame_bytes
         if frame_bytes >= 0:
-            self._take_window(stream, piece.stream_id, frame_bytes)
+            self._credit.take_frame(stream, frame_bytes)
+            if stream is None:
+                self._check_known(piece.stream_id)
+            elif stream.is_ended_there:
+                raise ProtocolViolationError(ErrorCode.STREAM_CLOSED, "data after the end")
         padding_bytes = frame_bytes - size if piece.flags & frames.PADDED else 0
-        self._ungranted_bytes += size + padding_bytes
+        self._credit.take_bytes(stream, size + padding_bytes)
         if stream is not None:
-            stream.ungranted_bytes += size + padding_bytes
             if not stream.is_refused:
                 self._assemble(stream, piece.payload, events)
-            if stream.ungranted_bytes * 2 >= STREAM_WINDOW_BYTES:
-                self._grant(stream)
             if piece.is_last and piece.flags & frames.END_STREAM:
                 if not stream.is_between_messages and not stream.is_refused:
                     events.append(MessageRefused(stream, "it ended within a message"))
                 self._ended_there(stream)
                 events.append(StreamEnded(stream))
-        if self._ungranted_bytes * 2 >= CONNECTION_WINDOW_BYTES:
-            self._grant_connection()
-
-    def _take_window(self, stream: Stream | None, stream_id: int, frame_bytes: int) -> None:
-        self._receive_window -= frame_bytes
-        if self._receive_window < 0:
-            raise ProtocolViolationError(ErrorCode.FLOW_CONTROL_ERROR, "beyond the window")
-        if stream is None:
-            self._check_known(stream_id)
-            return
-        stream.receive_window -= frame_bytes
-        if stream.receive_window < 0:
-            raise ProtocolViolationError(ErrorCode.FLOW_CONTROL_ERROR, "beyond a stream's window")
-        if stream.is_ended_there:
-            raise ProtocolViolationError(ErrorCode.STREAM_CLOSED, "data after the end")
+        self._credit.grant(stream)
 
     def _assemble(self, stream: Stream, chunk: bytes, events: list[Event]) -> None:
         before_bytes = stream.partial_bytes
@@ -277,23 +238,8 @@ class Connection:
             events.append(MessageRefused(stream, str(error)))
             return
         for message in messages:
-            stream.unread_bytes += len(message) + PREFIX_BYTES
-            self._unread_bytes += len(message) + PREFIX_BYTES
+            self._credit.take_message(stream, len(message))
             events.append(MessageReceived(stream, message))
-
-    def _grant(self, stream: Stream) -> None:
-        if stream.unread_bytes > UNREAD_BYTES_MAX or stream.is_ended_there:
-            return
-        self.out.append(frames.encode_window_update(stream.stream_id, stream.ungranted_bytes))
-        stream.receive_window += stream.ungranted_bytes
-        stream.ungranted_bytes = 0
-
-    def _grant_connection(self) -> None:
-        if self._unread_bytes > CONNECTION_UNREAD_BYTES_MAX:
-            return
-        self.out.append(frames.encode_window_update(0, self._ungranted_bytes))
-        self._receive_window += self._ungranted_bytes
-        self._ungranted_bytes = 0
 
     def _ended_there(self, stream: Stream) -> None:
         stream.is_ended_there = True
