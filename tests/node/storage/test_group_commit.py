@@ -158,3 +158,76 @@ async def test_who_still_waits_at_the_end_is_told() -> None:
         waiting = commit.when_durable(commit.appended)
     with pytest.raises(NodeShuttingDownError):
         await waiting
+
+
+class QuickDisk:
+    """A disk whose syncs take what the test says, on a clock of its own."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.sync_s = 0.0003
+        self.threads: list[int] = []
+        self.failure: BaseException | None = None
+
+    def sync(self) -> None:
+        self.threads.append(threading.get_ident())
+        self.now_s += self.sync_s
+        if self.failure is not None:
+            raise self.failure
+
+    def clock_s(self) -> float:
+        return self.now_s
+
+    async def sync_of(self, commit: GroupCommit, size_bytes: int, *, count: int = 1) -> bool:
+        """Append and wait, some times; return whether the last sync was done on the loop."""
+        for _ in range(count):
+            await asyncio.wait_for(commit.when_durable(commit.on_appended(size_bytes)), DEADLINE_S)
+        return self.threads[-1] == threading.get_ident()
+
+
+async def test_small_syncs_of_a_quick_disk_are_done_on_the_loop() -> None:
+    disk = QuickDisk()
+    async with GroupCommit(disk.sync, 1 << 20, refuse, clock_s=disk.clock_s) as commit:
+        assert not await disk.sync_of(commit, 100), "nobody knows the disk yet"
+        assert await disk.sync_of(commit, 100, count=60)
+        assert not await disk.sync_of(commit, 100_000), "that takes longer"
+        assert await disk.sync_of(commit, 100)
+        commit.is_contended = True
+        assert not await disk.sync_of(commit, 100), "another thread may be syncing"
+
+
+async def test_syncs_of_a_disk_that_has_become_slow_leave_the_loop_alone() -> None:
+    disk = QuickDisk()
+    async with GroupCommit(disk.sync, 1 << 20, refuse, clock_s=disk.clock_s) as commit:
+        assert await disk.sync_of(commit, 100, count=60)
+        disk.sync_s = 0.05
+        assert not await disk.sync_of(commit, 100, count=2)
+        disk.sync_s = 0.0003
+        assert await disk.sync_of(commit, 100, count=60)
+
+
+async def test_a_sync_that_failed_on_the_loop_is_the_last_one() -> None:
+    disk, failures = QuickDisk(), list[BaseException]()
+    async with GroupCommit(disk.sync, 1 << 20, failures.append, clock_s=disk.clock_s) as commit:
+        assert await disk.sync_of(commit, 100, count=60)
+        disk.failure = StorageError("EIO")
+        with pytest.raises(StorageError):
+            await disk.sync_of(commit, 100)
+        disk.failure = None  # what a second fsync says of the same pages means nothing
+        durable, count = commit.durable, len(disk.threads)
+        later = commit.when_durable(commit.on_appended(100))
+        await settle()
+        assert (commit.durable, len(disk.threads)) == (durable, count)
+        assert not later.done()
+        assert len(failures) == 1
+    with pytest.raises(NodeShuttingDownError):
+        await later
+
+
+async def test_what_is_appended_in_one_pass_of_the_loop_is_synced_once() -> None:
+    disk = QuickDisk()
+    async with GroupCommit(disk.sync, 1 << 20, refuse, clock_s=disk.clock_s) as commit:
+        assert await disk.sync_of(commit, 100, count=60)
+        count = len(disk.threads)
+        await asyncio.gather(*(commit.when_durable(commit.on_appended(10)) for _ in range(5)))
+        assert len(disk.threads) == count + 1

@@ -49,6 +49,7 @@ class GroupCommit:
         sync: Blocks until everything written before the call is on disk; called from any thread.
         unsynced_bytes_max: Bound on what is appended and not durable.
         fatal: Called, from any thread, when `sync` fails other than for want of space.
+        clock_s: The monotonic clock; tells how quick the disk is.
     """
 
     def __init__(
@@ -56,8 +57,11 @@ class GroupCommit:
         sync: Callable[[], None],
         unsynced_bytes_max: int,
         fatal: Callable[[BaseException], None],
+        *,
+        clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sync = sync
+        self._clock_s = clock_s
         self._fatal = fatal
         self._unsynced_bytes_max = unsynced_bytes_max
         self._requests: SimpleQueue[int | None] = SimpleQueue()
@@ -197,7 +201,7 @@ class GroupCommit:
 
     def _timed_sync(self) -> BaseException | None:
         """Sync; return why what was appended may not be on disk."""
-        began_s = time.monotonic()
+        began_s = self._clock_s()
         try:
             self._sync()
         except StorageFullError as error:
@@ -205,7 +209,7 @@ class GroupCommit:
         except BaseException as error:  # noqa: BLE001 - nothing may survive it
             self._fatal(error)
             return error
-        took_s = time.monotonic() - began_s
+        took_s = self._clock_s() - began_s
         self._expected_s += (took_s - self._expected_s) / _MEMORY
         return None
 
