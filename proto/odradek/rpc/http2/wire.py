@@ -158,7 +158,7 @@ class Wire(asyncio.Protocol):
             self._write()
         elif out and not (self._is_due or self._holds):
             self._is_due = True
-            self.loop.call_soon(self._write)
+            self.loop.call_soon(self._on_turn)
 
     def hold(self) -> None:
         """Write little before `let_go`: something more is to be said in a moment."""
@@ -170,8 +170,12 @@ class Wire(asyncio.Protocol):
         if not self._holds:
             self._write()
 
-    def _write(self) -> None:
+    def _on_turn(self) -> None:
         self._is_due = False
+        if not self._holds:
+            self._write()
+
+    def _write(self) -> None:
         out = self.connection.out
         if not out:
             return
