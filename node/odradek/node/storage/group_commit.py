@@ -29,10 +29,11 @@ from odradek.protocol.errors import NodeShuttingDownError, StorageFullError
 
 # With nobody waiting, a sync begins when this much is unsynced (and at every `tick`).
 _START_SYNC_BYTES: Final = 1 << 20
-# On the loop a sync covers no more than this, while the last ones took no longer than that.
+# On the loop a sync covers no more than this, while the last ones took no longer than that: a moving
+# average over so many.
 _ON_LOOP_BYTES: Final = 64 << 10
 _ON_LOOP_S: Final = 0.002
-_MEMORY: Final = 8
+_AVERAGED: Final = 8
 # After a write stall the append path pauses this long; a memtable is on disk by then.
 _STALL_S: Final = 0.002
 
@@ -210,7 +211,7 @@ class GroupCommit:
             self._fatal(error)
             return error
         took_s = self._clock_s() - began_s
-        self._expected_s += (took_s - self._expected_s) / _MEMORY
+        self._expected_s += (took_s - self._expected_s) / _AVERAGED
         return None
 
     def _on_synced(self, position: int, failure: BaseException | None) -> None:
