@@ -29,8 +29,8 @@ from odradek.protocol.errors import NodeShuttingDownError, StorageFullError
 
 # With nobody waiting, a sync begins when this much is unsynced (and at every `tick`).
 _START_SYNC_BYTES: Final = 1 << 20
-# On the loop a sync covers no more than this, while the last ones took no longer than that: a moving
-# average over so many.
+# On the loop a sync covers no more than this, while the last ones took no longer than that, by a
+# moving average over so many.
 _ON_LOOP_BYTES: Final = 64 << 10
 _ON_LOOP_S: Final = 0.002
 _AVERAGED: Final = 8
