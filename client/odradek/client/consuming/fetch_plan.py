@@ -273,25 +273,15 @@ class FetchPlan:
             self.stop(reading.partition.name)
         return Ended(reading.partition, reading.generation, kind)
 
-    def on_released(self, push: Accepted) -> bool:
-        """The bytes of a push have left the buffer: handed out, or dropped.
-
-        Returns:
-            Whether the node may have to be told sooner than it was to be told before.
-        """
+    def on_released(self, push: Accepted) -> None:
+        """The bytes of a push have left the buffer: handed out, or dropped."""
         stream = self._streams.get(push.node)
-        is_news = stream is not None and not stream.due
+        if stream is not None and stream.serial == push.stream_serial:
+            stream.held_bytes -= push.size_bytes
         reading = self._readings.get(push.partition.name)
         if reading is not None and reading.generation == push.generation:
             reading.buffered_bytes -= push.size_bytes
             self._mark(push.partition.name, reading.leader)
-            window = self.window_bytes
-            missing = window - reading.unused_bytes - reading.buffered_bytes
-            is_news |= reading.subscription_id is None or missing * _RETURN_FRACTION >= window
-        if stream is not None and stream.serial == push.stream_serial:
-            stream.held_bytes -= push.size_bytes
-            is_news |= self._total_due(stream) * _RETURN_FRACTION >= self._total_bytes
-        return is_news
 
     def due_in_s(self, node: NodeId, now_s: float) -> float | None:
         """Return how soon a node should get its next frame; None when there is nothing to tell.

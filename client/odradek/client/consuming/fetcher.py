@@ -110,8 +110,8 @@ class Fetcher:
 
     def release(self, push: Accepted) -> None:
         """The bytes of a push have left the buffer."""
-        if self._plan.on_released(push):
-            self._poke(push.node)
+        self._plan.on_released(push)
+        self._poke(push.node)
 
     def buffered_bytes(self) -> int:
         """Return how much has been accepted and not released."""
