@@ -25,6 +25,7 @@ import grpc
 
 from odradek.client.cluster.connections import Connection
 from odradek.client.config import Acks
+from odradek.client.producing.compressing import Compressing
 from odradek.client.producing.partition_queue import PartitionQueue
 from odradek.client.producing.produce_request import Attempt, Request, encode
 from odradek.client.producing.producer_batch import ProducerBatch
@@ -36,9 +37,10 @@ from odradek.protocol.errors import (
     UnknownServerError,
     error_from_proto,
 )
-from odradek.protocol.record_batch import Codec, compress
+from odradek.protocol.record_batch import Codec
 from odradek.protocol.types import NodeId
 from odradek.rpc.channels import Call, ConnectionLostError, converse, error_from_rpc
+from odradek.rpc.outlet import Outlet
 from odradek.v1 import broker_pb2
 
 _Call: TypeAlias = Call[bytes, broker_pb2.ProduceResponse]
@@ -71,7 +73,10 @@ class NodeSender:
         self.queues: dict[PartitionQueue, None] = {}
         self._connect = connect
         self._settings = settings
-        self._wake = asyncio.Event()
+        self._woken = asyncio.Event()
+        self._outlet: Outlet[bytes] | None = None
+        """Of a stream that has begun; without one, a task waits until it is woken."""
+        self._compressing: Compressing | None = None
         self._requests: dict[int, Request] = {}
         self._answers: list[broker_pb2.ProduceResponse] = []
         self._correlation_id = 0
@@ -84,7 +89,10 @@ class NodeSender:
 
     def wake(self) -> None:
         """Look again at the queues."""
-        self._wake.set()
+        if self._outlet is not None:
+            self._outlet.wake()
+        else:
+            self._woken.set()
 
     def on_ready(self, queue: PartitionQueue) -> None:
         """A queue has something to send."""
@@ -92,7 +100,7 @@ class NodeSender:
         if self._requests and queue.ledger.used_bytes < self._settings.options.request_bytes:
             self._set_alarm(self._any_size_at_s())  # no whole request can have gathered yet
         else:
-            self._wake.set()
+            self.wake()
 
     def on_address(self, address: str | None) -> None:
         """Metadata says where the node is (None: nowhere): end a stream to anywhere else."""
@@ -105,8 +113,8 @@ class NodeSender:
         """Send until cancelled; a broken stream is opened again when there is something to send."""
         try:
             while True:
-                while (due_at_s := self._due_at_s(self._loop.time())) > self._loop.time():
-                    await self._rest(due_at_s)
+                while not self._is_due():
+                    await self._rest()
                 try:
                     await self._converse()
                 except OdradekError as error:
@@ -127,7 +135,7 @@ class NodeSender:
         call: _Call = converse(connection.channel, _METHOD, encode=None, decode=decode)
         # No TaskGroup: one that is cancelled while a child fails forgets the cancellation (3.11).
         reading = asyncio.create_task(self._read(call))
-        reading.add_done_callback(lambda _: self._wake.set())
+        reading.add_done_callback(lambda _: self._on_read())
         self._given_up = None
         try:
             async with asyncio.timeout(None) as self._patience:
@@ -137,7 +145,7 @@ class NodeSender:
             assert self._given_up is not None, "patience ends for a reason"
             raise self._given_up from None
         finally:
-            self._address = None
+            self._address = self._outlet = self._compressing = None
             self._take_answers()
             self._stop_alarm()
             reading.cancel()
@@ -145,26 +153,27 @@ class NodeSender:
             await asyncio.gather(reading, return_exceptions=True)
 
     async def _write(self, call: _Call, reading: asyncio.Task[None]) -> None:
-        while not reading.done():
-            now_s = self._loop.time()
-            due_at_s = self._due_at_s(now_s)
-            if due_at_s > now_s:
-                await self._rest(due_at_s)
-                continue
-            request = Request(now_s, self._take(now_s))
-            self._correlation_id += 1
-            self._requests[self._correlation_id] = request
-            self._set_alarm(request.sent_s + _SUSPICION_S)
-            data = await self._encode(self._correlation_id, request)
-            try:
-                await call.write(data)
-            except grpc.aio.AioRpcError as error:
-                raise error_from_rpc(error) from error
-            except asyncio.InvalidStateError as error:
-                raise ConnectionLostError("the produce stream has ended") from error
+        try:
+            while (data := self._next_request()) is None and not reading.done():
+                await self._rest()
+            if data is not None:
+                await call.write(data)  # it may take a while until there is a stream
+                self._outlet = Outlet(call, self._next_request)
+                if not reading.done():
+                    await self._outlet.run()
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error) from error
+        except asyncio.InvalidStateError as error:
+            raise ConnectionLostError("the produce stream has ended") from error
         if reading.cancelled():
             raise ConnectionLostError("the produce stream was cancelled")
         reading.result()
+
+    def _on_read(self) -> None:
+        """The stream has ended."""
+        self._woken.set()
+        if self._outlet is not None:
+            self._outlet.close()
 
     async def _read(self, call: _Call) -> None:
         try:
@@ -173,11 +182,10 @@ class NodeSender:
             raise error_from_rpc(error) from error
         raise ConnectionLostError(f"node {self.node_id} ended the produce stream")
 
-    async def _rest(self, until_s: float) -> None:
-        """Sleep until woken, or until something is due."""
-        self._wake.clear()
-        self._set_alarm(until_s)
-        await self._wake.wait()
+    async def _rest(self) -> None:
+        """Sleep until woken."""
+        self._woken.clear()
+        await self._woken.wait()
 
     def _set_alarm(self, at_s: float) -> None:
         """Have the alarm ring no later; it may ring early, for what was answered meanwhile."""
@@ -192,7 +200,7 @@ class NodeSender:
 
     def _ring(self) -> None:
         self._alarm = None
-        self._wake.set()
+        self.wake()
         if self._requests:
             self._watch_silence(next(iter(self._requests.values())).sent_s, self._loop.time())
 
@@ -216,6 +224,33 @@ class NodeSender:
         self._set_alarm(min(look_at_s, sent_s + timeout_s))
 
     # ------------------------------------------------------------------ taking
+
+    def _next_request(self) -> bytes | None:
+        """Make the next request, if one is due by now; else have the alarm ring when it is."""
+        if self._compressing is not None:
+            data = self._compressing.encoded()
+            if data is not None:
+                self._compressing = None
+            return data
+        if not self._is_due():
+            return None
+        now_s = self._loop.time()
+        request = Request(now_s, self._take(now_s))
+        number = self._correlation_id = self._correlation_id + 1
+        self._requests[number] = request
+        self._set_alarm(request.sent_s + _SUSPICION_S)
+        if self._settings.codec is not Codec.NONE:
+            self._compressing = Compressing(number, request, self._settings, self.wake)
+            return None
+        payloads = [attempt.batch.data for attempt in request.attempts]
+        return encode(number, request, payloads, self._settings.options)
+
+    def _is_due(self) -> bool:
+        now_s = self._loop.time()
+        due_at_s = self._due_at_s(now_s)
+        if due_at_s > now_s:
+            self._set_alarm(due_at_s)
+        return due_at_s <= now_s
 
     def _due_at_s(self, now_s: float) -> float:
         """Return when the next request may be made, as things stand."""
@@ -277,31 +312,6 @@ class NodeSender:
         assert taken, "something was due"
         return taken
 
-    async def _encode(self, correlation_id: int, request: Request) -> bytes:
-        batches = [attempt.batch for attempt in request.attempts]
-        payloads = [batch.data for batch in batches]
-        if self._settings.codec is not Codec.NONE:
-            payloads = await self._compress(batches, payloads)
-        return encode(correlation_id, request, payloads, self._settings.options)
-
-    async def _compress(
-        self, batches: list[ProducerBatch], payloads: list[bytearray]
-    ) -> list[bytearray]:
-        """Compress what is not yet, off the loop; meanwhile a batch may be given up or move on."""
-        codec = self._settings.codec
-        plain = [batch.codec is Codec.NONE for batch in batches]
-        shrunk = await self._loop.run_in_executor(
-            self._settings.compressor,
-            lambda: [
-                bytearray(compress(payload, codec)) if each else payload
-                for payload, each in zip(payloads, plain, strict=True)
-            ],
-        )
-        with self._settings.lock:
-            for batch, data in zip(batches, shrunk, strict=True):
-                batch.on_compressed(data, codec)
-        return shrunk
-
     # ------------------------------------------------------------------ answers
 
     def _on_answer(self, response: broker_pb2.ProduceResponse) -> None:
@@ -318,7 +328,7 @@ class NodeSender:
                 self._on_response(response, now_s)
         except OdradekError as error:
             self._give_up(error)
-        self._wake.set()  # last: what those woken by an answer send goes along
+        self.wake()  # last: what those woken by an answer send goes along
 
     def _on_response(self, response: broker_pb2.ProduceResponse, now_s: float) -> None:
         request = self._requests.pop(response.correlation_id, None)
