@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 RATE: Final = 1_000
-WARM_UP_S: Final = 2
+WARM_UP_RECORDS: Final = 2 * RATE
 VALUE_BYTES: Final = 100
 _STAMP = struct.Struct(">q")
 
@@ -29,6 +29,6 @@ def age_s(value: bytes | memoryview) -> float:
 
 
 def percentile_ms(ages_s: Sequence[float], percentile: float) -> float:
-    """Return a percentile in milliseconds; the warm-up's records do not count."""
-    samples = sorted(ages_s[RATE * WARM_UP_S :])
+    """Return a percentile in milliseconds."""
+    samples = sorted(ages_s)
     return samples[min(len(samples) - 1, int(len(samples) * percentile / 100))] * 1000

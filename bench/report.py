@@ -67,7 +67,7 @@ def median_of(
         unit=unit,
         goal=goal,
         smaller_is_better=smaller_is_better,
-        runs=runs,
+        runs=runs if len(runs) > 1 else (),
     )
 
 

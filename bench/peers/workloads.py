@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-from bench.pacing import RATE, age_s, paced, percentile_ms
+from bench.pacing import RATE, WARM_UP_RECORDS, age_s, paced, percentile_ms
 from bench.peers.system import Durability, Stream
 from bench.report import Figure
 from bench.stage import MEGABYTE
@@ -56,7 +56,7 @@ async def latency(stream: Stream, scale: float) -> AsyncIterator[Figure]:
     for percentile in (50, 99):
         yield Figure(
             workload=f"latency at {RATE:,}/s, p{percentile}",
-            value=percentile_ms(ages_s, percentile),
+            value=percentile_ms(ages_s[WARM_UP_RECORDS:], percentile),
             unit="ms",
             smaller_is_better=True,
         )

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import threading
 
 import pytest
 
@@ -18,6 +19,7 @@ from odradek.protocol.errors import (
     StorageFullError,
     ThrottledError,
 )
+from odradek.protocol.record_batch import Codec, compress
 from tests.client.fake_node import FakeCluster, Fault
 from tests.client.producing import DEADLINE_S, numbers, producing
 
@@ -46,6 +48,72 @@ async def test_a_retry_neither_duplicates_nor_reorders(cluster: FakeCluster, fau
     for index, partition in enumerate(topic.partitions):
         sent = [number for number in range(1, 2001) if number % 2 == index]
         assert [number for number in numbers(partition.values()) if number] == sent
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+async def test_a_stream_that_breaks_under_the_only_request_is_noticed(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, compression: str
+) -> None:
+    """Nothing else is sent that would meet the broken stream, and no alarm rings."""
+    monkeypatch.setattr("odradek.client.producing.node_sender._SUSPICION_S", 1000.0)
+    topic = cluster.create_topic("t")
+    async with producing(cluster, compression=compression) as producer:
+        await producer.send("t", b"1")
+        cluster.nodes[1].faults.append(Fault(appended=True))
+        await producer.send("t", b"2")
+    assert topic.values() == [b"1", b"2"]
+
+
+async def test_what_was_being_compressed_for_a_stream_that_ended_is_sent_anew(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = cluster.create_topic("t")
+    node = cluster.nodes[1]
+    compressing, go_on = threading.Event(), threading.Event()
+
+    def compress_slowly(batch: bytearray, codec: Codec) -> bytes | bytearray:
+        compressing.set()
+        go_on.wait(DEADLINE_S)
+        return compress(batch, codec)
+
+    elsewhere = await cluster.start_node()
+    async with (
+        asyncio.timeout(DEADLINE_S),
+        Client(cluster.bootstrap) as client,
+        client.producer(compression="zstd") as producer,
+        client.producer() as other,
+    ):
+        await producer.send("t", b"1")
+        monkeypatch.setattr("odradek.client.producing.compressing.compress", compress_slowly)
+        delivery = await producer.enqueue("t", b"2")
+        await asyncio.to_thread(compressing.wait, DEADLINE_S)
+        for name, port in (("gone", 1), ("back", node.port)):
+            node.port = port
+            cluster.publish_node(node)
+            cluster.create_topic(name, leader=elsewhere.node_id)
+            await other.send(name, b"the client has heard of it")
+        go_on.set()
+        await delivery
+    assert topic.values() == [b"1", b"2"]
+    assert len(node.requests) == 2
+
+
+async def test_a_batch_is_compressed_once_however_often_it_is_sent(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = cluster.create_topic("t")
+    cluster.nodes[1].faults.extend([Fault(), Fault(ThrottledError()), None])
+    compressed = 0
+
+    def compress_and_count(batch: bytearray, codec: Codec) -> bytes | bytearray:
+        nonlocal compressed
+        compressed += 1
+        return compress(batch, codec)
+
+    monkeypatch.setattr("odradek.client.producing.compressing.compress", compress_and_count)
+    async with producing(cluster, compression="zstd") as producer:
+        await producer.send("t", b"1")
+    assert (topic.values(), compressed) == ([b"1"], 1)
 
 
 async def test_a_moved_leader_is_found_by_the_hint_in_the_refusal(cluster: FakeCluster) -> None:
