@@ -96,6 +96,32 @@ async def test_what_was_being_compressed_for_a_stream_that_ended_is_sent_anew(
     assert len(node.requests) == 2
 
 
+async def test_what_comes_while_a_request_is_compressed_follows_it(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("odradek.client.producing.node_sender._SPACING_S", 0.0)
+    topic = cluster.create_topic("t")
+    compressing, go_on = threading.Event(), threading.Event()
+
+    def compress_slowly(batch: bytearray, codec: Codec) -> bytes | bytearray:
+        compressing.set()
+        go_on.wait(DEADLINE_S)
+        return compress(batch, codec)
+
+    async with producing(cluster, compression="zstd") as producer:
+        await producer.send("t", b"1")
+        monkeypatch.setattr("odradek.client.producing.compressing.compress", compress_slowly)
+        first = await producer.enqueue("t", b"2")
+        await asyncio.to_thread(compressing.wait, DEADLINE_S)
+        second = await producer.enqueue("t", b"3")
+        for _ in range(5):  # the sender looks
+            await asyncio.sleep(0)
+        go_on.set()
+        await asyncio.gather(first, second)
+    assert topic.values() == [b"1", b"2", b"3"]
+    assert len(cluster.nodes[1].requests) == 3
+
+
 async def test_a_batch_is_compressed_once_however_often_it_is_sent(
     cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
