@@ -75,7 +75,8 @@ async def end_to_end(stage: Stage) -> AsyncIterator[Figure]:
         yield figure
     quiet = [window for run in runs for window in run.quiet_windows()]
     count = sum(max(0, len(run.processors) - 1) for run in runs)
-    what = f"{how}, {len(quiet)} of {count} windows of {_WINDOW_S} s, host took <= 0.5 %"
+    share = f"{_STOLEN_SHARE_MAX:.1%}"
+    what = f"{how}, {len(quiet)} of {count} windows of {_WINDOW_S} s, host took <= {share}"
     for figure in _percentiles(what, [list(chain.from_iterable(quiet))] if quiet else [], goals):
         yield figure
     for figure in _percentiles(f"no broker, gRPC's core, {how}", floor_runs, (None, None, None)):
