@@ -1,9 +1,9 @@
 """The network between the processes of a test: every link can be cut, one way or both, and slowed.
 
 Problem: cutting a link between two processes of one machine needs privileges, or a hook in the
-product. Idea: gRPC dials through an HTTP proxy when `grpc_proxy` is set, and names the target in
-its CONNECT. Each process is given a proxy port of its own, so the port tells who dials and the
-target whom: one gate per ordered pair, and the product knows nothing of it.
+product. Idea: whoever speaks gRPC dials through an HTTP proxy when `grpc_proxy` is set, and names
+the target in its CONNECT. Each process is given a proxy port of its own, so the port tells who
+dials and the target whom: one gate per ordered pair, and the product knows nothing of it.
 
 A closed gate keeps bytes back, ends of connections included, and never tells: what a network does
 that drops packets. While a pair is cut in one direction, no connection between the two is made
@@ -213,6 +213,7 @@ class _Dialler(_End):
         except OSError:
             self.close()
             return
+        self._fabric.silent.discard(self._source)
         self.peer, other.peer = other, self
         self.outgoing = _Pipe(there, self, other)
         other.outgoing = _Pipe(back, other, self)
@@ -224,9 +225,11 @@ class Fabric:
 
     Attributes:
         ends: The sockets of all connections.
+        silent: The processes that have not connected to anybody through it: cuts do not reach them.
     """
 
     def __init__(self) -> None:
+        self.silent: set[str] = set()
         self._resources = AsyncExitStack()
         self._gates: dict[tuple[str, str], Gate] = {}
         self._names: dict[str, str] = {}
@@ -254,6 +257,7 @@ class Fabric:
         loop = asyncio.get_running_loop()
         server = await loop.create_server(lambda: _Dialler(self, name), HOST, 0)
         self._resources.callback(server.close)
+        self.silent.add(name)
         return {"grpc_proxy": f"http://{HOST}:{server.sockets[0].getsockname()[1]}"}
 
     def locate(self, name: str, address: str) -> None:

@@ -102,6 +102,9 @@ def _is_possible(kind: FaultKind, stage: Stage) -> bool:
 async def _inject(stage: Stage, options: RunOptions, kinds: Sequence[FaultKind]) -> None:
     chance = random.Random(options.seed)
     await recovered(stage)
+    nodes = {process.name for process in stage.cluster.nodes.values()}
+    unreached = stage.fabric.silent & nodes
+    assert not unreached, f"no cut would reach {sorted(unreached)}: they dial past the fabric"
     loop = asyncio.get_running_loop()
     end_s = loop.time() + options.duration_s
     for each in orders(chance, kinds, patience=options.patience):

@@ -10,6 +10,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -19,6 +20,7 @@ from grpc import StatusCode
 from odradek.rpc.http2.calls import AskedCall, Call, error_of, hear, only_answer
 from odradek.rpc.http2.connection import Connection
 from odradek.rpc.http2.status import Status
+from odradek.rpc.http2.tunnel import find_proxy, open_tunnel
 from odradek.rpc.http2.wire import Wire
 
 Q = TypeVar("Q")
@@ -114,6 +116,9 @@ class Channel:
 
     async def _dial_any(self) -> Wire:
         host, _, port = self.address.rpartition(":")
+        proxy = None if host == "unix" else find_proxy()
+        if proxy is not None:
+            return await self._open(partial(self._connect_through, proxy, host.strip("[]")))
         *others, last = [host] if host == "unix" else await self._hosts(host.strip("[]"))
         for each in others:
             with suppress(OSError, TimeoutError):
@@ -130,22 +135,42 @@ class Channel:
         return list(dict.fromkeys(str(each[4][0]) for each in found))
 
     async def _dial_one(self, host: str, port: str) -> Wire:
-        loop = asyncio.get_running_loop()
+        return await self._open(partial(self._connect, host, port))
+
+    async def _open(self, connect: Callable[[], Awaitable[Wire]]) -> Wire:
+        """Connect and exchange greetings, within the time for both."""
         wire: Wire | None = None
-        name = None if self._context is None else self.address.rpartition(":")[0].strip("[]")
         try:
             async with asyncio.timeout(self._connect_s):
-                if host == "unix":
-                    _, wire = await loop.create_unix_connection(self._make_wire, port)
-                else:
-                    _, wire = await loop.create_connection(
-                        self._make_wire, host, int(port), ssl=self._context, server_hostname=name
-                    )
+                wire = await connect()
                 await wire.greeted
         except BaseException:
             if wire is not None:
                 wire.abort(f"cannot connect to {self.address}")
             raise
+        return wire
+
+    async def _connect(self, host: str, port: str) -> Wire:
+        loop = asyncio.get_running_loop()
+        if host == "unix":
+            _, wire = await loop.create_unix_connection(self._make_wire, port)
+        else:
+            name = None if self._context is None else self.address.rpartition(":")[0].strip("[]")
+            _, wire = await loop.create_connection(
+                self._make_wire, host, int(port), ssl=self._context, server_hostname=name
+            )
+        return wire
+
+    async def _connect_through(self, proxy: str, host: str) -> Wire:
+        """The proxy looks the name up; the peer's certificate is still the peer's."""
+        loop = asyncio.get_running_loop()
+        tunnel = await open_tunnel(proxy, self.address)
+        _, wire = await loop.create_connection(
+            self._make_wire,
+            sock=tunnel,
+            ssl=self._context,
+            server_hostname=None if self._context is None else host,
+        )
         return wire
 
     def _make_wire(self) -> Wire:
