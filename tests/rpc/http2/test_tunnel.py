@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import grpc
 import pytest
@@ -96,7 +96,8 @@ async def test_a_proxy_that_cannot_be_read_is_named(
 
 
 async def failure(address: str) -> str:
-    async with open_channel(address) as channel:
+    channel: Any = open_channel(address)
+    async with channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await channel.unary_unary("/test.Echo/Unary")(b"", timeout=DEADLINE_S)
     return caught.value.details() or ""

@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 
 VARIABLE: Final = "grpc_proxy"
 _HEADER_BYTES_MAX: Final = 8192
-_FAMILY, _TYPE, _PROTOCOL, _ADDRESS = 0, 1, 2, 4  # of what getaddrinfo returns
 
 
 def find_proxy() -> str | None:
@@ -32,12 +31,13 @@ async def open_tunnel(proxy: str, target: str) -> socket.socket:
     """
     host, port = _endpoint(proxy)
     loop = asyncio.get_running_loop()
-    found = (await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))[0]
-    connection = socket.socket(found[_FAMILY], found[_TYPE], found[_PROTOCOL])
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    family, kind, protocol, _, address = found[0]
+    connection = socket.socket(family, kind, protocol)
     try:
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        await loop.sock_connect(connection, found[_ADDRESS])
+        await loop.sock_connect(connection, address)
         await _ask(connection, proxy, target)
     except BaseException:
         connection.close()
