@@ -9,6 +9,9 @@ from tests.powerloss.rounds import run_rounds
 pytestmark = pytest.mark.cluster
 
 
-async def test_a_cluster_keeps_its_promises_through_power_cuts(tmp_path: Path) -> None:
-    report = await run_rounds(tmp_path, rounds=3, seed=1)
+@pytest.mark.parametrize("replication", [1, 3])
+async def test_a_cluster_keeps_its_promises_through_power_cuts(
+    tmp_path: Path, replication: int
+) -> None:
+    report = await run_rounds(tmp_path, rounds=3, seed=1, replication=replication)
     assert report.cuts >= 6

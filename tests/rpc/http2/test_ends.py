@@ -1,6 +1,7 @@
 """Every call hears once that it is over, whatever ends it, and takes no other with it."""
 
 import asyncio
+import gc
 from typing import Any
 
 import grpc
@@ -180,3 +181,20 @@ def test_a_client_takes_the_limit_of_calls_from_the_settings() -> None:
     sent(client)
     client.receive(frames.encode_settings({Setting.MAX_CONCURRENT_STREAMS: 7}))
     assert client.calls_max == 7
+
+
+async def test_an_attempt_to_dial_that_nobody_waits_for_any_more_is_no_news() -> None:
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    channel: Any = open_channel("127.0.0.1:1")  # refused
+    async with channel:
+        call = asyncio.ensure_future(channel.unary_unary("/test.Echo/Unary")(b"", timeout=5))
+        while channel._dialling is None:
+            await asyncio.sleep(0)
+        call.cancel()
+        while channel._dialling is not None:
+            await asyncio.sleep(0)
+        await asyncio.wait((call,))
+    del call, channel
+    gc.collect()
+    assert told == []

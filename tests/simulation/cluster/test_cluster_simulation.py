@@ -11,9 +11,17 @@ GROUPS = 6
 SEEDS = 36
 SEEDS_MAX = 60
 """So many find a planted bug at the latest."""
+_LATE_REGISTRATION = "the late registration of a dead process replaced its successor's"
+_LATE_TALE = "a late registration told of a loss that had been made good since"
+_OLD_LINK = "the simulator: an older link overtook a newer one"
+_STEPS = "the simulator: several steps of one command were looked at as one"
 ONCE_BROKEN = {
     101: "members read no faster after the faults than during them, and had not caught up in time",
+    454: _LATE_REGISTRATION,
+    940: _LATE_TALE,
     719: "a coordinator told a member of its former membership: an answer before its image",
+    **dict.fromkeys((259, 982, 1066), _OLD_LINK),
+    **dict.fromkeys((736, 899, 1400, 1531, 1644), _STEPS),
 }
 """Seeds that found something, and what it was."""
 

@@ -92,6 +92,7 @@ class Channel:
             if loop.time() < self._redial_at_s:
                 raise error_of(Status(StatusCode.UNAVAILABLE, self._failure))
             self._dialling = loop.create_task(self._dial())
+            self._dialling.add_done_callback(hear)  # whoever waits for it may leave first
         try:
             return await asyncio.shield(self._dialling)
         except asyncio.CancelledError:
