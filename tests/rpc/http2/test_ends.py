@@ -189,11 +189,9 @@ async def test_an_attempt_to_dial_that_nobody_waits_for_any_more_is_no_news() ->
     channel: Any = open_channel("127.0.0.1:1")  # refused
     async with channel:
         call = asyncio.ensure_future(channel.unary_unary("/test.Echo/Unary")(b"", timeout=5))
-        while channel._dialling is None:
-            await asyncio.sleep(0)
+        assert await eventually(lambda: channel._dialling is not None)
         call.cancel()
-        while channel._dialling is not None:
-            await asyncio.sleep(0)
+        assert await eventually(lambda: channel._dialling is None)
         await asyncio.wait((call,))
     del call, channel
     gc.collect()
