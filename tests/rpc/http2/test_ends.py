@@ -193,6 +193,6 @@ async def test_an_attempt_to_dial_that_nobody_waits_for_any_more_is_no_news() ->
         call.cancel()
         assert await eventually(lambda: channel._dialling is None)
         await asyncio.wait((call,))
-    del call, channel
+    del call
     gc.collect()
     assert told == []
