@@ -153,6 +153,26 @@ def test_replicas_out_of_sync_are_not_what_remains() -> None:
     assert cluster.partition.leader == 3
 
 
+@pytest.mark.parametrize("back", [(), (1, 2, 3), (1, 2, 5)])
+def test_a_replica_without_which_too_few_were_in_sync_is_not_given_up_at_once(
+    back: tuple[int, ...],
+) -> None:
+    cluster = Moving(1, 2, 3)
+    cluster.move(4, 5, 1)
+    cluster.join(4)
+    cluster.fence(2)
+    cluster.fence(3)
+    cluster.expect((4, 5, 1, 2, 3), (1, 4), adding=(4, 5), removing=(2, 3))
+    refused = cluster.move(*back)
+    assert isinstance(refused, InvalidReplicaAssignmentError)
+    assert (refused.value, refused.limit) == ("[1]", "2")
+    assert cluster.partition.isr == (1, 4)
+    cluster.start(2, process=2)
+    cluster.join(2)
+    assert cluster.move(*back) is None
+    assert 4 not in cluster.partition.replicas
+
+
 def test_who_alone_has_everything_cannot_be_dropped_at_once() -> None:
     cluster = Moving(1, 2)
     cluster.move(3, 4)

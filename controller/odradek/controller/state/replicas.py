@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from random import Random
 
-from odradek.controller.state.elections import change, topic_of
+from odradek.controller.state.elections import change, min_insync, topic_of
 from odradek.controller.state.image import ClusterImage, Draft
 from odradek.controller.state.nodes import change_condition
 from odradek.controller.state.placement import placeable, resize
@@ -140,6 +140,8 @@ def _resize(draft: Draft, new: NewReplication, chance: Random) -> TopicOutcome:
     check_insync(topic.config, new.replication)
     begun = [begin(each, target) for each, target in zip(partitions, targets, strict=True)]
     for before, after in zip(partitions, begun, strict=True):
+        _check_in_sync(draft.image, before, after)
+    for before, after in zip(partitions, begun, strict=True):
         change(draft, before, after)
     return describe(draft.image, topic)
 
@@ -158,7 +160,9 @@ def _reassign(draft: Draft, reassignment: Reassignment) -> None:
         )
     if reassignment.replicas is None:
         if is_moving(partition):
-            change(draft, partition, cancel(partition))
+            before = cancel(partition)
+            _check_in_sync(image, partition, before)
+            change(draft, partition, before)
         return
     for node_id in reassignment.replicas:
         node = image.nodes.get(node_id)
@@ -171,7 +175,22 @@ def _reassign(draft: Draft, reassignment: Reassignment) -> None:
                 limit=[each.node_id for each in placeable(image)],
             )
     check_insync(topic.config, len(reassignment.replicas))
-    change(draft, partition, begin(partition, reassignment.replicas))
+    begun = begin(partition, reassignment.replicas)
+    _check_in_sync(image, partition, begun)
+    change(draft, partition, begun)
+
+
+def _check_in_sync(image: ClusterImage, before: Partition, after: Partition) -> None:
+    """Refuse to give up, at once, replicas that hold what was acknowledged because of them."""
+    minimum = min_insync(topic_of(image, after).config, after)
+    if len(after.isr) < min(minimum, len(before.isr)):
+        raise InvalidReplicaAssignmentError(
+            f"of the in-sync replicas {list(before.isr)} only {list(after.isr)} would be left,"
+            f" {minimum} are needed: wait until more of the others are in sync",
+            field="replicas",
+            value=list(after.isr),
+            limit=minimum,
+        )
 
 
 def _node(image: ClusterImage, node_id: NodeId) -> Node:
