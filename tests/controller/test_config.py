@@ -1,5 +1,6 @@
 """Configuration: every mistake at once, each naming its key."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,49 @@ def test_all_mistakes_are_reported_together() -> None:
     assert all("ODRADEK_CONTROLLER_" in line for line in lines)
 
 
+def test_relations_are_reported_beside_other_mistakes() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(
+            {
+                "id": 1,
+                "peer": ["2=a:1"],
+                "bootstrap": True,
+                "rejoin": True,
+                "disconnect_grace_s": 7.0,
+                "heartbeat_interval_s": "3",
+            }
+        )
+    told = {line.split()[0]: line for line in str(caught.value).splitlines()}
+    assert told.keys() == {
+        *("--data", "--peer", "--rejoin", "--disconnect-grace-s", "--heartbeat-interval-s"),
+    }
+    assert "2 controllers" in told["--peer"]
+    assert told["--rejoin"].endswith("excludes --bootstrap")
+    assert told["--heartbeat-interval-s"].endswith(
+        "3.0 is more than a third of session_timeout_s = 6.0"
+    )
+
+
+def test_a_relation_to_a_wrong_field_is_not_judged() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(
+            {
+                "id": "x",
+                "data": "d",
+                "peer": ["2=a:1"],
+                "session_timeout_s": "soon",
+                "disconnect_grace_s": 7.0,
+                "heartbeat_interval_s": 3.0,
+            }
+        )
+    keys = [line.split()[0] for line in str(caught.value).splitlines()]
+    assert keys == ["--id", "--session-timeout-s"]
+
+
 @pytest.mark.parametrize(
     ("given", "key"),
     [
-        ({"peer": ["2=b:1"]}, "--peer: 2 controllers"),
+        ({"peer": ["2=b:1"]}, "2 controllers (this one included)"),
         ({"peer": ["2"]}, "--peer"),
         ({"peer": ["2=b:0", "3=c:1"]}, "--peer"),
         ({"peer": ["2=b:1", "2=c:1"]}, "controller 2 has two addresses"),
@@ -97,9 +137,12 @@ def test_a_file_that_is_none(tmp_path: Path) -> None:
 
 
 def test_the_command_explains_wrong_settings_and_exits_with_2() -> None:
-    outcome = CliRunner().invoke(app, ["--id", "1", "--peer", "2=b:1"])
+    flags = ["--id", "1", "--peer", "2=b:1", "--session-timeout-s", "soon"]
+    outcome = CliRunner().invoke(app, flags)
     assert outcome.exit_code == 2
-    assert "--data" in outcome.stderr
+    _, *mistakes = outcome.stderr.splitlines()
+    assert [each.split()[0] for each in mistakes] == ["--data", "--peer", "--session-timeout-s"]
+    assert mistakes[-1].endswith("a valid number, not 'soon'")
     assert "--help" not in outcome.stderr
 
 
@@ -108,3 +151,4 @@ def test_help_names_every_flag() -> None:
     assert outcome.exit_code == 0
     for flag in ("--id", "--data", "--listen", "--peer", "--cluster-id", "--bootstrap"):
         assert flag in outcome.stdout
+    assert re.search(r"--session-timeout-s +FLOAT", outcome.stdout)

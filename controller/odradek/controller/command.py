@@ -12,10 +12,13 @@ app = typer.Typer(add_completion=False, no_args_is_help=False)
 
 _EXIT_USAGE = 2
 
-# None: not given on the command line, so that the environment and the file are heard.
+# None: not given on the command line, so that the environment and the file are heard. Numbers come
+# as text: the settings read them, and tell all mistakes at once.
 Id = Annotated[
-    int | None,
-    typer.Option(help="The controller's number: unique among controllers, kept for ever."),
+    str | None,
+    typer.Option(
+        metavar="INTEGER", help="The controller's number: unique among controllers, kept for ever."
+    ),
 ]
 Data = Annotated[
     Path | None,
@@ -40,6 +43,7 @@ Peer = Annotated[
 ClusterId = Annotated[
     str | None,
     typer.Option(
+        metavar="ID",
         help="The cluster's id, the same for all controllers.",
         show_default="made up by the first active one",
     ),
@@ -58,18 +62,24 @@ Rejoin = Annotated[
     ),
 ]
 SessionTimeout = Annotated[
-    float | None,
-    typer.Option(help="How long a silent node is kept, in seconds.", show_default="6"),
+    str | None,
+    typer.Option(
+        metavar="FLOAT", help="How long a silent node is kept, in seconds.", show_default="6"
+    ),
 ]
 DisconnectGrace = Annotated[
-    float | None,
+    str | None,
     typer.Option(
-        help="How long a node is kept whose connection broke, in seconds.", show_default="0.2"
+        metavar="FLOAT",
+        help="How long a node is kept whose connection broke, in seconds.",
+        show_default="0.2",
     ),
 ]
 HeartbeatInterval = Annotated[
-    float | None,
-    typer.Option(help="How often nodes send heartbeats, in seconds.", show_default="1"),
+    str | None,
+    typer.Option(
+        metavar="FLOAT", help="How often nodes send heartbeats, in seconds.", show_default="1"
+    ),
 ]
 LogFormat = Annotated[str | None, typer.Option(metavar="auto|json|console", show_default="auto")]
 LogLevel = Annotated[

@@ -1,10 +1,11 @@
 """The settings of one controller process."""
 
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from odradek.program.settings import (
@@ -66,30 +67,41 @@ class ControllerConfig(ProgramSettings):
         """The addresses of the other controllers, by id."""
         return {peer_id: address for peer_id, address in self.peer.items() if peer_id != self.id}
 
-    @model_validator(mode="after")
-    def _relations(self) -> Self:
-        mistakes = []
-        count = len(self.others) + 1
-        if count not in _CONTROLLER_COUNTS:
-            mistakes.append(
-                f"--peer: {count} controllers (this one included) have no use for the last one;"
+    @field_validator("peer")
+    @classmethod
+    def _majority(cls, peer: dict[int, str], info: ValidationInfo) -> dict[int, str]:
+        count = len(peer.keys() | {info.data["id"]}) if "id" in info.data else None
+        if count is not None and count not in _CONTROLLER_COUNTS:
+            raise ValueError(
+                f"{count} controllers (this one included) have no use for the last one;"
                 " use 1, 3 or 5"
             )
-        if self.bootstrap and self.rejoin:
-            mistakes.append("--rejoin: excludes --bootstrap")
-        if self.heartbeat_interval_s * 3 > self.session_timeout_s:
-            mistakes.append(
-                f"--heartbeat-interval-s: {self.heartbeat_interval_s} is more than a third of"
-                f" session_timeout_s = {self.session_timeout_s}"
+        return peer
+
+    @field_validator("rejoin")
+    @classmethod
+    def _new_or_not(cls, rejoin: bool, info: ValidationInfo) -> bool:  # noqa: FBT001  its value
+        if rejoin and info.data.get("bootstrap"):
+            raise ValueError("excludes --bootstrap")
+        return rejoin
+
+    @field_validator("disconnect_grace_s")
+    @classmethod
+    def _within_session(cls, grace_s: float, info: ValidationInfo) -> float:
+        session_s = info.data.get("session_timeout_s", inf)
+        if grace_s > session_s:
+            raise ValueError(f"{grace_s} is more than session_timeout_s = {session_s}")
+        return grace_s
+
+    @field_validator("heartbeat_interval_s")
+    @classmethod
+    def _third_of_session(cls, interval_s: float, info: ValidationInfo) -> float:
+        session_s = info.data.get("session_timeout_s", inf)
+        if interval_s * 3 > session_s:
+            raise ValueError(
+                f"{interval_s} is more than a third of session_timeout_s = {session_s}"
             )
-        if self.disconnect_grace_s > self.session_timeout_s:
-            mistakes.append(
-                f"--disconnect-grace-s: {self.disconnect_grace_s} is more than"
-                f" session_timeout_s = {self.session_timeout_s}"
-            )
-        if mistakes:
-            raise ValueError("\n".join(mistakes))
-        return self
+        return interval_s
 
 
 def load_config(flags: Mapping[str, Any], file: Path | None = None) -> ControllerConfig:

@@ -12,8 +12,13 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 _EXIT_USAGE: Final = 2
 
+# None: not given on the command line, so that the environment and the file are heard. Numbers come
+# as text: the settings read them, and tell all mistakes at once.
 Id = Annotated[
-    int | None, typer.Option(help="The node's number: unique in the cluster, kept for ever.")
+    str | None,
+    typer.Option(
+        metavar="INTEGER", help="The node's number: unique in the cluster, kept for ever."
+    ),
 ]
 Controllers = Annotated[
     str | None, typer.Option(metavar="HOST:PORT,...", help="Every controller of the cluster.")
@@ -31,39 +36,54 @@ Advertise = Annotated[
         show_default="where it listens",
     ),
 ]
-Rack = Annotated[str | None, typer.Option(help="The node's failure domain.")]
+Rack = Annotated[str | None, typer.Option(metavar="NAME", help="The node's failure domain.")]
 Replace = Annotated[
     bool,
     typer.Option("--replace", help="Take the place of a dead node of this id whose data is lost."),
 ]
 ConnectionsMax = Annotated[
-    int | None, typer.Option(help="Refuse client connections beyond this.", show_default="10000")
+    str | None,
+    typer.Option(
+        metavar="INTEGER", help="Refuse client connections beyond this.", show_default="10000"
+    ),
 ]
 StorageReserve = Annotated[
-    int | None, typer.Option(help="Refuse writes when less disk is free.", show_default="1 GiB")
+    str | None,
+    typer.Option(
+        metavar="INTEGER", help="Refuse writes when less disk is free.", show_default="1 GiB"
+    ),
 ]
 TailCache = Annotated[
-    int | None, typer.Option(help="Memory for the newest batches.", show_default="48 MiB")
+    str | None,
+    typer.Option(metavar="INTEGER", help="Memory for the newest batches.", show_default="48 MiB"),
 ]
 PageCache = Annotated[
-    int | None,
+    str | None,
     typer.Option(
-        help="How much of the newest data the system keeps in memory.", show_default="512 MiB"
+        metavar="INTEGER",
+        help="How much of the newest data the system keeps in memory.",
+        show_default="512 MiB",
     ),
 ]
 ReplicationThrottle = Annotated[
-    int | None,
+    str | None,
     typer.Option(
+        metavar="INTEGER",
         help="Bytes per second for copying to replicas that are not in sync; 0: no bound.",
         show_default="32 MiB",
     ),
 ]
 GroupSessionTimeout = Annotated[
-    float | None,
-    typer.Option(help="How long a group's silent member is kept, in seconds.", show_default="45"),
+    str | None,
+    typer.Option(
+        metavar="FLOAT",
+        help="How long a group's silent member is kept, in seconds.",
+        show_default="45",
+    ),
 ]
 ShutdownGrace = Annotated[
-    float | None, typer.Option(help="How long a stop may take, in seconds.", show_default="10")
+    str | None,
+    typer.Option(metavar="FLOAT", help="How long a stop may take, in seconds.", show_default="10"),
 ]
 LogFormat = Annotated[
     str | None, typer.Option(metavar="auto|json|console", show_default="auto", help="Of events.")
