@@ -38,6 +38,13 @@ def test_a_command_s_help_is_about_the_command() -> None:
     assert "--install-completion" not in shown.stdout
 
 
+def test_help_of_a_server_says_that_ctrl_c_is_its_normal_end() -> None:
+    shown = " ".join(run("dev", "--help", COLUMNS="100").stdout.split())
+    assert "stops it cleanly: exit status 0" in shown
+    everything = " ".join(run("--help", COLUMNS="100").stdout.split())
+    assert "0 done, or a server stopped as asked" in everything
+
+
 def test_help_imports_no_server() -> None:
     listing = (
         "import sys\n"

@@ -10,6 +10,7 @@ import pytest_asyncio
 
 from odradek.client import Client
 from odradek.client.local.cluster import LocalCluster
+from tests.cluster.shell import Shell
 
 GROUP_SESSION_TIMEOUT_S = 5.0
 
@@ -39,3 +40,8 @@ async def cluster(running_cluster: LocalCluster) -> AsyncIterator[LocalCluster]:
 async def client(cluster: LocalCluster) -> AsyncIterator[Client]:
     async with Client(cluster.bootstrap) as connected:
         yield connected
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def odradek(cluster: LocalCluster) -> AsyncIterator[Shell]:
+    yield Shell(cluster.bootstrap)

@@ -1,64 +1,17 @@
 """The command `odradek` against a real cluster, as a shell uses it."""
 
 import asyncio
-import json
-import os
 import signal
-import sys
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from odradek.client import Client
 from odradek.client.local.cluster import LocalCluster
+from tests.cluster.shell import COMMAND, Shell
 from tests.cluster.traffic import DEADLINE_S, new_topic, unique
 
 pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="session")]
-
-COMMAND = [sys.executable, "-m", "odradek.client.cli.main"]
-
-
-@dataclass(frozen=True)
-class Ended:
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-class Shell:
-    """Runs `odradek` against one cluster."""
-
-    def __init__(self, bootstrap: str) -> None:
-        self._environment = {**os.environ, "ODRADEK_BOOTSTRAP": bootstrap, "COLUMNS": "200"}
-
-    async def __call__(self, *arguments: str, stdin: bytes = b"") -> Ended:
-        process = await self.start(*arguments)
-        out, err = await asyncio.wait_for(process.communicate(stdin), DEADLINE_S)
-        assert process.returncode is not None
-        return Ended(process.returncode, out.decode(), err.decode())
-
-    async def start(self, *arguments: str) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
-            *COMMAND,
-            *arguments,
-            env=self._environment,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def odradek(cluster: LocalCluster) -> AsyncIterator[Shell]:
-    yield Shell(cluster.bootstrap)
 
 
 async def test_a_topic_s_life(odradek: Shell) -> None:

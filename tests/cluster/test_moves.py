@@ -9,7 +9,7 @@ import pytest_asyncio
 
 from odradek.client import Client
 from odradek.client.local.cluster import LocalCluster, LocalProcessError
-from tests.cluster.test_command_line import Shell
+from tests.cluster.shell import Shell
 from tests.cluster.traffic import PARTITIONS, in_order, load, read_all, unique
 
 pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="session")]

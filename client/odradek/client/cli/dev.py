@@ -39,7 +39,10 @@ def dev(
         ),
     ] = None,
 ) -> None:
-    """Run a whole cluster on this machine until Ctrl-C: real controllers and nodes on loopback."""
+    """Run a whole cluster on this machine until Ctrl-C: real controllers and nodes on loopback.
+
+    Ctrl-C, SIGTERM or a closed terminal stops it cleanly: exit status 0.
+    """
     if controllers not in {1, 3, 5}:
         raise typer.BadParameter("use 1, 3 or 5", param_hint="--controllers")
     first_port = _free_port(_PREFERRED_PORT) if port is None else port

@@ -21,9 +21,9 @@ class ExitCode(IntEnum):
 
 
 EXIT_CODES_HELP = (
-    "Exit status: 0 done; 1 failed; 2 wrong usage or an illegal value; 3 no such topic,"
-    " partition, group or node; 4 the cluster cannot be reached or cannot answer now, try again;"
-    " 130 interrupted by Ctrl-C, after what was begun had been finished."
+    "Exit status: 0 done, or a server stopped as asked; 1 failed; 2 wrong usage or an illegal"
+    " value; 3 no such topic, partition, group or node; 4 the cluster cannot be reached or cannot"
+    " answer now, try again; 130 interrupted by Ctrl-C, after what was begun had been finished."
 )
 
 _NOT_FOUND = (
