@@ -59,6 +59,8 @@ def test_settings() -> None:
     assert parse_settings(["flush=os", "a=b=c"]) == {"flush": "os", "a": "b=c"}
     with pytest.raises(FormatError, match="setting 'flush'"):
         parse_settings(["flush"])
+    with pytest.raises(FormatError, match="setting 'flush', '=os': write it as name=value"):
+        parse_settings(["flush", "a=b", "=os"])
 
 
 @given(st.binary())

@@ -49,6 +49,10 @@ async def test_a_topic_s_life(odradek: Shell) -> None:
         (("topics", "create", "t", "--partitions", "0"), "0 partitions"),
         (("topics", "create", "t", "--partitions", "100000"), "10000"),
         (("topics", "create", "t", "--config", "flsh=os"), "flush"),
+        (
+            ("topics", "create", "t", "-c", "a=1", "-c", "b=2"),
+            "setting 'a'; unknown topic setting 'b'",
+        ),
         (("topics", "describe", "caf\udce9"), "'caf\\udce9' cannot be written as utf-8"),
         (("produce", "t", "--header", "name=caf\udce9"), "udce9"),
         (("consume", "t", "--group", "g", "--from", "12"), "reset-offsets"),

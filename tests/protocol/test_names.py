@@ -6,7 +6,29 @@ from contextvars import copy_context
 
 import pytest
 
-from odradek.protocol.names import begin_request, near_names
+from odradek.protocol.errors import InvalidTopicError
+from odradek.protocol.names import begin_request, check_topic_name, near_names
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        (".", "'.' is reserved"),
+        ("..", "'..' is reserved"),
+        ("", "use letters, digits, '.', '_' and '-'"),
+        ("a/b", "use letters, digits, '.', '_' and '-'"),
+        ("x" * 250, "at most 249"),
+    ],
+)
+def test_an_illegal_topic_name_is_told_why(name: str, told: str) -> None:
+    with pytest.raises(InvalidTopicError) as caught:
+        check_topic_name(name)
+    assert told in caught.value.message
+    assert "249" in caught.value.limit
+
+
+def test_dots_are_legal_in_topic_names() -> None:
+    assert [check_topic_name(name) for name in ("...", ".a", "a.b")] == ["...", ".a", "a.b"]
 
 
 def test_near_names_are_found_among_few_and_among_many() -> None:

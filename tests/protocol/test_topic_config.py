@@ -79,6 +79,19 @@ def test_a_bad_value_names_key_value_and_limit(key: str, text: str, limit: str) 
     assert key in caught.value.message
 
 
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(InvalidConfigError) as caught:
+        parse_topic_config({"a": "1", "flsh": "os", "flush": "os", "retention.ms": "soon"})
+    assert caught.value.message == (
+        "unknown topic setting 'a'; unknown topic setting 'flsh' (did you mean flush?);"
+        f" retention.ms = 'soon' is not allowed: use {SETTINGS['retention.ms'].limit}"
+    )
+    assert (caught.value.field, caught.value.value) == ("config", "3")
+    with pytest.raises(InvalidConfigError, match=r"'k9'; and 990 more$") as caught:
+        parse_topic_config({f"k{number}": "" for number in range(1000)})
+    assert "'k10'" not in caught.value.message
+
+
 @given(st.sampled_from(list(SETTINGS)), st.text(max_size=30) | st.integers().map(str))
 def test_a_canonical_value_stays_what_it_is(key: str, text: str) -> None:
     try:

@@ -198,7 +198,8 @@ class ConsumerOptions:
     """How a consumer reads and commits.
 
     Attributes:
-        group: None reads without a group: by `assign` alone, and nothing is committed.
+        group: None reads without a group: every partition of the topics, or those of `assign`;
+            nothing is committed.
         instance_id: Set for a static member, which keeps its partitions over a restart.
         start: Where to begin without a committed offset, or when it is out of range.
         delivery: When offsets are committed.

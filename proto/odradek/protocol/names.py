@@ -25,6 +25,8 @@ TRANSACTION_STATE = TopicName("__transaction_state")
 INTERNAL_TOPICS = frozenset({CONSUMER_OFFSETS, TRANSACTION_STATE})
 
 _TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]+")
+_RESERVED_TOPIC_NAMES = frozenset({".", ".."})
+_TOPIC_NAME_LIMIT = f"{_TOPIC_NAME.pattern[:-1]}{{1,{TOPIC_NAME_LENGTH_MAX}}}, not '.' or '..'"
 _SEARCHES_MAX = 4
 _SUGGESTIONS_MAX = 3
 _LIKENESS_MIN = 0.6
@@ -49,12 +51,19 @@ def check_topic_name(name: str, *, field: str = "topic") -> TopicName:
             value=name[:64] + "...",
             limit=TOPIC_NAME_LENGTH_MAX,
         )
-    if name in {"", ".", ".."} or not _TOPIC_NAME.fullmatch(name):
+    if name in _RESERVED_TOPIC_NAMES:
+        raise InvalidTopicError(
+            f"topic name {name!r} is reserved: '.' and '..' stand for directories",
+            field=field,
+            value=name,
+            limit=_TOPIC_NAME_LIMIT,
+        )
+    if not _TOPIC_NAME.fullmatch(name):
         raise InvalidTopicError(
             f"topic name {name!r} is illegal: use letters, digits, '.', '_' and '-'",
             field=field,
             value=name,
-            limit="[a-zA-Z0-9._-]{1,249}, not '.' or '..'",
+            limit=_TOPIC_NAME_LIMIT,
         )
     return TopicName(name)
 

@@ -23,6 +23,8 @@ _INT64_MAX = 2**63 - 1
 _DURATION_MS_MAX = 2**53
 _HOUR_MS = 3_600_000
 _DAY_MS = 24 * _HOUR_MS
+# A request may hold thousands; the message stays one that a person reads.
+_MISTAKES_TOLD_MAX = 10
 
 MAX_MESSAGE_BYTES_MIN = 1024
 # A batch is held in memory several times over on its way; above this, store a reference instead.
@@ -225,11 +227,9 @@ def parse_topic_config(config: Mapping[str, str]) -> TopicConfig:
         config: Settings that differ from the defaults, by key.
 
     Raises:
-        InvalidConfigError: An unknown key (with near ones) or a value out of bounds.
+        InvalidConfigError: Unknown keys (with near ones) or values out of bounds.
     """
-    value = {key: setting.default for key, setting in SETTINGS.items()}
-    for key, text in config.items():
-        value[key] = check_setting(key, text)
+    value = {key: setting.default for key, setting in SETTINGS.items()} | check_settings(config)
     insync = value["min.insync.replicas"]
     retention_bytes = int(value["retention.bytes"])
     retention_ms = int(value["retention.ms"])
@@ -244,6 +244,32 @@ def parse_topic_config(config: Mapping[str, str]) -> TopicConfig:
         retention_bytes=None if retention_bytes < 0 else retention_bytes,
         retention_s=None if retention_ms < 0 else retention_ms / 1000,
     )
+
+
+def check_settings(config: Mapping[str, str]) -> dict[str, str]:
+    """Return settings with their values in canonical spelling (see `check_setting`).
+
+    Raises:
+        InvalidConfigError: Unknown keys or values out of bounds: all of them, a few by their names.
+    """
+    checked: dict[str, str] = {}
+    mistakes: list[InvalidConfigError] = []
+    for key, text in config.items():
+        try:
+            checked[key] = check_setting(key, text)
+        except InvalidConfigError as mistake:
+            mistakes.append(mistake)
+    if len(mistakes) == 1:
+        raise mistakes[0]
+    if mistakes:
+        told = [mistake.message for mistake in mistakes[:_MISTAKES_TOLD_MAX]]
+        untold = len(mistakes) - len(told)
+        raise InvalidConfigError(
+            "; ".join([*told, f"and {untold} more"] if untold else told),
+            field="config",
+            value=len(mistakes),
+        )
+    return checked
 
 
 def check_setting(key: str, text: str, *, field: str = "config") -> str:
@@ -281,7 +307,7 @@ def known_setting(key: str, *, field: str = "config") -> Setting:
     setting = SETTINGS.get(key)
     if setting is None:
         near = near_names(key[:64], SETTINGS)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        hint = f" (did you mean {' or '.join(near)}?)" if near else ""
         raise InvalidConfigError(
             f"unknown topic setting {key[:64]!r}{hint}",
             field=field,

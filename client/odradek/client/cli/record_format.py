@@ -72,11 +72,15 @@ def parse_settings(texts: Sequence[str]) -> dict[str, str]:
 
 
 def _pairs(texts: Sequence[str], *, what: str) -> Iterator[tuple[str, str]]:
-    for text in texts:
-        name, found, value = text.partition("=")
-        if not found or not name:
-            raise FormatError(f"{what} {text!r}: write it as name=value", field=what, value=text)
-        yield name, value
+    pairs = [text.partition("=") for text in texts]
+    wrong = ", ".join(
+        repr(text)
+        for text, (name, found, _) in zip(texts, pairs, strict=True)
+        if not (name and found)
+    )
+    if wrong:
+        raise FormatError(f"{what} {wrong}: write it as name=value", field=what, value=wrong)
+    return ((name, value) for name, _, value in pairs)
 
 
 Render = Callable[[BytesRecord], bytes]

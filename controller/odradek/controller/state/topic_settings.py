@@ -6,18 +6,16 @@ from odradek.controller.state.elections import change
 from odradek.controller.state.image import Draft
 from odradek.controller.state.records import Topic, TopicSettings
 from odradek.protocol.errors import InvalidConfigError
-from odradek.protocol.topic_config import check_setting, parse_topic_config
+from odradek.protocol.topic_config import check_settings, parse_topic_config
 
 
 def settings_of(config: Mapping[str, str]) -> TopicSettings:
     """Return settings as they are kept: canonical, in order.
 
     Raises:
-        InvalidConfigError: An unknown key or a value out of bounds.
+        InvalidConfigError: Unknown keys or values out of bounds, all of them.
     """
-    checked = {key: check_setting(key, value) for key, value in config.items()}
-    parse_topic_config(checked)
-    return tuple(sorted(checked.items()))
+    return tuple(sorted(check_settings(config).items()))
 
 
 def check_insync(config: TopicSettings, replication: int) -> None:
