@@ -11,7 +11,7 @@ fails; whatever it accepts once, it accepts always (the controller's log is repl
 Source: Apache Kafka's TopicConfig; keys and defaults are Kafka's unless SEMANTICS says otherwise.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -246,14 +246,23 @@ def parse_topic_config(config: Mapping[str, str]) -> TopicConfig:
     )
 
 
-def check_settings(config: Mapping[str, str]) -> dict[str, str]:
+def check_settings(config: Mapping[str, str], *, unset: Iterable[str] = ()) -> dict[str, str]:
     """Return settings with their values in canonical spelling (see `check_setting`).
+
+    Args:
+        config: The settings.
+        unset: Further keys that must be known.
 
     Raises:
         InvalidConfigError: Unknown keys or values out of bounds: all of them, a few by their names.
     """
     checked: dict[str, str] = {}
     mistakes: list[InvalidConfigError] = []
+    for key in unset:
+        try:
+            known_setting(key, field="unset")
+        except InvalidConfigError as mistake:
+            mistakes.append(mistake)
     for key, text in config.items():
         try:
             checked[key] = check_setting(key, text)

@@ -277,6 +277,16 @@ def test_settings_are_changed_one_by_one() -> None:
     assert cluster.image.topic_named("t") == topic
 
 
+def test_all_mistakes_of_an_alteration_are_told() -> None:
+    cluster = Cluster(nodes=1)
+    cluster.submit(CreateTopics((NewTopic("t", 1, 1),)))
+    bad = ConfigChange(TopicRef("t"), {"flush": "no", "flsh": "os"}, ("retention",))
+    refused = error(cluster.submit(AlterTopicConfigs((bad,))))
+    assert isinstance(refused, InvalidConfigError)
+    for told in ("'retention'", "flush = 'no'", "'flsh'"):
+        assert told in refused.message
+
+
 def test_internal_topics_are_made_on_demand_and_once() -> None:
     cluster = Cluster(nodes=3)
     (first,) = results(cluster.submit(CreateInternalTopic("__consumer_offsets")))

@@ -44,7 +44,7 @@ from odradek.protocol.names import (
     check_topic_name,
     near_names,
 )
-from odradek.protocol.topic_config import known_setting
+from odradek.protocol.topic_config import check_settings
 from odradek.protocol.types import NodeId, PartitionUid, TopicId, TopicName
 
 PARTITIONS_MAX = 10_000
@@ -316,8 +316,8 @@ def _delete(draft: Draft, ref: TopicRef) -> TopicOutcome:
 def _alter(draft: Draft, change: ConfigChange) -> TopicOutcome:
     topic = find_topic(draft.image, change.topic)
     check_public(topic.name)
+    check_settings(change.set, unset=change.unset)
     for key in change.unset:
-        known_setting(key, field="unset")
         if key in change.set:
             raise InvalidRequestError(
                 f"{key} is both set and unset", field=f"unset.{key}", value=change.set[key][:64]
