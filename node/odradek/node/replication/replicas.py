@@ -102,7 +102,7 @@ class Replicas:
         self._by_uid: dict[PartitionUid, PartitionReplica] = {}
         self._unsynced: dict[PartitionReplica, None] = {}
         self._is_syncing = False
-        self._parked = ParkedRequests()
+        self._parked = ParkedRequests(self.commit_soon)
         self.synced: Callable[[int], None] = lambda _: None
         """Told the durable position after every group commit."""
         self._to_drop: dict[PartitionUid, None] = {}
@@ -186,7 +186,7 @@ class Replicas:
             for replica in self._replicas.values():
                 replica.update(replica.topic, replica.partition)
         metrics.PARTITIONS_LED.inc(len(changes.leading) - len(changes.resigned))
-        self._retry_parked()
+        self._parked.retry()
         return changes
 
     def _may_be_in_sync(self) -> Incarnations:
@@ -282,21 +282,17 @@ class Replicas:
         """Keep a request that knows more than this node; see `ParkedRequests.park`."""
         return self._parked.park(size_bytes, deadline_s, retry, give_up)
 
-    def _retry_parked(self) -> None:
-        if self._parked:
-            self._parked.retry()
-            self.commit_soon()
-
     # Group commit
 
     @property
     def has_room(self) -> bool:
         """Whether an append may happen now."""
-        return self._storage.group_commit.has_room
+        return self._storage.group_commit.has_room and not self._parked.is_behind
 
     async def room(self) -> None:
         """Wait until `has_room`."""
         self.commit_soon()
+        await self._parked.caught_up()
         await self._storage.group_commit.room()
 
     @property
@@ -348,7 +344,7 @@ class Replicas:
         """Look after what no event announces: deadlines, recovery from a full disk, checkpoints."""
         while True:
             await asyncio.sleep(_TICK_S)
-            self._retry_parked()
+            self._parked.tick()
             if self._to_drop:
                 self._drop_logs()
             self._recover_from_full_disk()
