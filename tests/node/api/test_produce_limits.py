@@ -127,6 +127,79 @@ async def test_a_request_that_timed_out_is_not_kept_until_it_commits(
     assert held() is None
 
 
+def _unknown(count: int, transactional_id: str = "") -> hot.ProduceFrame:
+    """A request for topics that nobody knows."""
+    target = hot.ProducePartitionFrame(
+        TopicId(bytes(16)), TopicName(""), PartitionIndex(0), LeaderEpoch(-1), b""
+    )
+    return hot.ProduceFrame(1, Acks.ALL, 60_000, transactional_id, [target] * count)
+
+
+@pytest.mark.parametrize("transactional_id", ["", "t"])
+async def test_a_request_for_many_partitions_lets_others_have_their_turns(
+    node: RunningNode, controller: FakeController, transactional_id: str
+) -> None:
+    await node.knows(controller)
+    appended = 0
+
+    class Counting(produce.ProduceStream):
+        def _append(self, call: produce.ProduceCall, index: int) -> bool:
+            nonlocal appended
+            appended += 1
+            return super()._append(call, index)
+
+    stream = Counting(node.node._replicas, _Deaf(b""), produce.NodeLoad())
+    later = stream._begin(_unknown(9_999, transactional_id), 20_000)
+    assert later is not None
+    beginning = asyncio.ensure_future(later)
+    turns = 0
+    while not beginning.done():
+        before = appended
+        await asyncio.sleep(0)
+        assert appended - before <= 2 * produce._TURN_MAX
+        turns += 1
+    assert appended == 9_999
+    assert turns > 9_999 // (2 * produce._TURN_MAX)
+
+
+async def test_many_requests_that_come_at_once_let_others_have_their_turns(
+    node: RunningNode, controller: FakeController
+) -> None:
+    await node.knows(controller)
+    stream = produce.ProduceStream(node.node._replicas, _Deaf(b""), produce.NodeLoad())
+    for frame in (_unknown(0), _unknown(1)):
+        for _ in range(produce._TURN_MAX + 1):
+            if (later := stream._begin(frame, 2)) is not None:
+                break
+        assert later is not None
+        turn = asyncio.ensure_future(later)
+        await asyncio.sleep(0)
+        assert not turn.done()
+        await turn
+    assert stream._begin(_unknown(1), 2) is None
+
+
+async def test_requests_that_are_too_late_are_answered_some_in_a_turn(
+    node: RunningNode, controller: FakeController
+) -> None:
+    topic = controller.add_topic("t", replicas=(1, 2), isr=(1, 2))
+    await node.knows(controller)
+    target = hot.ProducePartitionFrame(
+        TopicId(topic.topic_id), TopicName("t"), PartitionIndex(0), LeaderEpoch(-1), batch()
+    )
+    stream = produce.ProduceStream(node.node._replicas, _Deaf(b""), produce.NodeLoad())
+    later = stream._begin(hot.ProduceFrame(1, Acks.ALL, 60_000, "", [target] * 1_000), 100)
+    assert later is not None
+    await later
+    (call,) = stream._calls
+    call.deadline_s = float("-inf")
+    stream._tick()
+    assert 0 < sum(each is not None for each in call.results) <= produce._TURN_MAX
+    for _ in range(1_000 // produce._TURN_MAX):
+        stream._tick()
+    assert None not in call.results
+
+
 @pytest.mark.parametrize("kind", ["metadata", "settings", "groups", "deletions"])
 async def test_a_request_that_names_too_much_is_refused(
     node: RunningNode, controller: FakeController, kind: str

@@ -6,8 +6,9 @@ per request. A request becomes a `ProduceCall` that counts its partitions; each 
 group commit that covers it; the last one answers it.
 
 Invariants: batches of a partition are appended in stream order; every request is answered exactly
-once, at the latest when its time-out has passed; unanswered bytes of a stream are bounded (beyond,
-the stream is not read until some are answered), and more tightly while a node holds many of them.
+once, at the latest when its time-out has passed; what a stream holds of unanswered requests is
+bounded (beyond, it is not read until some are answered), and more tightly while a node holds much;
+a stream does a bounded amount of work in a turn of the loop, however many partitions are named.
 """
 
 import asyncio
@@ -50,7 +51,14 @@ _UNANSWERED_BYTES_MAX: Final = 32 << 20
 _NODE_UNANSWERED_BYTES_MAX: Final = 256 << 20
 _SHARE_BYTES: Final = 1 << 20
 """What a stream may always have: who takes no answers cannot stop the others."""
+_CALL_BYTES: Final = 512
+"""What a request takes beside its bytes, however small it is."""
+_PARTITION_BYTES: Final = 512
+"""What each partition of it takes, result included: 2 bytes suffice to name one."""
+_ANSWER_BYTES: Final = 64
 _PARKED_OVERHEAD_BYTES: Final = 1024
+_TURN_MAX: Final = 128
+"""So many requests and partitions in a turn of the loop: a few milliseconds if all are refused."""
 _TIMEOUT_DEFAULT_S: Final = 30.0
 _TICK_S: Final = 0.5
 _FINISH_S: Final = 2.0
@@ -74,7 +82,7 @@ class ProduceCall:
         self, stream: "ProduceStream", frame: ProduceFrame, size_bytes: int, now_s: float
     ) -> None:
         self.frame = frame
-        self.size_bytes = size_bytes
+        self.size_bytes = size_bytes + _CALL_BYTES + _PARTITION_BYTES * len(frame.partitions)
         self.began_at_s = now_s
         self.deadline_s = now_s + (frame.timeout_ms / 1000 or _TIMEOUT_DEFAULT_S)
         self.results: list[bytes | None] = [None] * len(frame.partitions)
@@ -113,12 +121,6 @@ class ProduceCall:
             ).SerializeToString(),
         )
 
-    def fail_missing(self, error: BrokerError) -> None:
-        """Answer whatever has no result yet."""
-        for index, result in enumerate(self.results):
-            if result is None:
-                self.failed(index, error)
-
     def _set(self, index: int, result: bytes) -> None:
         self.results[index] = result
         self._missing -= 1
@@ -145,6 +147,7 @@ class ProduceStream:
         self._unanswered_bytes = 0
         self._room = asyncio.Event()
         self._room.set()
+        self._turn_count = 0
         self._answers: deque[bytes] = deque()
         self._outlet = Outlet[bytes](context, self._next_answer)
         self._leaving_bytes = 0
@@ -198,7 +201,7 @@ class ProduceStream:
         call.frame = _LET_GO  # replicas may hold a call long after its time-out
         self._answers.append(data)
         del self._calls[call]
-        self._unanswered(len(data) - call.size_bytes)
+        self._unanswered(len(data) + _ANSWER_BYTES - call.size_bytes)
         self._outlet.wake()  # a pass later, as pushes do: those leave first
 
     def _unanswered(self, change_bytes: int) -> None:
@@ -234,34 +237,45 @@ class ProduceStream:
         """Begin a request; return what to wait for before the next one, if anything."""
         call = ProduceCall(self, frame, size_bytes, time.monotonic())
         self._calls[call] = None
-        self._unanswered(size_bytes)
+        self._unanswered(call.size_bytes)
         if self._timer is None:
             self._timer = self._loop.call_later(_TICK_S, self._tick)
+        self._turn_count += 1 + len(frame.partitions)
         if not frame.partitions:
             self.answer(call)
-        elif frame.transactional_id:
-            call.fail_missing(_transactions_come_later(frame.transactional_id))
+        elif self._turn_count > _TURN_MAX:
+            return self._append_slowly(call, 0)
         else:
             for index in range(len(frame.partitions)):
                 if not self._replicas.has_room or not self._append(call, index):
                     return self._append_slowly(call, index)
             self._replicas.commit_soon()
-        return None if self._has_room else self._until_room()
+        if self._turn_count > _TURN_MAX or not self._has_room:
+            return self._until_room()
+        return None
 
     async def _append_slowly(self, call: ProduceCall, first: int) -> None:
-        """Append the rest of a request as the store has room for it."""
+        """Append the rest of a request in many turns, and as the store has room for it."""
         for index in range(first, len(call.results)):
+            if self._turn_count > _TURN_MAX:
+                await self._next_turn()
+            self._turn_count += 1
             try:
-                if not self._replicas.has_room:
-                    await self._replicas.room()
-                while not self._append(call, index):
+                while not self._replicas.has_room or not self._append(call, index):
                     await self._replicas.room()
             except StorageFullError as error:  # the disk filled up while this waited for room
                 call.failed(index, error)
         self._replicas.commit_soon()
         await self._until_room()
 
+    async def _next_turn(self) -> None:
+        """Let everybody else have a turn."""
+        self._turn_count = 0
+        await asyncio.sleep(0)
+
     async def _until_room(self) -> None:
+        if self._turn_count > _TURN_MAX:
+            await self._next_turn()
         while not self._has_room:
             self._room.clear()
             await self._room.wait()
@@ -286,6 +300,8 @@ class ProduceStream:
         return True
 
     def _produce(self, call: ProduceCall, index: int) -> None:
+        if call.frame.transactional_id:
+            raise _transactions_come_later(call.frame.transactional_id)
         target = call.frame.partitions[index]
         replica = self._replicas.find(
             target.topic_id, target.topic, target.partition, target.leader_epoch
@@ -322,13 +338,23 @@ class ProduceStream:
 
     def _tick(self) -> None:
         self._timer = None
+        is_done = self._time_out_some()
+        if self._calls:
+            self._timer = self._loop.call_later(_TICK_S if is_done else 0, self._tick)
+
+    def _time_out_some(self) -> bool:
+        """Answer what is too late; False when more of it is left for the next turn."""
         now_s = time.monotonic()
+        count = 0
         for call in [call for call in self._calls if call.deadline_s <= now_s]:
             for index, result in enumerate(call.results):
-                if result is None:
-                    call.failed(index, self._too_late(call.frame, index))
-        if self._calls:
-            self._timer = self._loop.call_later(_TICK_S, self._tick)
+                if result is not None:
+                    continue
+                if count == _TURN_MAX:
+                    return False
+                count += 1
+                call.failed(index, self._too_late(call.frame, index))
+        return True
 
     def _too_late(self, frame: ProduceFrame, index: int) -> BrokerError:
         """Say why the time did not suffice; it is known when the ISR shrank after the append."""
@@ -348,7 +374,7 @@ class ProduceStream:
         self._leaving_bytes = 0
         if self._answers:
             data = self._answers.popleft()
-            self._leaving_bytes = len(data)
+            self._leaving_bytes = len(data) + _ANSWER_BYTES
             return data
         if self._ended and not self._calls:
             self._outlet.close()
