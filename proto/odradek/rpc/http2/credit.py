@@ -3,7 +3,8 @@
 Idea: credit is granted anew, by halves of a window, for what was taken in, unless too much of it
 waits to be read: then the peer runs out of credit.
 
-Invariant: what the peer may send beyond what was read is bounded, by stream and by connection.
+Invariants: what the peer may send beyond what was read is bounded, by stream and by connection, in
+bytes and in messages; what is granted are the bytes that came, whatever it takes to keep them.
 
 Source: RFC 9113, sections 5.2 and 6.9.
 """
@@ -17,9 +18,11 @@ from odradek.rpc.http2.streams import PREFIX_BYTES, ProtocolViolationError, Stre
 STREAM_WINDOW_BYTES: Final = 4 << 20
 CONNECTION_WINDOW_BYTES: Final = 16 << 20
 UNREAD_BYTES_MAX: Final = 1 << 20
-"""Of a stream: with more in whole messages, it is granted nothing."""
+"""Of a stream: with more kept in whole messages, it is granted nothing."""
 CONNECTION_UNREAD_BYTES_MAX: Final = 128 << 20
 """Of a connection: with more, it is granted nothing."""
+KEPT_BYTES: Final = 56
+"""What a message takes in memory until it is read, beside what it says; on the wire that is 5."""
 
 
 class Credit:
@@ -62,22 +65,23 @@ class Credit:
 
     def take_message(self, stream: Stream, message_bytes: int) -> None:
         """A message is complete, and waits to be read."""
-        stream.unread_bytes += message_bytes + PREFIX_BYTES
-        self._unread_bytes += message_bytes + PREFIX_BYTES
+        stream.unread_bytes += message_bytes + KEPT_BYTES
+        self._unread_bytes += message_bytes + KEPT_BYTES
 
     def take_whole(self, stream: Stream, frame_bytes: int) -> None:
         """All of these in one: a frame that the peer may send comes, and is a message."""
+        kept_bytes = frame_bytes - PREFIX_BYTES + KEPT_BYTES
         self._window_bytes -= frame_bytes
         self._ungranted_bytes += frame_bytes
-        self._unread_bytes += frame_bytes
+        self._unread_bytes += kept_bytes
         stream.receive_window -= frame_bytes
         stream.ungranted_bytes += frame_bytes
-        stream.unread_bytes += frame_bytes
+        stream.unread_bytes += kept_bytes
         self.grant(stream)
 
     def consume(self, stream: Stream, message_bytes: int) -> None:
         """A message was read."""
-        size_bytes = min(message_bytes + PREFIX_BYTES, stream.unread_bytes)  # 0 of one that is gone
+        size_bytes = min(message_bytes + KEPT_BYTES, stream.unread_bytes)  # 0 of one that is gone
         stream.unread_bytes -= size_bytes
         self._unread_bytes -= size_bytes
         self.grant(stream if size_bytes else None)

@@ -47,7 +47,7 @@ class Stream:
         send_credit: Bytes the peer takes now, beside what it lets every stream send.
         receive_window: Bytes we have let the peer send.
         ungranted_bytes: Came, and were not granted anew.
-        unread_bytes: In whole messages that the owner did not consume.
+        unread_bytes: Taken in memory by whole messages that the owner did not consume.
         partial_bytes: Of a message that is not complete.
         pending: Messages that wait for the windows: what is left of the prefix, and of the bytes.
         trailers: Follow the last of `pending`.
