@@ -1,5 +1,7 @@
 """An answer made by hand is the one the generated class makes."""
 
+import time
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,3 +40,14 @@ def test_an_answer_is_what_the_generated_class_writes(
         for topic_id, partition, base, time_ms, start in results
     ]
     assert encode_produce_response(correlation_id, encoded) == expected.SerializeToString()
+
+
+def test_an_answer_of_many_partitions_costs_no_more_each_than_one_of_few() -> None:
+    def seconds(count: int) -> float:
+        results = [bytes(180)] * count
+        start_s = time.process_time()
+        encode_produce_response(1, results)
+        return time.process_time() - start_s
+
+    few_s = min(seconds(1_000) for _ in range(5))
+    assert min(seconds(20_000) for _ in range(3)) < 3 * 20 * few_s

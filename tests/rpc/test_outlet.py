@@ -5,6 +5,7 @@ from collections import deque
 
 import pytest
 
+from odradek.rpc import outlet
 from odradek.rpc.outlet import Outlet
 
 
@@ -111,6 +112,20 @@ async def test_closing_waits_for_what_was_said_and_says_nothing_more() -> None:
     talk.end.has_left.set()
     await asyncio.wait_for(talk.running, 5)
     assert talk.end.said == ["a"]
+
+
+async def test_who_says_much_leaves_turns_to_others() -> None:
+    count = 4 * outlet._PASS_MAX
+    talk = Talk(End(takes=2 * count))
+    await asyncio.sleep(0)
+    messages = [str(number) for number in range(count)]
+    talk.say(*messages)
+    for turn in range(1, 5):
+        await asyncio.sleep(0)
+        assert talk.end.said == messages[: turn * outlet._PASS_MAX]
+    await asyncio.sleep(0)
+    assert talk.end.holds == 0
+    talk.running.cancel()
 
 
 async def test_who_runs_it_hears_what_went_wrong() -> None:

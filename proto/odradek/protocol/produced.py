@@ -17,10 +17,10 @@ _NO_LEADER: Final = wire.integer_field(7, -1)
 
 def encode_produce_response(correlation_id: int, results: Iterable[bytes]) -> bytes:
     """Encode a ProduceResponse; the results are encoded `ProducePartitionResult`s."""
-    encoded = wire.integer_field(1, correlation_id)
+    parts = [wire.integer_field(1, correlation_id)]
     for each in results:
-        encoded += wire.length_prefix(2, len(each)) + each
-    return encoded
+        parts += (wire.length_prefix(2, len(each)), each)
+    return b"".join(parts)
 
 
 def encode_acknowledged(

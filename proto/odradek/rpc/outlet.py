@@ -7,12 +7,14 @@ Until then the connection holds back what is small: a write costs both ends more
 carries.
 
 Invariants: the next message is asked for only when the one before has left, or may as well have; a
-connection is let go as often as it is held.
+connection is let go as often as it is held; a pass sends a bounded number of messages.
 """
 
 import asyncio
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
+
+_PASS_MAX: Final = 256
 
 M = TypeVar("M")
 M_contra = TypeVar("M_contra", contravariant=True)
@@ -84,10 +86,14 @@ class Outlet(Generic[M]):
         if stopped is None or stopped.done():
             return
         try:
-            while (message := self._next_message()) is not None:
+            for _ in range(_PASS_MAX):
+                message = self._next_message()
+                if message is None:
+                    return
                 if not self._end.offer(message):
                     self._stop()
                     return
+            self.wake()  # for the rest: others want a turn, too
         except Exception as error:  # noqa: BLE001 it is raised to who runs this
             if not stopped.done():
                 stopped.set_exception(error)
