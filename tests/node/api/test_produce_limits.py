@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from odradek.node.api import produce
+from odradek.node.api import fetch, produce
 from odradek.protocol import hot
 from odradek.protocol.errors import InvalidRequestError, RequestTimedOutError
 from odradek.protocol.hot import Acks
@@ -198,6 +198,51 @@ async def test_requests_that_are_too_late_are_answered_some_in_a_turn(
     for _ in range(1_000 // produce._TURN_MAX):
         stream._tick()
     assert None not in call.results
+
+
+@pytest.mark.parametrize("kind", ["subscribe", "unsubscribe", "credits"])
+async def test_a_fetch_request_that_names_much_lets_others_have_their_turns(
+    node: RunningNode, controller: FakeController, kind: str
+) -> None:
+    await node.knows(controller)
+    count = 10_000
+    request = broker_pb2.FetchRequest(
+        subscribe=[broker_pb2.FetchSubscribe(topic_id=bytes(16))] * count * (kind == "subscribe"),
+        unsubscribe=[1] * count * (kind == "unsubscribe"),
+        credits=[broker_pb2.FetchCredit()] * count * (kind == "credits"),
+    )
+    stream = fetch.FetchStream(node.node._replicas, _Deaf(b""))
+    taking = asyncio.create_task(stream._on_request(request))
+    turns = 0
+    while not taking.done():
+        before = len(stream._refusals)
+        await asyncio.sleep(0)
+        assert len(stream._refusals) - before <= fetch._TURN_MAX
+        turns += 1
+    assert turns > count // (2 * fetch._TURN_MAX)
+
+
+async def test_many_answers_of_a_fetch_stream_leave_some_in_a_turn(
+    node: RunningNode, controller: FakeController
+) -> None:
+    topic = controller.add_topic("t")
+    await node.knows(controller)
+    request = broker_pb2.FetchRequest()
+    for number in range(1_000):
+        known = topic.topic_id if number % 2 else bytes(16)
+        request.subscribe.add(subscription_id=number, topic_id=known, credit_bytes=1)
+    request.total_credit_bytes = 1
+    stream = fetch.FetchStream(node.node._replicas, _Deaf(b""))
+    await stream._on_request(request)
+    answered: set[int] = set()
+    for _ in range(1_000 // fetch._TURN_MAX + 1):
+        before = len(answered)
+        while (push := stream._next_push()) is not None:
+            frames = hot.decode_fetch_response(push).partitions
+            answered |= {each.subscription_id for each in frames}
+        assert len(answered) - before <= 2 * fetch._TURN_MAX
+    assert answered == set(range(1_000))
+    assert stream._next_push() is None
 
 
 @pytest.mark.parametrize("kind", ["metadata", "settings", "groups", "deletions"])

@@ -7,7 +7,8 @@ in turn, as much per subscription as credit and fairness allow. What the tail ca
 a thread while the pump serves others, and read ahead while it sends.
 
 Invariants: a subscription is in exactly one `Place`; nothing beyond the isolation's limit is ever
-sent; bytes beyond the credit are sent only as the first batch after a grant.
+sent; bytes beyond the credit are sent only as the first batch after a grant; a stream does a
+bounded amount of work in a turn of the loop, however much one request names.
 
 Source: HTTP/2's flow control; SEMANTICS.md, "Replication" and "Isolation".
 """
@@ -32,6 +33,8 @@ from odradek.v1 import broker_pb2 as pb
 
 PUSH_BYTES: Final = 1 << 20
 _SUBSCRIPTIONS_MAX: Final = 20_000
+_TURN_MAX: Final = 128
+"""So many subscriptions, and changes of them, in a turn of the loop: a few milliseconds."""
 _HOLD_S_MAX: Final = 10.0
 _FINISH_S: Final = 1.0
 
@@ -53,6 +56,7 @@ class FetchStream:
         self._holding: asyncio.TimerHandle | None = None
         self._has_held_long = False
         self._total_credit_bytes = 0
+        self._turn_count = self._pass_frames = 0
         self._min_bytes = 0
         self._hold_s = 0.0
         self._reads_stable = True
@@ -107,23 +111,34 @@ class FetchStream:
             raise InvalidRequestError("the first frame of a fetch stream opens it", field="open")
         self._open(request.open)
         while request is not end:
-            self._on_request(request)
+            await self._on_request(request)
             del request  # an idle stream holds nothing
             request = await read()
 
-    def _on_request(self, request: pb.FetchRequest) -> None:
+    async def _on_request(self, request: pb.FetchRequest) -> None:
         self._check_backlog(len(request.subscribe))
+        await self._count()
         for subscription_id in request.unsubscribe:
+            await self._count()
             self._unsubscribe(subscription_id)
         for wanted in request.subscribe:
+            await self._count()
             self._subscribe(wanted)
         for credit in request.credits:
+            await self._count()
             subscription = self._subscriptions.get(credit.subscription_id)
             if subscription is not None:
                 subscription.grant(credit.bytes)
         if request.total_credit_bytes:
             self._total_credit_bytes += request.total_credit_bytes
             self._outlet.wake()
+
+    async def _count(self) -> None:
+        """Count a step; after many, let everybody else have a turn."""
+        if self._turn_count == _TURN_MAX:
+            self._turn_count = 0
+            await asyncio.sleep(0)
+        self._turn_count += 1
 
     def _check_backlog(self, coming: int) -> None:
         backlog = len(self._queue) + len(self._refusals) + coming
@@ -215,12 +230,18 @@ class FetchStream:
 
     def _next_push(self) -> bytes | None:
         """Return what there is, or, if the client prefers, what came meanwhile."""
-        self._held_bytes += self._gather(self._held)
-        if not self._held or self._waits_for_more():
-            return None
-        frames, self._held, self._held_bytes = self._held, [], 0
-        self._end_holding()
-        return encode_fetch_response(frames)
+        if self._pass_frames < _TURN_MAX:
+            before = len(self._held)
+            self._held_bytes += self._gather(self._held)
+            self._pass_frames += len(self._held) - before
+            if self._held and not self._waits_for_more():
+                frames, self._held, self._held_bytes = self._held, [], 0
+                self._end_holding()
+                return encode_fetch_response(frames)
+        if self._pass_frames >= _TURN_MAX:
+            self._outlet.wake()  # for the rest: others want a turn, too
+        self._pass_frames = 0
+        return None
 
     def _waits_for_more(self) -> bool:
         if (
@@ -246,12 +267,13 @@ class FetchStream:
         self._has_held_long = False
 
     def _gather(self, frames: list[Frame]) -> int:
-        """Give each queued subscription a turn; return the bytes of records added to `frames`."""
-        frames += self._refusals
-        self._refusals.clear()
+        """Give queued subscriptions a turn; return the bytes of records added to `frames`."""
+        frames_max = len(frames) + _TURN_MAX
+        frames += self._refusals[:_TURN_MAX]
+        del self._refusals[:_TURN_MAX]
         gathered_bytes = 0
         for _ in range(len(self._queue)):
-            if gathered_bytes >= PUSH_BYTES:
+            if gathered_bytes >= PUSH_BYTES or len(frames) >= frames_max:
                 break
             subscription = self._queue.popleft()
             if subscription.place is Place.GONE:
