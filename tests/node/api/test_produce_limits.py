@@ -1,7 +1,9 @@
 """What one client may ask for, and hold, and for how long."""
 
 import asyncio
+import itertools
 import sys
+import tracemalloc
 import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -105,6 +107,35 @@ async def test_who_takes_no_answers_has_a_small_share_of_a_crowded_node(
         each.cancel()
     await asyncio.wait(serving)
     assert load.unanswered_bytes == 0
+
+
+@pytest.mark.parametrize("count", [0, 1, 100])
+async def test_requests_are_bounded_by_what_they_take_not_by_what_they_say(
+    node: RunningNode, controller: FakeController, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    topic = controller.add_topic("t", replicas=(1, 2), isr=(1, 2))
+    await node.knows(controller)
+    target = hot.ProducePartitionFrame(
+        TopicId(topic.topic_id), TopicName("t"), PartitionIndex(0), LeaderEpoch(-1), batch()
+    )
+    frame = hot.ProduceFrame(0, Acks.ALL, 60_000, "", [target] * count)
+    monkeypatch.setattr(produce, "_UNANSWERED_BYTES_MAX", 200_000)
+    stream = produce.ProduceStream(node.node._replicas, _Deaf(b""), produce.NodeLoad())
+    requests = itertools.count()
+    tracemalloc.start()
+    try:
+        while stream._has_room:
+            assert next(requests) < 10_000, "read on and on"
+            if (later := stream._begin(frame, 0)) is not None:
+                beginning = asyncio.ensure_future(later)
+                for _ in range(3):
+                    await asyncio.sleep(0)
+        taken_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken_bytes < 280_000
+    assert not beginning.done()
+    beginning.cancel()
 
 
 async def test_a_request_that_timed_out_is_not_kept_until_it_commits(
