@@ -24,39 +24,45 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15odradek/v1/raft.proto\x12\nodradek.v1\"\xfa\x02\n\x0f\x45xchangeRequest\x12&\n\x05hello\x18\x01 \x01(\x0b\x32\x15.odradek.v1.RaftHelloH\x00\x12/\n\x0crequest_vote\x18\x02 \x01(\x0b\x32\x17.odradek.v1.RequestVoteH\x00\x12-\n\x0bvote_answer\x18\x03 \x01(\x0b\x32\x16.odradek.v1.VoteAnswerH\x00\x12\x33\n\x0e\x61ppend_entries\x18\x04 \x01(\x0b\x32\x19.odradek.v1.AppendEntriesH\x00\x12\x31\n\rappend_answer\x18\x05 \x01(\x0b\x32\x18.odradek.v1.AppendAnswerH\x00\x12\x37\n\x10install_snapshot\x18\x06 \x01(\x0b\x32\x1b.odradek.v1.InstallSnapshotH\x00\x12\x35\n\x0fsnapshot_answer\x18\x07 \x01(\x0b\x32\x1a.odradek.v1.SnapshotAnswerH\x00\x42\x07\n\x05\x66rame\")\n\x10\x45xchangeResponse\x12\x15\n\rcontroller_id\x18\x01 \x01(\x05\"e\n\tRaftHello\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66rom_id\x18\x02 \x01(\x05\x12\r\n\x05to_id\x18\x03 \x01(\x05\x12\x13\n\x0bincarnation\x18\x04 \x01(\x04\x12\x0f\n\x07session\x18\x05 \x01(\x04\"\\\n\x0bRequestVote\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x16\n\x0elast_log_index\x18\x02 \x01(\x04\x12\x15\n\rlast_log_term\x18\x03 \x01(\x04\x12\x10\n\x08pre_vote\x18\x04 \x01(\x08\"=\n\nVoteAnswer\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0f\n\x07granted\x18\x02 \x01(\x08\x12\x10\n\x08pre_vote\x18\x03 \x01(\x08\"O\n\tRaftEntry\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.odradek.v1.EntryKind\x12\x0f\n\x07\x63ommand\x18\x03 \x01(\x0c\"\xba\x01\n\rAppendEntries\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x02 \x01(\x04\x12\x16\n\x0eprev_log_index\x18\x03 \x01(\x04\x12\x15\n\rprev_log_term\x18\x04 \x01(\x04\x12&\n\x07\x65ntries\x18\x05 \x03(\x0b\x32\x15.odradek.v1.RaftEntry\x12\x14\n\x0crejoin_nonce\x18\x06 \x01(\x04\x12\x18\n\x10voter_from_index\x18\x07 \x01(\x04\"f\n\x0c\x41ppendAnswer\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0f\n\x07success\x18\x02 \x01(\x08\x12\r\n\x05index\x18\x03 \x01(\x04\x12\x12\n\nnext_index\x18\x04 \x01(\x04\x12\x14\n\x0crejoin_nonce\x18\x05 \x01(\x04\"y\n\x0fInstallSnapshot\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x12\n\nlast_index\x18\x02 \x01(\x04\x12\x11\n\tlast_term\x18\x03 \x01(\x04\x12\x0e\n\x06offset\x18\x04 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\x12\x13\n\x0btotal_bytes\x18\x06 \x01(\x04\"]\n\x0eSnapshotAnswer\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x12\n\nlast_index\x18\x02 \x01(\x04\x12\x13\n\x0bnext_offset\x18\x03 \x01(\x04\x12\x14\n\x0crejoin_nonce\x18\x04 \x01(\x04\"\x99\x01\n\rRaftHardState\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x15\n\rcontroller_id\x18\x02 \x01(\x05\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x16\n\tvoted_for\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12\x13\n\x0bincarnation\x18\x05 \x01(\x04\x12\x14\n\x0crejoin_nonce\x18\x06 \x01(\x04\x42\x0c\n\n_voted_for\"D\n\x0cRaftSnapshot\x12\x12\n\nlast_index\x18\x01 \x01(\x04\x12\x11\n\tlast_term\x18\x02 \x01(\x04\x12\r\n\x05state\x18\x03 \x01(\x0c*U\n\tEntryKind\x12\x1a\n\x16\x45NTRY_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45NTRY_KIND_NO_OP\x10\x01\x12\x16\n\x12\x45NTRY_KIND_COMMAND\x10\x02\x32X\n\x0bRaftService\x12I\n\x08\x45xchange\x12\x1b.odradek.v1.ExchangeRequest\x1a\x1c.odradek.v1.ExchangeResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15odradek/v1/raft.proto\x12\nodradek.v1\"\xac\x03\n\x0f\x45xchangeRequest\x12&\n\x05hello\x18\x01 \x01(\x0b\x32\x15.odradek.v1.RaftHelloH\x00\x12/\n\x0crequest_vote\x18\x02 \x01(\x0b\x32\x17.odradek.v1.RequestVoteH\x00\x12-\n\x0bvote_answer\x18\x03 \x01(\x0b\x32\x16.odradek.v1.VoteAnswerH\x00\x12\x33\n\x0e\x61ppend_entries\x18\x04 \x01(\x0b\x32\x19.odradek.v1.AppendEntriesH\x00\x12\x31\n\rappend_answer\x18\x05 \x01(\x0b\x32\x18.odradek.v1.AppendAnswerH\x00\x12\x37\n\x10install_snapshot\x18\x06 \x01(\x0b\x32\x1b.odradek.v1.InstallSnapshotH\x00\x12\x35\n\x0fsnapshot_answer\x18\x07 \x01(\x0b\x32\x1a.odradek.v1.SnapshotAnswerH\x00\x12\x30\n\x0cintroduction\x18\x08 \x01(\x0b\x32\x18.odradek.v1.IntroductionH\x00\x42\x07\n\x05\x66rame\")\n\x10\x45xchangeResponse\x12\x15\n\rcontroller_id\x18\x01 \x01(\x05\"e\n\tRaftHello\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66rom_id\x18\x02 \x01(\x05\x12\r\n\x05to_id\x18\x03 \x01(\x05\x12\x13\n\x0bincarnation\x18\x04 \x01(\x04\x12\x0f\n\x07session\x18\x05 \x01(\x04\"\\\n\x0bRequestVote\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x16\n\x0elast_log_index\x18\x02 \x01(\x04\x12\x15\n\rlast_log_term\x18\x03 \x01(\x04\x12\x10\n\x08pre_vote\x18\x04 \x01(\x08\"=\n\nVoteAnswer\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0f\n\x07granted\x18\x02 \x01(\x08\x12\x10\n\x08pre_vote\x18\x03 \x01(\x08\"O\n\tRaftEntry\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.odradek.v1.EntryKind\x12\x0f\n\x07\x63ommand\x18\x03 \x01(\x0c\"\xba\x01\n\rAppendEntries\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x02 \x01(\x04\x12\x16\n\x0eprev_log_index\x18\x03 \x01(\x04\x12\x15\n\rprev_log_term\x18\x04 \x01(\x04\x12&\n\x07\x65ntries\x18\x05 \x03(\x0b\x32\x15.odradek.v1.RaftEntry\x12\x14\n\x0crejoin_nonce\x18\x06 \x01(\x04\x12\x18\n\x10voter_from_index\x18\x07 \x01(\x04\"f\n\x0c\x41ppendAnswer\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0f\n\x07success\x18\x02 \x01(\x08\x12\r\n\x05index\x18\x03 \x01(\x04\x12\x12\n\nnext_index\x18\x04 \x01(\x04\x12\x14\n\x0crejoin_nonce\x18\x05 \x01(\x04\"y\n\x0fInstallSnapshot\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x12\n\nlast_index\x18\x02 \x01(\x04\x12\x11\n\tlast_term\x18\x03 \x01(\x04\x12\x0e\n\x06offset\x18\x04 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\x12\x13\n\x0btotal_bytes\x18\x06 \x01(\x04\"]\n\x0eSnapshotAnswer\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x12\n\nlast_index\x18\x02 \x01(\x04\x12\x13\n\x0bnext_offset\x18\x03 \x01(\x04\x12\x14\n\x0crejoin_nonce\x18\x04 \x01(\x04\"2\n\x0cIntroduction\x12\r\n\x05nonce\x18\x01 \x01(\x04\x12\x13\n\x0bknown_nonce\x18\x02 \x01(\x04\"\x9b\x02\n\rRaftHardState\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x15\n\rcontroller_id\x18\x02 \x01(\x05\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x16\n\tvoted_for\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12\x13\n\x0bincarnation\x18\x05 \x01(\x04\x12\x14\n\x0crejoin_nonce\x18\x06 \x01(\x04\x12\x11\n\tmay_found\x18\x07 \x01(\x08\x12;\n\toriginals\x18\x08 \x03(\x0b\x32(.odradek.v1.RaftHardState.OriginalsEntry\x1a\x30\n\x0eOriginalsEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x42\x0c\n\n_voted_for\"D\n\x0cRaftSnapshot\x12\x12\n\nlast_index\x18\x01 \x01(\x04\x12\x11\n\tlast_term\x18\x02 \x01(\x04\x12\r\n\x05state\x18\x03 \x01(\x0c*U\n\tEntryKind\x12\x1a\n\x16\x45NTRY_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45NTRY_KIND_NO_OP\x10\x01\x12\x16\n\x12\x45NTRY_KIND_COMMAND\x10\x02\x32X\n\x0bRaftService\x12I\n\x08\x45xchange\x12\x1b.odradek.v1.ExchangeRequest\x1a\x1c.odradek.v1.ExchangeResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'odradek.v1.raft_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ENTRYKIND']._serialized_start=1539
-  _globals['_ENTRYKIND']._serialized_end=1624
+  _globals['_RAFTHARDSTATE_ORIGINALSENTRY']._loaded_options = None
+  _globals['_RAFTHARDSTATE_ORIGINALSENTRY']._serialized_options = b'8\001'
+  _globals['_ENTRYKIND']._serialized_start=1771
+  _globals['_ENTRYKIND']._serialized_end=1856
   _globals['_EXCHANGEREQUEST']._serialized_start=38
-  _globals['_EXCHANGEREQUEST']._serialized_end=416
-  _globals['_EXCHANGERESPONSE']._serialized_start=418
-  _globals['_EXCHANGERESPONSE']._serialized_end=459
-  _globals['_RAFTHELLO']._serialized_start=461
-  _globals['_RAFTHELLO']._serialized_end=562
-  _globals['_REQUESTVOTE']._serialized_start=564
-  _globals['_REQUESTVOTE']._serialized_end=656
-  _globals['_VOTEANSWER']._serialized_start=658
-  _globals['_VOTEANSWER']._serialized_end=719
-  _globals['_RAFTENTRY']._serialized_start=721
-  _globals['_RAFTENTRY']._serialized_end=800
-  _globals['_APPENDENTRIES']._serialized_start=803
-  _globals['_APPENDENTRIES']._serialized_end=989
-  _globals['_APPENDANSWER']._serialized_start=991
-  _globals['_APPENDANSWER']._serialized_end=1093
-  _globals['_INSTALLSNAPSHOT']._serialized_start=1095
-  _globals['_INSTALLSNAPSHOT']._serialized_end=1216
-  _globals['_SNAPSHOTANSWER']._serialized_start=1218
-  _globals['_SNAPSHOTANSWER']._serialized_end=1311
-  _globals['_RAFTHARDSTATE']._serialized_start=1314
-  _globals['_RAFTHARDSTATE']._serialized_end=1467
-  _globals['_RAFTSNAPSHOT']._serialized_start=1469
-  _globals['_RAFTSNAPSHOT']._serialized_end=1537
-  _globals['_RAFTSERVICE']._serialized_start=1626
-  _globals['_RAFTSERVICE']._serialized_end=1714
+  _globals['_EXCHANGEREQUEST']._serialized_end=466
+  _globals['_EXCHANGERESPONSE']._serialized_start=468
+  _globals['_EXCHANGERESPONSE']._serialized_end=509
+  _globals['_RAFTHELLO']._serialized_start=511
+  _globals['_RAFTHELLO']._serialized_end=612
+  _globals['_REQUESTVOTE']._serialized_start=614
+  _globals['_REQUESTVOTE']._serialized_end=706
+  _globals['_VOTEANSWER']._serialized_start=708
+  _globals['_VOTEANSWER']._serialized_end=769
+  _globals['_RAFTENTRY']._serialized_start=771
+  _globals['_RAFTENTRY']._serialized_end=850
+  _globals['_APPENDENTRIES']._serialized_start=853
+  _globals['_APPENDENTRIES']._serialized_end=1039
+  _globals['_APPENDANSWER']._serialized_start=1041
+  _globals['_APPENDANSWER']._serialized_end=1143
+  _globals['_INSTALLSNAPSHOT']._serialized_start=1145
+  _globals['_INSTALLSNAPSHOT']._serialized_end=1266
+  _globals['_SNAPSHOTANSWER']._serialized_start=1268
+  _globals['_SNAPSHOTANSWER']._serialized_end=1361
+  _globals['_INTRODUCTION']._serialized_start=1363
+  _globals['_INTRODUCTION']._serialized_end=1413
+  _globals['_RAFTHARDSTATE']._serialized_start=1416
+  _globals['_RAFTHARDSTATE']._serialized_end=1699
+  _globals['_RAFTHARDSTATE_ORIGINALSENTRY']._serialized_start=1637
+  _globals['_RAFTHARDSTATE_ORIGINALSENTRY']._serialized_end=1685
+  _globals['_RAFTSNAPSHOT']._serialized_start=1701
+  _globals['_RAFTSNAPSHOT']._serialized_end=1769
+  _globals['_RAFTSERVICE']._serialized_start=1858
+  _globals['_RAFTSERVICE']._serialized_end=1946
 # @@protoc_insertion_point(module_scope)

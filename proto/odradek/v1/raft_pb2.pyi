@@ -56,6 +56,7 @@ class ExchangeRequest(_message.Message):
     APPEND_ANSWER_FIELD_NUMBER: _builtins.int
     INSTALL_SNAPSHOT_FIELD_NUMBER: _builtins.int
     SNAPSHOT_ANSWER_FIELD_NUMBER: _builtins.int
+    INTRODUCTION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___RaftHello:
         """Who dials whom."""
@@ -84,6 +85,10 @@ class ExchangeRequest(_message.Message):
     def snapshot_answer(self) -> Global___SnapshotAnswer:
         """The answer to a piece that does not complete the snapshot."""
 
+    @_builtins.property
+    def introduction(self) -> Global___Introduction:
+        """A controller without a vote tells of its disk, or is told that its disk is known."""
+
     def __init__(
         self,
         *,
@@ -94,12 +99,13 @@ class ExchangeRequest(_message.Message):
         append_answer: Global___AppendAnswer | None = ...,
         install_snapshot: Global___InstallSnapshot | None = ...,
         snapshot_answer: Global___SnapshotAnswer | None = ...,
+        introduction: Global___Introduction | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["append_answer", b"append_answer", "append_entries", b"append_entries", "frame", b"frame", "hello", b"hello", "install_snapshot", b"install_snapshot", "request_vote", b"request_vote", "snapshot_answer", b"snapshot_answer", "vote_answer", b"vote_answer"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["append_answer", b"append_answer", "append_entries", b"append_entries", "frame", b"frame", "hello", b"hello", "install_snapshot", b"install_snapshot", "introduction", b"introduction", "request_vote", b"request_vote", "snapshot_answer", b"snapshot_answer", "vote_answer", b"vote_answer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["append_answer", b"append_answer", "append_entries", b"append_entries", "frame", b"frame", "hello", b"hello", "install_snapshot", b"install_snapshot", "request_vote", b"request_vote", "snapshot_answer", b"snapshot_answer", "vote_answer", b"vote_answer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["append_answer", b"append_answer", "append_entries", b"append_entries", "frame", b"frame", "hello", b"hello", "install_snapshot", b"install_snapshot", "introduction", b"introduction", "request_vote", b"request_vote", "snapshot_answer", b"snapshot_answer", "vote_answer", b"vote_answer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["hello", "request_vote", "vote_answer", "append_entries", "append_answer", "install_snapshot", "snapshot_answer"]  # noqa: Y015
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["hello", "request_vote", "vote_answer", "append_entries", "append_answer", "install_snapshot", "snapshot_answer", "introduction"]  # noqa: Y015
     _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
 
@@ -424,10 +430,56 @@ class SnapshotAnswer(_message.Message):
 Global___SnapshotAnswer: _TypeAlias = SnapshotAnswer  # noqa: Y015
 
 @_typing.final
+class Introduction(_message.Message):
+    """How the controllers of a new cluster meet; see founding.py. At least one nonce is not 0."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NONCE_FIELD_NUMBER: _builtins.int
+    KNOWN_NONCE_FIELD_NUMBER: _builtins.int
+    nonce: _builtins.int
+    """The sender's disk, while the sender has no vote; 0 for a voter."""
+    known_nonce: _builtins.int
+    """The receiver's disk, as the sender knows it. A voter knows those it founded the cluster with."""
+    def __init__(
+        self,
+        *,
+        nonce: _builtins.int = ...,
+        known_nonce: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["known_nonce", b"known_nonce", "nonce", b"nonce"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Introduction: _TypeAlias = Introduction  # noqa: Y015
+
+@_typing.final
 class RaftHardState(_message.Message):
     """The file that holds what a controller must never forget. On disk a CRC-32C precedes it."""
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class OriginalsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     CLUSTER_ID_FIELD_NUMBER: _builtins.int
     CONTROLLER_ID_FIELD_NUMBER: _builtins.int
@@ -435,6 +487,8 @@ class RaftHardState(_message.Message):
     VOTED_FOR_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
     REJOIN_NONCE_FIELD_NUMBER: _builtins.int
+    MAY_FOUND_FIELD_NUMBER: _builtins.int
+    ORIGINALS_FIELD_NUMBER: _builtins.int
     cluster_id: _builtins.str
     """The cluster this data directory belongs to."""
     controller_id: _builtins.int
@@ -446,7 +500,13 @@ class RaftHardState(_message.Message):
     incarnation: _builtins.int
     """Grows with every start."""
     rejoin_nonce: _builtins.int
-    """Not 0 while the controller has no vote because its disk was replaced."""
+    """Not 0 while the controller has no vote: its disk is fresh, and is named by this number."""
+    may_found: _builtins.bool
+    """Whether such a controller may take its vote as a founder of a new cluster."""
+    @_builtins.property
+    def originals(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
+        """Of a founder: the disks of the other founders, by controller. Written once, with its vote."""
+
     def __init__(
         self,
         *,
@@ -456,10 +516,12 @@ class RaftHardState(_message.Message):
         voted_for: _builtins.int | None = ...,
         incarnation: _builtins.int = ...,
         rejoin_nonce: _builtins.int = ...,
+        may_found: _builtins.bool = ...,
+        originals: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_voted_for", b"_voted_for", "voted_for", b"voted_for"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_voted_for", b"_voted_for", "cluster_id", b"cluster_id", "controller_id", b"controller_id", "incarnation", b"incarnation", "rejoin_nonce", b"rejoin_nonce", "term", b"term", "voted_for", b"voted_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_voted_for", b"_voted_for", "cluster_id", b"cluster_id", "controller_id", b"controller_id", "incarnation", b"incarnation", "may_found", b"may_found", "originals", b"originals", "rejoin_nonce", b"rejoin_nonce", "term", b"term", "voted_for", b"voted_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__voted_for: _TypeAlias = _typing.Literal["voted_for"]  # noqa: Y015
     _WhichOneofArgType__voted_for: _TypeAlias = _typing.Literal["_voted_for", b"_voted_for"]  # noqa: Y015

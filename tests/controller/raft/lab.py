@@ -26,7 +26,12 @@ class Lab:
     """A few controllers, one clock, and a queue per ordered pair."""
 
     def __init__(
-        self, count: int, *, core_class: type[RaftCore] = RaftCore, **options: Any
+        self,
+        count: int,
+        *,
+        core_class: type[RaftCore] = RaftCore,
+        founded: bool = True,
+        **options: Any,
     ) -> None:
         self.now_s = 1000.0
         self.history = History()
@@ -44,6 +49,28 @@ class Lab:
         self.executors: dict[int, DelayedExecutor] = {}
         for i in self.ids:
             self.start(i)
+        if founded:
+            self.found()
+
+    def found(self) -> None:
+        """Let all controllers meet, and begin the cluster."""
+        self.now_s += 0.1
+        self.exchange(*self.ids, rounds=2)
+        assert all(core.status().is_voter for core in self.cores.values())
+        for queue in self.queues.values():
+            queue.clear()
+
+    def replace_disk(self, i: int, *, rejoin: bool = False) -> RaftCore:
+        """Start a controller anew with an empty disk."""
+        self.disks[ControllerId(i)] = SimulatedDisk(random.Random(i))
+        return self.restart(i, rejoin=rejoin)
+
+    def restart(self, i: int, *, rejoin: bool = False) -> RaftCore:
+        """Kill a controller and start it; what others sent to it is lost."""
+        for (_, receiver), queue in self.queues.items():
+            if receiver == i:
+                queue.clear()
+        return self.start(i, rejoin=rejoin)
 
     def start(self, i: int, *, rejoin: bool = False) -> RaftCore:
         self.starts += 1

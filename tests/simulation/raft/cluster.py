@@ -1,8 +1,8 @@
 """A cluster of the production classes under simulated time, chance, disks and network.
 
 One seed is one run: some seconds of faults (crashes with and without power loss, at any disk
-operation; partitions, one-way cuts, pauses; a replaced disk), then everything is healed and the
-cluster must agree on all it ever acknowledged, and go on.
+operation; partitions, one-way cuts, pauses; replaced disks, before the cluster was founded, too),
+then everything is healed and the cluster must agree on all it ever acknowledged, and go on.
 """
 
 import random
@@ -66,6 +66,7 @@ class Member:
     paused_until_s: float = 0.0
     down_until_s: float = 0.0
     is_replaced: bool = False
+    rejoins: bool = False  # what its command line says; else it says bootstrap, as at first
     next_tick_s: float = 0.0
 
 
@@ -106,8 +107,8 @@ class Cluster:
             self_id=member.id,
             peers={other: "" for other in self.members if other != member.id},
             data_directory=Path("/raft"),
-            bootstrap=not member.is_replaced,
-            rejoin=member.is_replaced,
+            bootstrap=not member.rejoins,
+            rejoin=member.rejoins,
             snapshot_after_entries=self.snapshot_after,
             retained_entries=self.retained,
             leader_contact_timeout_s=1.0,
@@ -146,6 +147,7 @@ class Cluster:
         member.disk = SimulatedDisk(self.chance, lies=self.lying_disks)
         member.storage = None
         member.is_replaced = True
+        member.rejoins = self.chance.random() < 0.3
         self.history.recorded.pop(member.id, None)
         self.network.forget(member.id, sent=True)
 
@@ -230,7 +232,7 @@ class Cluster:
         holders = 0
         for member in self.members.values():
             if member.storage is None or member.storage.hard_state.state.rejoin_nonce:
-                holders += 1  # its lost disk may have held it when it was counted
+                holders += member.is_replaced  # its lost disk may have held it when it counted
                 continue
             theirs = member.storage.journal
             same = theirs.first_index > index or theirs.term_at(index) == journal.term_at(index)
@@ -284,9 +286,17 @@ class Cluster:
 
         core.submit([Proposal(None, None, on_outcome)])
 
-    def all_vote(self) -> bool:
-        """Whether every controller runs and has its vote: only then one disk may be lost."""
-        return all(m.core is not None and m.core.status().is_voter for m in self.members.values())
+    def can_lose(self) -> bool:
+        """Whether a cluster bears that one more disk is lost.
+
+        A minority may be lost at any time, before the cluster is founded, too. More only after the
+        earlier ones were made good: no more than a minority may be without a vote.
+        """
+        minority = (len(self.members) - 1) // 2
+        if sum(member.is_replaced for member in self.members.values()) < minority:
+            return True
+        voters = [m for m in self.members.values() if m.core and m.core.status().is_voter]
+        return len(self.members) - len(voters) < minority
 
     def heal(self) -> None:
         self.network.mend()

@@ -11,6 +11,7 @@ from odradek.controller.raft.messages import (
     AppendAnswer,
     AppendEntries,
     InstallSnapshot,
+    Introduction,
     SnapshotAnswer,
 )
 
@@ -81,6 +82,23 @@ class RejoinsWithVote(RaftCore):
         super()._on_answer(node, replace(message, rejoin_nonce=0))
 
 
+class FoundsAlone(RaftCore):
+    """Takes an empty disk that may found for a new cluster's, as every flag --bootstrap did."""
+
+    def _introduce(self) -> None:
+        if self._hard_state.state.may_found:
+            self._hard_state.found({})
+
+
+class ConfirmsAnyDisk(RaftCore):
+    """Confirms, as a voter, whatever disk introduces itself."""
+
+    def _on_introduction(self, node: Any, message: Introduction) -> None:
+        if self._is_voter and message.nonce:
+            self._send(node.id, Introduction(0, known_nonce=message.nonce))
+        super()._on_introduction(node, message)
+
+
 @dataclass(frozen=True, slots=True)
 class Mutation:
     """A planted bug."""
@@ -100,4 +118,6 @@ MUTATIONS = [
     Mutation("truncates matching entries", TruncatingFollower),
     Mutation("votes twice", SecondVote),
     Mutation("a replaced disk votes", RejoinsWithVote),
+    Mutation("an empty disk founds alone", FoundsAlone),
+    Mutation("voters confirm any disk", ConfirmsAnyDisk),
 ]

@@ -123,5 +123,5 @@ class Nemesis:
                 self.cluster.stop(one, power_loss=power_loss)
 
     def lose_disk(self, member: "Member") -> None:
-        if len(self.cluster.members) > 1 and self.cluster.all_vote():
+        if self.cluster.can_lose():
             self.cluster.replace_disk(member)

@@ -14,6 +14,7 @@ from odradek.controller.raft.messages import (
     AppendEntries,
     Entry,
     InstallSnapshot,
+    Introduction,
     Message,
     RequestVote,
     SnapshotAnswer,
@@ -76,6 +77,12 @@ def encode(message: Message) -> raft_pb2.ExchangeRequest:
                     rejoin_nonce=message.rejoin_nonce,
                 )
             )
+        case Introduction():
+            return raft_pb2.ExchangeRequest(
+                introduction=raft_pb2.Introduction(
+                    nonce=message.nonce, known_nonce=message.known_nonce
+                )
+            )
         case _:
             assert_never(message)
 
@@ -108,6 +115,8 @@ def decode(frame: raft_pb2.ExchangeRequest) -> Message:
         case "snapshot_answer":
             got = frame.snapshot_answer
             return SnapshotAnswer(got.term, got.last_index, got.next_offset, got.rejoin_nonce)
+        case "introduction":
+            return _decode_introduction(frame.introduction)
         case _:
             raise InvalidRequestError(
                 f"a raft frame must hold a message, not {kind!r}", field="frame", value=kind
@@ -175,6 +184,14 @@ def _decode_entry(entry: raft_pb2.RaftEntry, index: int) -> Entry:
             limit=COMMAND_BYTES_MAX,
         )
     return Entry(COMMAND_PREFIX + entry.command, index, entry.term)
+
+
+def _decode_introduction(introduction: raft_pb2.Introduction) -> Introduction:
+    if introduction.nonce == introduction.known_nonce == 0:
+        raise InvalidRequestError(
+            "an introduction must name a disk", field="introduction.nonce", value=0
+        )
+    return Introduction(introduction.nonce, introduction.known_nonce)
 
 
 def _decode_snapshot(piece: raft_pb2.InstallSnapshot) -> InstallSnapshot:

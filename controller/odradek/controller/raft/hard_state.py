@@ -4,10 +4,12 @@ Problem: a forgotten vote is a second vote, and two leaders in one term. Idea: o
 file, replaced atomically and synced before any message that rests on it leaves.
 
 Invariants: the file exists from the first start on, and only a data directory that never took part
-lacks it; `term` never falls; `voted_for` changes within a term only from nobody to somebody.
+lacks it; `term` never falls; `voted_for` changes within a term only from nobody to somebody; a
+vote, once there, is never taken away.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
@@ -29,6 +31,8 @@ class HardState:
     voted_for: ControllerId | None = None
     incarnation: int = 0
     rejoin_nonce: int = 0
+    may_found: bool = False
+    originals: Mapping[ControllerId, int] = field(default_factory=dict)
 
 
 class HardStateFile:
@@ -71,6 +75,8 @@ class HardStateFile:
             voted_for=None if voted is None else ControllerId(voted),
             incarnation=message.incarnation,
             rejoin_nonce=message.rejoin_nonce,
+            may_found=message.may_found,
+            originals={ControllerId(peer): disk for peer, disk in message.originals.items()},
         )
         return cls(files, path, state)
 
@@ -83,6 +89,8 @@ class HardStateFile:
             voted_for=self.state.voted_for,
             incarnation=self.state.incarnation,
             rejoin_nonce=self.state.rejoin_nonce,
+            may_found=self.state.may_found,
+            originals=self.state.originals,
         )
         replace_file(self._files, self._path, seal(message.SerializeToString(deterministic=True)))
 
@@ -97,6 +105,11 @@ class HardStateFile:
         self.store()
 
     def become_voter(self) -> None:
-        """End the rejoining of a replaced disk."""
-        self.state = replace(self.state, rejoin_nonce=0)
+        """Take the vote that a leader gives to a fresh disk."""
+        self.found({})
+
+    def found(self, originals: Mapping[ControllerId, int]) -> None:
+        """Take the vote of a founder, and remember the disks of the others for good."""
+        assert self.state.rejoin_nonce, "a voter founds nothing"
+        self.state = replace(self.state, rejoin_nonce=0, may_found=False, originals=originals)
         self.store()

@@ -88,4 +88,20 @@ class SnapshotAnswer:
     rejoin_nonce: int = 0
 
 
-Message = RequestVote | VoteAnswer | AppendEntries | AppendAnswer | InstallSnapshot | SnapshotAnswer
+@dataclass(frozen=True, slots=True)
+class Introduction:
+    """A controller without a vote names its disk; who knows the receiver's names that."""
+
+    nonce: int
+    known_nonce: int
+
+
+Message = (
+    RequestVote
+    | VoteAnswer
+    | AppendEntries
+    | AppendAnswer
+    | InstallSnapshot
+    | SnapshotAnswer
+    | Introduction
+)

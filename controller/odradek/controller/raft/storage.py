@@ -2,7 +2,8 @@
 
 Problem: pysyncobj starts empty whenever it cannot read something, and an empty controller votes.
 Idea: every combination of files has one meaning, decided here. The hard state is created last, so
-its presence says that this directory took part once and must be complete.
+its presence says that this directory took part once and must be complete. A new directory has no
+vote (see `founding`), unless its controller is the only one.
 
 Invariants after opening: journal base <= snapshot index <= last index; if there is no snapshot the
 journal begins with the genesis.
@@ -38,7 +39,7 @@ def open_storage(
         options: Identity, directory, and what to do if it is empty.
         executor: Writes snapshots.
         unique_number: Greater than any given before, in practice nanoseconds of the wall clock:
-            seeds the incarnation, and names a rejoining disk.
+            seeds the incarnation, and names a fresh disk.
 
     Raises:
         DataDirectoryError: It is empty without leave, incomplete or corrupt.
@@ -69,8 +70,10 @@ def open_storage(
     journal = Journal(files, journal_path, hard_state)
     if is_new:
         _create(files, options, journal, has_snapshot=snapshot is not None)
-        if options.rejoin:
-            hard_state.state = replace(hard_state.state, rejoin_nonce=unique_number)
+        if options.rejoin or options.peers:
+            hard_state.state = replace(
+                hard_state.state, rejoin_nonce=unique_number, may_found=options.bootstrap
+            )
     _reconcile(journal, snapshot)
     incarnation = max(hard_state.state.incarnation + 1, unique_number)
     hard_state.state = replace(hard_state.state, incarnation=incarnation)

@@ -9,12 +9,13 @@ whose connection breaks, as at a stop, is replaced without waiting for its silen
 
 Invariants:
 - A vote leaves only after the hard state is durable (the journal's `setCurrentTerm`).
-- A controller whose disk was replaced neither votes nor stands.
+- A controller whose disk is fresh neither votes nor stands (see `founding`).
 - Nobody stands before a quorum, itself included, has said that it would vote for it.
 
 Source: Ongaro and Ousterhout 2014, 5.2 and 5.4; Ongaro's thesis, 4.2.3 and 9.6 (pre-vote).
 """
 
+import logging
 import random
 from collections.abc import Callable
 from typing import Any
@@ -25,12 +26,16 @@ from pysyncobj.syncobj import _RAFT_STATE
 from pysyncobj.transport import Transport
 
 from odradek.controller.raft import hooks
+from odradek.controller.raft.founding import Founding
 from odradek.controller.raft.interface import RaftOptions
-from odradek.controller.raft.messages import Message, RequestVote, VoteAnswer
+from odradek.controller.raft.messages import Introduction, Message, RequestVote, VoteAnswer
 from odradek.controller.raft.storage import Storage
 from odradek.protocol.types import ControllerId
 
 Send = Callable[[ControllerId, Message], None]
+WAITING_LOGGED_EACH_S = 5.0
+
+_log = logging.getLogger(__name__)
 
 
 class _Outgoing(Transport):  # type: ignore[misc]
@@ -80,6 +85,9 @@ class VotingRaft(SyncObj):  # type: ignore[misc]
         self._pre_granted: set[ControllerId] = set()
         self._pre_vote_due_s = 0.0
         self._leader_heard_s = float("-inf")
+        self._founding = Founding(storage.hard_state.state.rejoin_nonce)
+        self._introduction_due_s = 0.0
+        self._waiting_logged_s = clock()
         conf = SyncObjConf(
             autoTick=False,
             useFork=False,
@@ -102,6 +110,8 @@ class VotingRaft(SyncObj):  # type: ignore[misc]
         )
         self._SyncObj__needLoadDumpFile = False
         self._SyncObj__serializer = None  # nothing of pysyncobj's may use it
+        if not self._is_voter:
+            self._SyncObj__raftElectionDeadline = clock()  # introduces itself without delay
 
     @property
     def term(self) -> int:
@@ -129,6 +139,8 @@ class VotingRaft(SyncObj):  # type: ignore[misc]
                 self._on_request_vote(node, message)
             case VoteAnswer():
                 self._on_vote_answer(node, message)
+            case Introduction():
+                self._on_introduction(node, message)
             case _:
                 raise AssertionError(f"not a matter of elections: {message}")
 
@@ -187,6 +199,44 @@ class VotingRaft(SyncObj):  # type: ignore[misc]
         self._pre_granted.clear()
         self._await_election()
 
+    # Founding.
+
+    def _on_introduction(self, node: Any, message: Introduction) -> None:
+        state = self._hard_state.state
+        if state.rejoin_nonce == 0:
+            if message.nonce and message.nonce == state.originals.get(node.id):
+                self._send(node.id, Introduction(0, known_nonce=message.nonce))
+            return
+        if self._founding.on_introduction(node.id, message):
+            self._send(node.id, self._founding.introduction_to(node.id))
+        if state.may_found and not self._founding.unconfirmed(self._peers):
+            self._hard_state.found(self._founding.originals())
+            _log.info("controller %s takes its vote: all controllers have met", state.controller_id)
+
+    def _introduce(self) -> None:
+        """While no leader is heard: one who leads admits a fresh disk unasked."""
+        now_s = self._clock()
+        if now_s < self._introduction_due_s:
+            return
+        self._introduction_due_s = now_s + self._options.heartbeat_interval_s
+        for node in self._reachable():
+            self._send(node.id, self._founding.introduction_to(node.id))
+        if now_s >= self._waiting_logged_s + WAITING_LOGGED_EACH_S:
+            self._waiting_logged_s = now_s
+            self._log_waiting()
+
+    def _log_waiting(self) -> None:
+        reachable = {node.id for node in self._reachable()}
+        unconfirmed = self._founding.unconfirmed(self._peers)
+        _log.warning(
+            "controller %s has a fresh disk, hence no vote, and hears no leader. Not reached:"
+            " controllers %s. Reached, but they do not know this disk: %s. In a new cluster, start"
+            " them all; in one with data, a majority with their own disks: their leader admits it",
+            self._options.self_id,
+            [peer for peer in unconfirmed if peer not in reachable],
+            [peer for peer in unconfirmed if peer in reachable],
+        )
+
     # Standing.
 
     def _SyncObj__generateRaftTimeout(self) -> float:
@@ -196,6 +246,7 @@ class VotingRaft(SyncObj):  # type: ignore[misc]
     def _SyncObj__connectedToAnyone(self) -> bool:
         """Asked when the election timeout has passed: may this controller stand?"""
         if not self._is_voter:
+            self._introduce()
             return False
         if not self._peers:
             return True
