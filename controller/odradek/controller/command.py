@@ -51,14 +51,15 @@ ClusterId = Annotated[
 Bootstrap = Annotated[
     bool,
     typer.Option(
-        "--bootstrap", help="Allow an empty data directory, as a first member of a new cluster."
+        "--bootstrap",
+        help="Allow an empty data directory: a new cluster begins once all controllers have met.",
     ),
 ]
 Rejoin = Annotated[
     bool,
     typer.Option(
         "--rejoin",
-        help="Allow an empty data directory in an existing cluster: its disk was replaced.",
+        help="Allow an empty data directory in an existing cluster only: its disk was replaced.",
     ),
 ]
 SessionTimeout = Annotated[
@@ -117,7 +118,9 @@ def controller(  # noqa: PLR0917 - one parameter a flag
     from the file (session_timeout_s = 10); flags win over the environment, the environment over the
     file.
 
-    The first start of a new cluster needs --bootstrap; it does no harm later.
+    The first start of a new cluster needs --bootstrap. It may stay among the flags: an empty disk
+    has no vote until all controllers have met with empty disks, or until the leader of those with
+    data has admitted it.
 
     Exit codes: 0 stopped as asked, 1 failed, 2 wrong settings, 70 the disk cannot be trusted.
     """

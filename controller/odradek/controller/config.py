@@ -52,7 +52,7 @@ class ControllerConfig(ProgramSettings):
     cluster_id: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9._-]*$")] = ""
     """The cluster's id, the same for all controllers; made up by the first active one if empty."""
     bootstrap: bool = False
-    """Allow an empty data directory, as a first member of a new cluster."""
+    """Allow an empty data directory: a new cluster begins once all its controllers have met."""
     rejoin: bool = False
     """Allow an empty data directory in an existing cluster: the disk was replaced."""
     session_timeout_s: Annotated[float, Field(ge=1, le=600)] = 6.0

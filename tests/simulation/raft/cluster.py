@@ -287,14 +287,13 @@ class Cluster:
         core.submit([Proposal(None, None, on_outcome)])
 
     def can_lose(self) -> bool:
-        """Whether a cluster bears that one more disk is lost.
+        """Whether the cluster bears that one more disk is lost: a minority at a time.
 
-        A minority may be lost at any time, before the cluster is founded, too. More only after the
-        earlier ones were made good: no more than a minority may be without a vote.
+        Before there was a leader a minority of all disks; then those without a vote count, too.
         """
         minority = (len(self.members) - 1) // 2
-        if sum(member.is_replaced for member in self.members.values()) < minority:
-            return True
+        if not self.history.leaders:
+            return sum(member.is_replaced for member in self.members.values()) < minority
         voters = [m for m in self.members.values() if m.core and m.core.status().is_voter]
         return len(self.members) - len(voters) < minority
 

@@ -11,10 +11,9 @@ Invariants:
 - `originals` never change; who was admitted by a leader has none, and confirms nothing.
 - A confirmation names the nonce it confirms: however late it comes, it serves no later disk.
 
-Why this suffices: votes and acknowledgements are given only after a quorum of voters granted a
-pre-vote. While a minority of the disks is lost, one of those voters, other than the giver, still has
-its own. It had founded (or was admitted) before the promise was given, hence before the giver's disk
-was replaced, and so it never confirms the new one.
+Why this suffices: whoever confirms a disk took its own vote after that disk was there, or has none.
+So a disk founds only where no voter of before is left; as long as one is, a leader has to admit it.
+The price: where a leader has admitted some, one that never had a vote counts as lost until admitted.
 """
 
 from collections.abc import Iterable

@@ -87,10 +87,11 @@ class RaftOptions:
         self_id: This controller's id, stable over restarts.
         peers: The *other* controllers and the address at which this one dials each.
         data_directory: Journal, snapshot and hard state; locked while in use.
-        bootstrap: Allow an empty data directory, as a first member of a new cluster. Never give
-            it to a controller whose disk was replaced: it could vote twice in a term.
-        rejoin: Allow an empty data directory in an existing cluster: the controller takes part
-            without a vote until a quorum of the others has proved it caught up.
+        bootstrap: Allow an empty data directory, in a new cluster too: the controller has no vote
+            until all controllers have met with fresh disks, or until, as with `rejoin`, a quorum
+            of the others has proved it caught up. One without peers votes at once.
+        rejoin: Allow an empty data directory in an existing cluster only: the controller takes
+            part without a vote until a quorum of the others has proved it caught up.
         election_timeout_min_s: Silence of the leader after which a follower may stand for election;
             each waits a random time from here to `election_timeout_max_s`.
         election_timeout_max_s: See above.
