@@ -489,6 +489,7 @@ class RaftHardState(_message.Message):
     REJOIN_NONCE_FIELD_NUMBER: _builtins.int
     MAY_FOUND_FIELD_NUMBER: _builtins.int
     ORIGINALS_FIELD_NUMBER: _builtins.int
+    CONTROLLER_IDS_FIELD_NUMBER: _builtins.int
     cluster_id: _builtins.str
     """The cluster this data directory belongs to."""
     controller_id: _builtins.int
@@ -507,6 +508,10 @@ class RaftHardState(_message.Message):
     def originals(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
         """Of a founder: the disks of the other founders, by controller. Written once, with its vote."""
 
+    @_builtins.property
+    def controller_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """All controllers of the cluster, this one included; none in directories of earlier builds."""
+
     def __init__(
         self,
         *,
@@ -518,10 +523,11 @@ class RaftHardState(_message.Message):
         rejoin_nonce: _builtins.int = ...,
         may_found: _builtins.bool = ...,
         originals: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
+        controller_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_voted_for", b"_voted_for", "voted_for", b"voted_for"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_voted_for", b"_voted_for", "cluster_id", b"cluster_id", "controller_id", b"controller_id", "incarnation", b"incarnation", "may_found", b"may_found", "originals", b"originals", "rejoin_nonce", b"rejoin_nonce", "term", b"term", "voted_for", b"voted_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_voted_for", b"_voted_for", "cluster_id", b"cluster_id", "controller_id", b"controller_id", "controller_ids", b"controller_ids", "incarnation", b"incarnation", "may_found", b"may_found", "originals", b"originals", "rejoin_nonce", b"rejoin_nonce", "term", b"term", "voted_for", b"voted_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__voted_for: _TypeAlias = _typing.Literal["voted_for"]  # noqa: Y015
     _WhichOneofArgType__voted_for: _TypeAlias = _typing.Literal["_voted_for", b"_voted_for"]  # noqa: Y015

@@ -255,7 +255,7 @@ class CountingFiles(OsFileSystem):
 
 
 def journal_on(files: CountingFiles, directory: Path) -> Journal:
-    state = HardState(cluster_id="c", controller_id=ME)
+    state = HardState(cluster_id="c", controller_id=ME, controller_ids=frozenset({ME}))
     hard_state = HardStateFile(files, directory / "raft.state", state)
     journal = Journal(files, directory / "raft.journal", hard_state)
     journal.add(NO_OP, 1, 0)
@@ -295,7 +295,11 @@ def test_a_vote_is_on_disk_when_it_is_cast(tmp_path: Path) -> None:
     journal.setCurrentTerm(5, ME)
     assert files.syncs > before
     loaded = HardStateFile.load(
-        files, tmp_path / "raft.state", cluster_id="c", controller_id=ME
+        files,
+        tmp_path / "raft.state",
+        cluster_id="c",
+        controller_id=ME,
+        controller_ids=frozenset({ME}),
     ).state
     assert (loaded.term, loaded.voted_for) == (5, ME)
 

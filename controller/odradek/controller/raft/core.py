@@ -10,9 +10,9 @@ Invariants:
 - A vote, an acknowledgement or a commitment leaves only after what it vouches for is durable here.
 - The follower commits no more than the leader has shown to match.
 - Messages of other terms change nothing but, if newer, the term.
-- A controller with a fresh disk, unless it founds, neither votes nor counts before a no-op appended
-  after its leader heard from it was committed without it: then a quorum of the others is at this term, and
-  no promise of the lost disk can be broken.
+- A controller with a fresh disk, unless it founds, neither votes nor counts before a no-op that its
+  leader appended after hearing from it was committed without it: then a quorum of the others is at
+  this term, and no promise of the lost disk can be broken.
 - `submit`ted proposals are resolved exactly once; with success only after they were applied here.
 
 Source: Ongaro and Ousterhout 2014; Ongaro's thesis, 4.2.3 and 9.6 (pre-vote, disruptive servers).

@@ -27,6 +27,7 @@ class HardState:
 
     cluster_id: str
     controller_id: ControllerId
+    controller_ids: frozenset[ControllerId]
     term: int = 0
     voted_for: ControllerId | None = None
     incarnation: int = 0
@@ -45,13 +46,20 @@ class HardStateFile:
 
     @classmethod
     def load(
-        cls, files: FileSystem, path: Path, *, cluster_id: str, controller_id: ControllerId
+        cls,
+        files: FileSystem,
+        path: Path,
+        *,
+        cluster_id: str,
+        controller_id: ControllerId,
+        controller_ids: frozenset[ControllerId],
     ) -> "HardStateFile":
         """Read an existing file.
 
         Raises:
             DataDirectoryError: It is corrupt.
-            InconsistentClusterIdError: It belongs to another cluster or controller.
+            InconsistentClusterIdError: It belongs to another cluster or controller, or to one among
+                others.
         """
         payload = unseal(read_file(files, path), path.name)
         message = raft_pb2.RaftHardState()
@@ -67,10 +75,20 @@ class HardStateFile:
                 value=owner,
                 limit=(cluster_id, controller_id),
             )
+        stored_ids = frozenset(map(ControllerId, message.controller_ids))
+        if stored_ids not in {frozenset(), controller_ids}:
+            raise InconsistentClusterIdError(
+                f"the data directory belongs to a cluster of the controllers {sorted(stored_ids)},"
+                f" not {sorted(controller_ids)}; that cannot be changed: name the same ones",
+                field="peers",
+                value=sorted(stored_ids),
+                limit=sorted(controller_ids),
+            )
         voted = message.voted_for if message.HasField("voted_for") else None
         state = HardState(
             cluster_id=cluster_id,
             controller_id=controller_id,
+            controller_ids=controller_ids,
             term=message.term,
             voted_for=None if voted is None else ControllerId(voted),
             incarnation=message.incarnation,
@@ -85,6 +103,7 @@ class HardStateFile:
         message = raft_pb2.RaftHardState(
             cluster_id=self.state.cluster_id,
             controller_id=self.state.controller_id,
+            controller_ids=sorted(self.state.controller_ids),
             term=self.state.term,
             voted_for=self.state.voted_for,
             incarnation=self.state.incarnation,

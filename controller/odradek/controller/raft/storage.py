@@ -43,7 +43,8 @@ def open_storage(
 
     Raises:
         DataDirectoryError: It is empty without leave, incomplete or corrupt.
-        InconsistentClusterIdError: It belongs to another cluster or controller.
+        InconsistentClusterIdError: It belongs to another cluster or controller, or to one among
+            others.
     """
     directory = options.data_directory
     state_path = directory / "raft.state"
@@ -52,16 +53,25 @@ def open_storage(
     mark_path = directory / "raft.journal.mark"
     for path in (state_path, journal_path, mark_path, snapshot_path):
         files.remove(temporary(path))
+    controller_ids = frozenset({options.self_id, *options.peers})
     is_new = not files.exists(state_path)
     had_journal = files.exists(journal_path)
     if is_new:
         if not had_journal and not (options.bootstrap or options.rejoin):
             raise _unasked(options)
-        state = HardState(cluster_id=options.cluster_id, controller_id=options.self_id)
+        state = HardState(
+            cluster_id=options.cluster_id,
+            controller_id=options.self_id,
+            controller_ids=controller_ids,
+        )
         hard_state = HardStateFile(files, state_path, state)
     else:
         hard_state = HardStateFile.load(
-            files, state_path, cluster_id=options.cluster_id, controller_id=options.self_id
+            files,
+            state_path,
+            cluster_id=options.cluster_id,
+            controller_id=options.self_id,
+            controller_ids=controller_ids,
         )
         if not had_journal:
             raise DataDirectoryError("raft.journal is missing", field="raft.journal")
