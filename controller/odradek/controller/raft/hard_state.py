@@ -109,7 +109,7 @@ class HardStateFile:
             incarnation=self.state.incarnation,
             rejoin_nonce=self.state.rejoin_nonce,
             may_found=self.state.may_found,
-            originals=self.state.originals,
+            originals={int(peer): disk for peer, disk in self.state.originals.items()},
         )
         replace_file(self._files, self._path, seal(message.SerializeToString(deterministic=True)))
 
