@@ -170,7 +170,7 @@ async def test_an_ack_never_overtakes_its_announcement(host: _Host) -> None:
     host.image(OTHER, 0)
     replica = host.replicas.with_uid(UID)
     assert replica is not None
-    leader = LeaderNode(OTHER, host.replicas, lambda: None, lambda _: pb.ReplicateRequest())
+    leader = LeaderNode(OTHER, host.replicas, lambda: None, pb.ReplicateOpen)
     announcement = Announcement(LeaderEpoch(0), 4, LeaderEpoch(0), Offset(3), Offset(0))
     leader.announce(replica, announcement)
     leader.ack(replica, Ack(4, Offset(3)))
@@ -297,7 +297,7 @@ async def test_a_refused_announcement_is_repeated_before_the_next_tick(host: _Ho
     replica = await _following(host, 1)
     assert replica.following is not None
     core = replica.following.core
-    leader = LeaderNode(OTHER, host.replicas, lambda: None, lambda _: pb.ReplicateRequest())
+    leader = LeaderNode(OTHER, host.replicas, lambda: None, pb.ReplicateOpen)
     leader.follow(replica)
     refused = core.session
     refusal = pb.ReplicaRefusal(uid=UID, leader_epoch=0, session=refused)

@@ -58,7 +58,7 @@ class LeaderNode:
         leader_id: Which node.
         replicas: Those of this node.
         address: Returns `host:port`, or None while it is unknown.
-        opening: Makes the first message of a stream.
+        opening: Numbers a pair of streams: what opens both, without saying which is which.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class LeaderNode:
         leader_id: NodeId,
         replicas: Replicas,
         address: Callable[[], str | None],
-        opening: Callable[["pb.ReplicateStream.ValueType"], pb.ReplicateRequest],
+        opening: Callable[[], pb.ReplicateOpen],
     ) -> None:
         self.leader_id = leader_id
         self.followed: dict[PartitionUid, PartitionReplica] = {}
@@ -150,12 +150,14 @@ class LeaderNode:
         try:
             live: _Call = converse(channel, method, encode=None, decode=None)
             catch_up: _Call = converse(channel, method, encode=None, decode=None)
+            opened = self._opening()  # once: the number is what makes a pair of them
             async with asyncio.timeout(_OPEN_TIMEOUT_S):
-                for call, kind in (
+                for call, stream in (
                     (live, pb.REPLICATE_STREAM_LIVE),
                     (catch_up, pb.REPLICATE_STREAM_CATCH_UP),
                 ):
-                    await call.write(self._opening(kind).SerializeToString())
+                    opened.stream = stream
+                    await call.write(pb.ReplicateRequest(open=opened).SerializeToString())
             stood = True
             self._outlet = Outlet(live, self._next_request)
             self._on_connected()

@@ -170,17 +170,14 @@ class NodeLinks:
         following = replica.following
         return None if following is None else self._leaders.get(following.core.leader_id)
 
-    def _opening(self, stream: "pb.ReplicateStream.ValueType") -> pb.ReplicateRequest:
-        if stream == pb.REPLICATE_STREAM_LIVE:
-            self._link += 1
-        return pb.ReplicateRequest(
-            open=pb.ReplicateOpen(
-                node_id=self._node_id,
-                incarnation=self._incarnation(),
-                stream=stream,
-                cluster_id=self._view.cluster_id,
-                link=self._link,
-            )
+    def _opening(self) -> pb.ReplicateOpen:
+        """Number the next pair of streams, to whichever leader."""
+        self._link += 1
+        return pb.ReplicateOpen(
+            node_id=self._node_id,
+            incarnation=self._incarnation(),
+            cluster_id=self._view.cluster_id,
+            link=self._link,
         )
 
     def _on_synced(self, durable_position: int) -> None:
