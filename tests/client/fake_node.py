@@ -252,6 +252,7 @@ class FakeNode:
 
     async def _produce(self, _: Any, context: Any) -> None:
         writing = asyncio.Lock()
+        breaks = False
         try:
             async with asyncio.TaskGroup() as group:
                 while (data := await context.read()) is not grpc.aio.EOF:
@@ -263,6 +264,8 @@ class FakeNode:
                     results = [self._append(each) for each in frame.partitions]
                     group.create_task(self._answer(context, writing, frame, results))
         except* _StreamBrokenError:
+            breaks = True
+        if breaks:  # not above: what is raised there is raised in a group
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the stream breaks")
 
     async def _answer(
