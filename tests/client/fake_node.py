@@ -179,6 +179,7 @@ class FakeNode:
         hears_controller: What it says of itself.
         fenced: What metadata says of it.
         requests: Every produce request seen.
+        distort: Changes an answer before it leaves.
     """
 
     def __init__(self, cluster: FakeCluster, node_id: int) -> None:
@@ -195,6 +196,7 @@ class FakeNode:
         self.hears_controller = True
         self.fenced = False
         self.requests: list[ProduceFrame] = []
+        self.distort: Callable[[broker_pb2.ProduceResponse], None] = lambda _: None
         self._requested = asyncio.Condition()
         self.server = Server("127.0.0.1:0")
         self.servicers: list[Callable[[grpc.aio.Server], None]] = [self._serve]
@@ -279,6 +281,7 @@ class FakeNode:
         response = broker_pb2.ProduceResponse(
             correlation_id=frame.correlation_id, partitions=results
         )
+        self.distort(response)
         async with writing:
             await context.write(response.SerializeToString())
 

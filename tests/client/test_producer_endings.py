@@ -5,7 +5,9 @@ import asyncio
 import pytest
 
 from odradek.client import Client, ClientClosedError, DeliveryAbandonedError, DeliveryFailedError
+from odradek.client.producing.partition_queue import PartitionQueue
 from odradek.protocol.errors import RecordTooLargeError
+from odradek.rpc.channels import ConnectionLostError
 from tests.client.fake_node import FakeCluster, Fault
 from tests.client.producing import producing
 
@@ -75,6 +77,38 @@ async def test_a_broken_producer_tells_everybody_and_closes(cluster: FakeCluster
 
     with pytest.raises(ExceptionGroup):
         await work()
+
+
+@pytest.mark.parametrize("is_given_up", [False, True], ids=["alone", "as the stream ends"])
+async def test_a_failure_while_answers_are_taken_breaks_the_producer(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, *, is_given_up: bool
+) -> None:
+    """No task takes them: else the loop would log it, and those who wait would never know."""
+    cluster.create_topic("t", partitions=2)
+    cluster.create_topic("nobody-leads", leader=-1)
+
+    async def work() -> None:
+        async with producing(cluster) as producer:
+            await producer.send("t", b"warm")
+            (sender,) = producer._core._sender._nodes.values()
+
+            def break_down(*_: object) -> None:
+                if is_given_up:
+                    sender._give_up(ConnectionLostError("the node moved in the same moment"))
+                raise ZeroDivisionError
+
+            monkeypatch.setattr(PartitionQueue, "on_acknowledged", break_down)
+            waiting = [await producer.enqueue("t", b"v", partition=each) for each in range(2)]
+            waiting.append(await producer.enqueue("nobody-leads", b"v"))
+            for each in waiting:
+                with pytest.raises(DeliveryAbandonedError, match="ZeroDivisionError"):
+                    await each
+            with pytest.raises(ClientClosedError, match="ZeroDivisionError"):
+                await producer.send("t", b"v")
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await work()
+    assert caught.value.subgroup(ZeroDivisionError) is not None
 
 
 async def test_one_who_asks_twice_does_not_hide_anothers_failure(cluster: FakeCluster) -> None:

@@ -18,8 +18,10 @@ from odradek.protocol.errors import (
     RequestTimedOutError,
     StorageFullError,
     ThrottledError,
+    UnknownServerError,
 )
 from odradek.protocol.record_batch import Codec, compress
+from odradek.v1 import broker_pb2
 from tests.client.fake_node import FakeCluster, Fault
 from tests.client.producing import DEADLINE_S, numbers, producing
 
@@ -48,6 +50,29 @@ async def test_a_retry_neither_duplicates_nor_reorders(cluster: FakeCluster, fau
     for index, partition in enumerate(topic.partitions):
         sent = [number for number in range(1, 2001) if number % 2 == index]
         assert [number for number in numbers(partition.values()) if number] == sent
+
+
+@pytest.mark.parametrize("results", [0, 2])
+async def test_an_answer_that_does_not_fit_loses_its_request_with_the_stream(
+    cluster: FakeCluster, results: int
+) -> None:
+    """Else its batches await an answer for ever, and nothing more of their partition is sent."""
+    topic = cluster.create_topic("t")
+    node = cluster.nodes[1]
+    is_wrong = True
+
+    def distort(response: broker_pb2.ProduceResponse) -> None:
+        if is_wrong:
+            one = response.partitions.pop()
+            response.partitions.extend([one] * results)
+
+    node.distort = distort
+    async with producing(cluster) as producer:
+        with pytest.raises(UnknownServerError, match=f"{results} results"):
+            await producer.send("t", b"1")
+        is_wrong = False
+        assert (await producer.send("t", b"2")).offset == 1
+    assert topic.values() == [b"1", b"2"]
 
 
 @pytest.mark.parametrize("compression", ["none", "zstd"])

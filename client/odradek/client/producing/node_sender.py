@@ -85,7 +85,9 @@ class NodeSender:
         self._alarm: asyncio.TimerHandle | None = None
         self._patience = asyncio.timeout(None)
         self._address: str | None = None
-        self._given_up: OdradekError | None = None
+        self._given_up: Exception | None = None
+        self._failure: Exception | None = None
+        """A mistake of ours, met where no task would hear of it: `run` raises it."""
 
     def wake(self) -> None:
         """Look again at the queues."""
@@ -110,7 +112,11 @@ class NodeSender:
             )
 
     async def run(self) -> None:
-        """Send until cancelled; a broken stream is opened again when there is something to send."""
+        """Send until cancelled; a broken stream is opened again when there is something to send.
+
+        Raises:
+            Exception: A mistake of ours, wherever it was met.
+        """
         try:
             while True:
                 while not self._is_due():
@@ -118,6 +124,8 @@ class NodeSender:
                 try:
                     await self._converse()
                 except OdradekError as error:
+                    if self._failure is not None:
+                        raise self._failure from error
                     _log.debug("produce stream to node %d ended: %s", self.node_id, error)
                     self._lose_requests(error)
                     self._settings.suspect()
@@ -204,7 +212,7 @@ class NodeSender:
         if self._requests:
             self._watch_silence(next(iter(self._requests.values())).sent_s, self._loop.time())
 
-    def _give_up(self, reason: OdradekError) -> None:
+    def _give_up(self, reason: Exception) -> None:
         """End the stream, if it has not ended."""
         if self._given_up is None and self._address is not None:
             self._given_up = reason
@@ -328,16 +336,21 @@ class NodeSender:
                 self._on_response(response, now_s)
         except OdradekError as error:
             self._give_up(error)
+        except Exception as error:  # noqa: BLE001 `run` raises it: the loop would only log it
+            self._failure = error
+            self._give_up(error)
         self.wake()  # last: what those woken by an answer send goes along
 
     def _on_response(self, response: broker_pb2.ProduceResponse, now_s: float) -> None:
-        request = self._requests.pop(response.correlation_id, None)
+        request = self._requests.get(response.correlation_id)
         if request is None or len(request.attempts) != len(response.partitions):
+            # Kept, if it is one of ours: it is lost with the others when the stream ends.
             raise UnknownServerError(
                 f"node {self.node_id} answered request {response.correlation_id} with"
                 f" {len(response.partitions)} results, which does not fit",
                 field="correlation_id",
             )
+        del self._requests[response.correlation_id]
         if response.throttle_ms:
             self._paused_until_s = now_s + response.throttle_ms / 1000
         with self._settings.lock:
