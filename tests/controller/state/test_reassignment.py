@@ -173,6 +173,17 @@ def test_a_replica_without_which_too_few_were_in_sync_is_not_given_up_at_once(
     assert 4 not in cluster.partition.replicas
 
 
+def test_a_move_waits_while_what_remains_in_sync_would_be_below_its_minimum() -> None:
+    """Else its high watermark stands still, with one who has everything just dropped."""
+    cluster = Moving(1, 2, 3)
+    cluster.fence(3)
+    cluster.move(1, 3)
+    cluster.expect((1, 3, 2), (1, 2), removing=(2,))
+    cluster.start(3, process=2)
+    cluster.join(3)
+    cluster.expect((1, 3), (1, 3))
+
+
 def test_who_alone_has_everything_cannot_be_dropped_at_once() -> None:
     cluster = Moving(1, 2)
     cluster.move(3, 4)

@@ -4,6 +4,7 @@ import grpc
 import pytest
 
 from odradek.protocol.errors import InvalidRequestError, InvalidTxnStateError
+from odradek.protocol.hot import Acks
 from odradek.rpc.channels import error_from_rpc
 from odradek.v1 import broker_pb2 as pb
 from odradek.v1 import error_pb2, metadata_pb2
@@ -48,6 +49,29 @@ async def test_the_ends_of_a_log(node: RunningNode, topic: metadata_pb2.TopicMet
     latest = await _ask(node, topic, pb.OFFSET_SPEC_LATEST)
     assert (earliest.offset, earliest.leader_epoch) == (0, 0)
     assert (latest.offset, latest.leader_epoch) == (6, 0)
+
+
+async def test_a_new_leader_tells_no_end_before_it_knows_what_is_committed(
+    node: RunningNode, controller: FakeController
+) -> None:
+    """What it knows is a lower bound: a reader that begins there would read the same twice."""
+    topic = controller.add_topic("t", replicas=(1, 9), config={"min.insync.replicas": "1"})
+    await node.knows(controller)
+    producer = ProduceClient(node.channel)
+    await producer.produce(topic, batch(2, timestamp_ms=1000), acks=Acks.LEADER)
+    assert (await _ask(node, topic, pb.OFFSET_SPEC_LATEST)).offset == 0
+    controller.elect(topic, 0, 1)
+    await node.knows(controller)
+    specs = pb.OFFSET_SPEC_EARLIEST, pb.OFFSET_SPEC_LATEST, pb.OFFSET_SPEC_UNSPECIFIED
+    for spec in specs:
+        early = await _ask(node, topic, spec)
+        assert early.error.code == error_pb2.ERROR_CODE_OFFSET_NOT_AVAILABLE
+        assert early.offset == -1
+    topic.partitions[0].isr.remove(9)
+    controller.changed(topic, 0)
+    await node.knows(controller)
+    results = [await _ask(node, topic, spec) for spec in specs]
+    assert [(each.error.code, each.offset) for each in results] == [(0, 0), (0, 2), (0, 0)]
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,16 @@ from odradek.protocol.errors import (
     UnknownTopicIdError,
     UnknownTopicOrPartitionError,
 )
+from odradek.protocol.hot import Acks
 from odradek.protocol.record_batch import BatchHeader, split
 from odradek.protocol.types import Offset, PartitionIndex, PartitionUid, TopicId
 from odradek.rpc.channels import error_from_rpc
+from odradek.v1 import broker_pb2 as pb
 from odradek.v1 import metadata_pb2
 from tests.node.fake_controller import FakeController
 from tests.node.running import FetchClient, ProduceClient, RunningNode, batch, running_node
+
+_UNCOMMITTED = pb.ISOLATION_LEVEL_READ_UNCOMMITTED
 
 
 async def _open(node: RunningNode, **options: object) -> FetchClient:
@@ -77,6 +81,34 @@ async def test_records_are_pushed_as_they_commit(
         await producer.produce(topic, batch())
         push = await fetcher.push()
         assert (_offsets(push.records), push.high_watermark) == ([offset], offset + 1)
+
+
+@pytest.mark.parametrize("isolation", [pb.ISOLATION_LEVEL_UNSPECIFIED, _UNCOMMITTED])
+async def test_nothing_above_the_high_watermark_is_told(
+    node: RunningNode, controller: FakeController, isolation: pb.IsolationLevel.ValueType
+) -> None:
+    topic = controller.add_topic(
+        "t", replicas=(1, 9), isr=(1,), config={"min.insync.replicas": "1"}
+    )
+    await node.knows(controller)
+    await _produce(node, topic, 2)
+    topic.partitions[0].isr.append(9)  # which has nothing, and never will
+    controller.changed(topic, 0)
+    await node.knows(controller)
+    result = await ProduceClient(node.channel).produce(topic, batch(), acks=Acks.LEADER)
+    assert (result.error.code, result.base_offset) == (0, 2)
+    fetcher = await _open(node, isolation_level=isolation)
+    await fetcher.subscribe(1, topic)
+    push = await fetcher.push()
+    assert (_offsets(push.records), push.high_watermark) == ([0, 1], 2)
+    await fetcher.subscribe(2, topic, offset=2)
+    push = await fetcher.push()
+    assert (push.subscription_id, _offsets(push.records), push.high_watermark) == (2, [], 2)
+    topic.partitions[0].isr.remove(9)
+    controller.changed(topic, 0)
+    pushes = [await fetcher.push() for _ in range(2)]
+    assert {each.subscription_id for each in pushes} == {1, 2}
+    assert [(_offsets(each.records), each.high_watermark) for each in pushes] == [([2], 3)] * 2
 
 
 async def test_reading_begins_at_the_batch_that_holds_the_offset(

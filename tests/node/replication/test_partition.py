@@ -19,6 +19,7 @@ from odradek.protocol.errors import (
     LeaderNotAvailableError,
     NotEnoughReplicasError,
     NotLeaderOrFollowerError,
+    StorageFullError,
     ThrottledError,
 )
 from odradek.protocol.hot import Acks
@@ -230,6 +231,46 @@ async def test_resigning_answers_everybody(bench: _Bench) -> None:
         bench.produce()
     bench.synced()
     assert bench.answers.acknowledged == []
+
+
+@pytest.mark.parametrize("is_shorter", [False, True], ids=["whole", "shorter"])
+async def test_after_a_full_disk_nothing_is_appended_before_a_new_epoch(
+    bench: _Bench, *, is_shorter: bool
+) -> None:
+    """Followers may have what the reopened store lost; in one epoch an offset is written once."""
+    replica = bench.lead(ME)
+    bench.produce()
+    bench.synced()
+    bench.produce()
+    full = StorageFullError("no room")
+    replica.on_storage_failed(full)
+    assert bench.answers.errors == [full]
+    if is_shorter:
+        replica.log.truncate_to(Offset(1), 0)
+    end = replica.log_end_offset
+    for _ in ("before the store is back", "and after"):
+        with pytest.raises(StorageFullError):
+            bench.produce()
+        assert replica.log_end_offset == end
+        replica.on_storage_recovered(bench.storage.group_commit.appended)
+        bench.synced()
+    replica.resign(NotLeaderOrFollowerError())
+    replica.update(replica.topic, replace(replica.partition, leader_epoch=LeaderEpoch(4)))
+    replica.take_role()
+    bench.produce()
+    bench.synced()
+    assert bench.answers.acknowledged == [0, end]
+
+
+async def test_a_log_found_shorter_takes_nothing_before_a_new_epoch(bench: _Bench) -> None:
+    """The store was reopened, and this replica awaited nothing that could have failed."""
+    replica = bench.lead(ME)
+    bench.produce()
+    bench.synced()
+    replica.log.truncate_to(Offset(0), 0)
+    with pytest.raises(StorageFullError, match="recovering"):
+        bench.produce()
+    assert replica.log_end_offset == 0
 
 
 async def test_without_a_leader_the_error_says_so(bench: _Bench) -> None:

@@ -24,6 +24,7 @@ from tests.node.storage.batches import (
     append,
     base_offsets,
     batch,
+    copy_as_after_power_loss,
     opened,
     read_all,
 )
@@ -253,6 +254,37 @@ async def test_snapshots_spare_the_replay(tmp_path: Path, monkeypatch: pytest.Mo
             fresh = append(log, batch(producer_id=i % 3, producer_epoch=0, base_sequence=i // 3))
             assert not fresh.is_duplicate
         assert log._producers.snapshot() == live
+
+
+async def test_a_snapshot_of_batches_that_were_cut_does_not_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a crash makes duplicates of records that are in no log: they would be lost."""
+    data, crashed = tmp_path / "data", tmp_path / "crashed"
+    sequences = [batch(producer_id=1, producer_epoch=0, base_sequence=each) for each in range(10)]
+    async with opened(data) as storage:
+        log = storage.log(UID)
+        with monkeypatch.context() as often:
+            often.setattr("odradek.node.storage.producer_snapshots.SNAPSHOT_BATCHES", 4)
+            for each in sequences:
+                append(log, each)
+        assert log._snapshots._offsets == [3, 7]
+        log.truncate_to(Offset(5), NOW_MS)
+        for _ in range(10):
+            append(log, batch())
+        await storage.group_commit.when_durable(log.last_position)
+        copy_as_after_power_loss(data, crashed)
+    async with opened(crashed) as storage:
+        log = storage.log(UID)
+        assert log.log_end_offset == 15
+        kept = [append(log, each) for each in sequences[:5]]
+        assert [(each.base_offset, each.is_duplicate) for each in kept] == [
+            (offset, True) for offset in range(5)
+        ]
+        sent_again = [append(log, each) for each in sequences[5:]]
+        assert [(each.base_offset, each.is_duplicate) for each in sent_again] == [
+            (offset, False) for offset in range(15, 20)
+        ]
 
 
 steps = st.lists(
