@@ -168,6 +168,6 @@ async def _read_count(node: RunningNode, topic: metadata_pb2.TopicMetadata) -> i
         push = await fetcher.push()
         assert push.error is None
         count += len(list(split(push.records)))
-        if count >= push.high_watermark:
+        if 0 <= push.high_watermark <= count:
             fetcher.call.cancel()
             return count

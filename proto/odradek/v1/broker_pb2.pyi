@@ -469,9 +469,9 @@ class FetchedPartition(_message.Message):
     records: _builtins.bytes
     """Record batches, one after the other; the first may begin below the offset asked for."""
     high_watermark: _builtins.int
-    """The end of what is committed."""
+    """The end of what is committed; -1 while a new leader does not know it."""
     last_stable_offset: _builtins.int
-    """The end of what is decided."""
+    """The end of what is decided; -1 while a new leader does not know it."""
     log_start_offset: _builtins.int
     """The first offset still kept."""
     leader_id: _builtins.int

@@ -111,6 +111,33 @@ async def test_nothing_above_the_high_watermark_is_told(
     assert [(_offsets(each.records), each.high_watermark) for each in pushes] == [([2], 3)] * 2
 
 
+async def test_a_new_leader_tells_no_watermark_that_may_lie_below_one_told_before(
+    node: RunningNode, controller: FakeController
+) -> None:
+    topic = controller.add_topic(
+        "t", replicas=(1, 9), isr=(1,), config={"min.insync.replicas": "1"}
+    )
+    await node.knows(controller)
+    await _produce(node, topic, 2)
+    topic.partitions[0].isr.append(9)  # from which nothing is heard
+    controller.changed(topic, 0)
+    await node.knows(controller)
+    await ProduceClient(node.channel).produce(topic, batch(), acks=Acks.LEADER)
+    controller.elect(topic, 0, 1)
+    await node.knows(controller)
+    fetcher = await _open(node)
+    await fetcher.subscribe(1, topic, offset=3)  # which hears nothing yet
+    await fetcher.subscribe(2, topic)
+    push = await fetcher.push()
+    assert (push.subscription_id, _offsets(push.records)) == (2, [0, 1])
+    assert (push.high_watermark, push.last_stable_offset) == (-1, -1)
+    topic.partitions[0].isr.remove(9)
+    controller.changed(topic, 0)
+    pushes = sorted([await fetcher.push() for _ in range(2)], key=lambda each: each.subscription_id)
+    assert [_offsets(each.records) for each in pushes] == [[], [2]]
+    assert [(each.high_watermark, each.last_stable_offset) for each in pushes] == [(3, 3)] * 2
+
+
 async def test_reading_begins_at_the_batch_that_holds_the_offset(
     node: RunningNode, controller: FakeController
 ) -> None:

@@ -8,7 +8,9 @@ a thread while the pump serves others, and read ahead while it sends.
 
 Invariants: a subscription is in exactly one `Place`; nothing beyond the isolation's limit is ever
 sent; bytes beyond the credit are sent only as the first batch after a grant; a stream does a
-bounded amount of work in a turn of the loop, however much one request names.
+bounded amount of work in a turn of the loop, however much one request names; the high watermark
+that is told never falls: a new leader that knows but a lower bound serves what is below, and tells
+none.
 
 Source: HTTP/2's flow control; SEMANTICS.md, "Replication" and "Isolation".
 """
@@ -37,6 +39,7 @@ _TURN_MAX: Final = 128
 """So many subscriptions, and changes of them, in a turn of the loop: a few milliseconds."""
 _HOLD_S_MAX: Final = 10.0
 _FINISH_S: Final = 1.0
+_UNKNOWN_OFFSET: Final = Offset(-1)
 
 Frame = FetchedPartitionFrame[list[bytes]]
 
@@ -354,16 +357,18 @@ class FetchStream:
 
     def _introduction(self, subscription: Subscription) -> Frame | None:
         """Tell a new subscriber the watermarks even when there are no records for it yet."""
-        return self._frame(subscription, []) if subscription.is_new else None
+        is_due = subscription.is_new and subscription.replica.reached_epoch_start
+        return self._frame(subscription, []) if is_due else None
 
     def _frame(self, subscription: Subscription, batches: list[bytes]) -> Frame:
         subscription.is_new = False
         replica = subscription.replica
+        knows = replica.reached_epoch_start  # if not, the records up to there are still to come
         return FetchedPartitionFrame(
             subscription_id=subscription.subscription_id,
             records=batches,
-            high_watermark=replica.high_watermark,
-            last_stable_offset=replica.last_stable_offset,
+            high_watermark=replica.high_watermark if knows else _UNKNOWN_OFFSET,
+            last_stable_offset=replica.last_stable_offset if knows else _UNKNOWN_OFFSET,
             log_start_offset=replica.log_start_offset,
             leader_id=self._replicas.node_id,
             leader_epoch=replica.leader_epoch,
