@@ -4,6 +4,7 @@ import inspect
 import random
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pysyncobj import SyncObj, syncobj
@@ -56,3 +57,19 @@ def test_chance_is_injected() -> None:
     state = random.getstate()
     core._await_election()
     assert random.getstate() == state
+
+
+def test_the_options_reach_pysyncobj() -> None:
+    options: dict[str, Any] = {
+        "heartbeat_interval_s": 0.11,
+        "election_timeout_min_s": 0.41,
+        "election_timeout_max_s": 0.72,
+        "leader_contact_timeout_s": 1.3,
+    }
+    conf = Lab(1, **options, link_silence_timeout_s=4.5).cores[0].conf
+    assert conf.appendEntriesPeriod == 0.11
+    assert (conf.raftMinTimeout, conf.raftMaxTimeout) == (0.41, 0.72)
+    assert conf.leaderFallbackTimeout == 1.3
+    assert conf.connectionTimeout == 4.5
+    impatient = Lab(1, **options, link_silence_timeout_s=0.5).cores[0].conf
+    assert impatient.connectionTimeout == 0.72, "pysyncobj asserts that it is no less than this"

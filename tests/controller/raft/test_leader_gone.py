@@ -46,3 +46,15 @@ def test_a_leader_that_is_heard_again_is_followed() -> None:
     assert lab.cores[0]._leads
     assert lab.cores[1].leadership().leader_id == LEADER
     assert lab.cores[1]._SyncObj__raftElectionDeadline > lab.now_s
+
+
+def test_a_leader_that_hears_no_quorum_steps_down_when_it_was_told_to() -> None:
+    lab = Lab(3, leader_contact_timeout_s=0.9)
+    lab.elect(0, 1, 2)
+    lab.heartbeat(0, 1, 2)
+    heard_s = lab.now_s
+    while lab.cores[0]._leads:
+        lab.now_s += 0.01
+        lab.cores[0].step()
+        assert lab.now_s < heard_s + 1.0
+    assert lab.now_s >= heard_s + 0.9

@@ -140,6 +140,47 @@ async def test_a_node_follows_the_controller_of_the_highest_epoch(
             assert [topic.name for topic in topics] == ["t"], ghost
 
 
+async def topic_names(node: RunningNode) -> list[str]:
+    request = metadata_pb2.GetMetadataRequest(all_topics=True)
+    return sorted(topic.name for topic in (await node.metadata.GetMetadata(request)).topics)
+
+
+async def test_metadata_of_a_deposed_controller_is_refused(
+    tmp_path: Path, controller: FakeController
+) -> None:
+    controller.epoch = 2
+    async with running_node(tmp_path, controller) as node:
+        await node.knows(controller)
+        watched = controller.watched
+        controller.epoch = 1
+        ghost = metadata_pb2.TopicMetadata(name="ghost", topic_id=bytes(range(16)))
+        controller.publish(metadata_pb2.MetadataUpdate(topics=[ghost]))
+        controller.epoch = 2
+        controller.version -= 1  # the active one knows nothing of it
+        await controller.until(lambda: controller.watched > watched)
+        assert await topic_names(node) == []
+        controller.add_topic("t")
+        await node.knows(controller)
+        assert await topic_names(node) == ["t"]
+
+
+async def test_metadata_never_goes_back_while_a_controller_catches_up(
+    node: RunningNode, controller: FakeController
+) -> None:
+    controller.add_topic("t")
+    await node.knows(controller)
+    topics, version, watched = controller.topics, controller.version, controller.watched
+    controller.topics, controller.version = {}, 1
+    controller.publish(metadata_pb2.MetadataUpdate(snapshot=True))
+    # The stream ends, and so does the next one, which begins as far behind.
+    await controller.until(lambda: controller.watched >= watched + 2)
+    assert await topic_names(node) == ["t"]
+    controller.topics, controller.version = topics, version
+    controller.add_topic("u")
+    await node.knows(controller)
+    assert await topic_names(node) == ["t", "u"]
+
+
 async def test_a_stopping_node_asks_for_its_leaderships_to_be_moved(
     tmp_path: Path, controller: FakeController
 ) -> None:
