@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from odradek.client import ClientClosedError
+from odradek.client import ClientClosedError, DeserializationError, serdes
 from odradek.client.blocking import Client, Consumer
 from odradek.client.blocking.portal import Portal
 from odradek.client.record import Record
@@ -23,9 +23,9 @@ class ThreadedWorld:
         self.made = made
         self.client = Client(made.cluster.bootstrap)
 
-    def topic(self, *, records: int = 0) -> FakeTopic:
+    def topic(self, *, partitions: int = 1, records: int = 0) -> FakeTopic:
         """A topic the client knows of."""
-        topic = self.portal.call(self.made.topic(records=records))
+        topic = self.portal.call(self.made.topic(partitions=partitions, records=records))
         known = self.client._inner._scope.metadata.at_least(
             self.made.cluster.version, timeout_s=TIMEOUT_S
         )
@@ -63,6 +63,49 @@ def test_reading_and_committing(one: ThreadedWorld, client: Client) -> None:
         assert batch.records[0].offset == 24
         consumer.commit({("t", 0): 27})
     assert one.committed(topic) == 27
+
+
+def test_a_paused_partition_waits_and_the_group_can_be_asked(
+    one: ThreadedWorld, client: Client
+) -> None:
+    one.topic(partitions=2, records=20)
+    with client.consumer("t", group="g", auto_commit=False) as consumer:
+        held = ("t", next(consumer).partition)
+        other = ("t", 1 - held[1])
+        assert consumer.assignment == {held, other}
+        consumer.pause()
+        consumer.resume(other)
+        seen = [next(consumer) for _ in range(20)]
+        assert [(each.partition, each.offset) for each in seen] == [
+            (other[1], n) for n in range(20)
+        ]
+        assert (consumer.position(held), consumer.position(other)) == (1, 20)
+        assert consumer.committed(held, other) == {held: None, other: None}
+        consumer.commit()
+        assert consumer.committed() == {held: 1, other: 20}
+        assert {name: lag.records for name, lag in consumer.lag().items()} == {held: 19, other: 0}
+        consumer.resume()
+        again = next(consumer)
+        assert (again.partition, again.offset) == (held[1], 1)
+
+
+def test_a_damaged_record_of_an_assigned_partition_is_skipped(
+    one: ThreadedWorld, client: Client
+) -> None:
+    topic = one.topic(partitions=2, records=1)
+    one.portal.run(one.made.logs.append, topic, 1, [b"1", b"damaged", b"3"])
+    with client.consumer(value=serdes.json) as consumer:
+        assert consumer.assignment == set()
+        consumer.assign([("t", 1)])
+        assert consumer.assignment == {("t", 1)}
+        consumer.seek(("t", 1), 1)
+        assert next(consumer).value == 1
+        for _ in range(2):
+            with pytest.raises(DeserializationError) as caught:
+                next(consumer)
+        assert consumer.skip(caught.value)
+        assert next(consumer).value == 3
+        assert not consumer.skip(caught.value), "it was passed before"
 
 
 def test_closing_ends_a_loop_that_waits_in_another_thread(

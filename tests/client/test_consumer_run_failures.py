@@ -87,3 +87,34 @@ async def test_a_handler_that_raises_cancelled_error_has_failed(one: World) -> N
                 await consumer.run(handler)
         assert caught.value.__notes__ == ["while handling t-0 offset 1"]
     assert one.groups.committed("g", topic, 0) == 1
+
+
+async def test_at_most_once_a_record_that_failed_is_never_handled_again(one: World) -> None:
+    topic = await one.topic(records=20)
+    seen: list[int] = []
+    last = asyncio.Event()
+
+    async def handler(record: Record[Any, Any]) -> None:
+        committed = one.groups.committed("g", topic, 0)
+        assert committed is not None
+        assert committed > record.offset, "whoever dies from here on leaves it behind"
+        seen.append(record.offset)
+        if record.offset in {3, 9}:
+            raise RuntimeError("bad")
+        if record.offset == 19:
+            last.set()
+
+    async with one.consumer("t", group="g", delivery="at_most_once") as consumer:
+        async with asyncio.timeout(TIMEOUT_S):
+            for bad in (3, 9):
+                with pytest.raises(RuntimeError, match="bad"):
+                    await consumer.run(handler)
+                assert seen[-1] == bad
+    assert (one.groups.committed("g", topic, 0) or 0) > 9, "closing does not take it back"
+    async with one.consumer("t", group="g", delivery="at_most_once") as successor:
+        running = asyncio.ensure_future(successor.run(handler))
+        async with asyncio.timeout(TIMEOUT_S):
+            await last.wait()
+        await successor.close()
+        await running
+    assert seen == sorted(set(seen)), "each at most once"
