@@ -232,14 +232,15 @@ async def test_a_full_disk_ends_the_controller_and_loses_nothing() -> None:
         await cluster.check()
 
 
-async def test_a_replaced_disk_rejoins() -> None:
+@pytest.mark.parametrize("flags", [["--rejoin"], []], ids=["rejoin", "bootstrap"])
+async def test_a_replaced_disk_is_admitted(flags: list[str]) -> None:
     async with running(3, "--snapshot-after", "50") as cluster:
         leader = await cluster.leader()
         await cluster.propose_until(leader, 100)
         victim = next(member for member in cluster.members if member is not leader)
         await victim.kill()
         shutil.rmtree(cluster.base / str(victim.number))
-        await victim.start("--rejoin")
+        await victim.start(*flags)
         async with asyncio.timeout(DEADLINE_S):
             while not ((status := await victim.ask("status")) and status["is_voter"]):
                 pass
