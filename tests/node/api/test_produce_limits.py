@@ -166,12 +166,12 @@ def _unknown(count: int, transactional_id: str = "") -> hot.ProduceFrame:
     return hot.ProduceFrame(1, Acks.ALL, 60_000, transactional_id, [target] * count)
 
 
-@pytest.mark.parametrize("transactional_id", ["", "t"])
-async def test_a_request_for_many_partitions_lets_others_have_their_turns(
-    node: RunningNode, controller: FakeController, transactional_id: str
+@pytest.mark.parametrize(("streams", "transactional_id"), [(1, ""), (1, "t"), (30, "")])
+async def test_requests_for_many_partitions_let_others_have_their_turns(
+    node: RunningNode, controller: FakeController, streams: int, transactional_id: str
 ) -> None:
     await node.knows(controller)
-    appended = 0
+    count, appended = 9_999 if streams == 1 else 1_000, 0
 
     class Counting(produce.ProduceStream):
         def _append(self, call: produce.ProduceCall, index: int) -> bool:
@@ -179,18 +179,23 @@ async def test_a_request_for_many_partitions_lets_others_have_their_turns(
             appended += 1
             return super()._append(call, index)
 
-    stream = Counting(node.node._replicas, _Deaf(b""), produce.NodeLoad())
-    later = stream._begin(_unknown(9_999, transactional_id), 20_000)
-    assert later is not None
-    beginning = asyncio.ensure_future(later)
+    load = produce.NodeLoad()
+    laters = [
+        Counting(node.node._replicas, _Deaf(b""), load)._begin(
+            _unknown(count, transactional_id), 2 * count
+        )
+        for _ in range(streams)
+    ]
+    beginning = asyncio.gather(*(each for each in laters if each is not None))
+    at_once = min(streams, produce._STREAMS_TURN_MAX) * (produce._TURN_MAX + 1)
     turns = 0
     while not beginning.done():
         before = appended
         await asyncio.sleep(0)
-        assert appended - before <= 2 * produce._TURN_MAX
+        assert appended - before <= at_once
         turns += 1
-    assert appended == 9_999
-    assert turns > 9_999 // (2 * produce._TURN_MAX)
+    assert appended == streams * count
+    assert turns >= streams * count // at_once
 
 
 async def test_many_requests_that_come_at_once_let_others_have_their_turns(

@@ -4,6 +4,7 @@ import asyncio
 
 from odradek.node.replication import parked
 from odradek.node.replication.parked import ParkedRequests
+from tests.node.running import RunningNode
 
 FAR_S = float("inf")
 
@@ -69,6 +70,17 @@ async def test_who_waits_for_a_round_goes_on_after_it() -> None:
     assert world.requests.is_behind
     await asyncio.wait_for(world.requests.caught_up(), 5)
     assert world.tried == len(world.requests) == 1_000
+
+
+async def test_nothing_is_appended_before_those_that_wait_longer(node: RunningNode) -> None:
+    replicas = node.node._replicas
+    for _ in range(1_000):
+        replicas.park(1, FAR_S, lambda: False, never)
+    assert replicas.has_room
+    replicas._parked.retry()
+    assert not replicas.has_room
+    await asyncio.wait_for(replicas.room(), 5)
+    assert replicas.has_room
 
 
 async def test_without_an_image_they_are_only_given_up_some_in_a_turn() -> None:

@@ -15,7 +15,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import grpc
@@ -59,6 +59,8 @@ _ANSWER_BYTES: Final = 64
 _PARKED_OVERHEAD_BYTES: Final = 1024
 _TURN_MAX: Final = 128
 """So many requests and partitions in a turn of the loop: a few milliseconds if all are refused."""
+_STREAMS_TURN_MAX: Final = 8
+"""So many streams that have more than that to do go on in the same turn."""
 _TIMEOUT_DEFAULT_S: Final = 30.0
 _TICK_S: Final = 0.5
 _FINISH_S: Final = 2.0
@@ -130,9 +132,11 @@ class ProduceCall:
 
 @dataclass(slots=True)
 class NodeLoad:
-    """What all produce streams of a node hold together."""
+    """What all produce streams of a node hold and do together."""
 
     unanswered_bytes: int = 0
+    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_STREAMS_TURN_MAX))
+    """In the order in which they ask for one."""
 
 
 class ProduceStream:
@@ -270,8 +274,9 @@ class ProduceStream:
 
     async def _next_turn(self) -> None:
         """Let everybody else have a turn."""
+        async with self._load.turns:
+            await asyncio.sleep(0)
         self._turn_count = 0
-        await asyncio.sleep(0)
 
     async def _until_room(self) -> None:
         if self._turn_count > _TURN_MAX:
