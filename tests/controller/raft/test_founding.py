@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 
 from odradek.controller.raft.core import Applied, RaftCore
+from odradek.controller.raft.encoding import decode, encode
 from odradek.controller.raft.messages import Introduction
+from odradek.protocol.errors import InvalidRequestError
 from odradek.protocol.types import ControllerId
 from tests.controller.raft.lab import Lab, Outcomes
 from tests.simulation.raft.mutations import FoundsAlone
@@ -166,6 +168,13 @@ def test_a_founder_and_an_admitted_controller_stay_voters_over_restarts() -> Non
     lab.restart(2)
     assert (nonce(lab, 2), originals(lab, 2)) == (0, {})
     assert not lab.storages[2].hard_state.state.may_found
+
+
+def test_an_introduction_names_a_disk() -> None:
+    for introduction in (Introduction(7, 0), Introduction(0, 7), Introduction(7, (1 << 64) - 1)):
+        assert decode(encode(introduction)) == introduction
+    with pytest.raises(InvalidRequestError, match="must name a disk"):
+        decode(encode(Introduction(0, 0)))
 
 
 def test_one_that_waits_says_for_whom(caplog: pytest.LogCaptureFixture) -> None:
