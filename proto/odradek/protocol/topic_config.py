@@ -263,7 +263,7 @@ def check_settings(config: Mapping[str, str], *, unset: Iterable[str] = ()) -> d
             known_setting(key, field="unset")
         except InvalidConfigError as mistake:
             mistakes.append(mistake)
-    for key, text in config.items():
+    for key, text in sorted(config.items()):  # as they come, protobuf has shuffled them
         try:
             checked[key] = check_setting(key, text)
         except InvalidConfigError as mistake:
