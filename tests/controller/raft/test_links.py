@@ -8,6 +8,7 @@ import contextlib
 import random
 import shutil
 import tempfile
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -79,11 +80,13 @@ class Side:
             **{"dial_timeout_s": NEVER_S, "link_silence_timeout_s": NEVER_S, **options},
         )
         self.links = Links(chosen, open_channel, self.inbox, random.Random(1))
+        self._events: deque[Event] = deque()
 
     async def event(self) -> Event:
-        """Return the only event there is, once there is one."""
-        (event,) = await asyncio.to_thread(self.inbox.take, DEADLINE_S)
-        return event
+        """Return the next event, once there is one."""
+        while not self._events:
+            self._events.extend(await asyncio.to_thread(self.inbox.take, DEADLINE_S))
+        return self._events.popleft()
 
     def received(self) -> list[Message]:
         """Take what has been received, as the tick thread does."""
