@@ -71,6 +71,24 @@ async def test_calls_pass_through_the_proxy(
         assert proxy.targets == [ends.channel.address]
 
 
+@pytest.mark.parametrize("exceptions", ["127.0.0.1", ".internal, 0.0.1"])
+async def test_some_hosts_are_dialled_directly(
+    monkeypatch: pytest.MonkeyPatch, exceptions: str
+) -> None:
+    monkeypatch.setenv("no_grpc_proxy", exceptions)
+    async with proxied(monkeypatch) as proxy, connected((OURS, OURS)) as ends:
+        assert await ends.unary(b"hello") == b"hello"
+        assert proxy.targets == []
+
+
+@pytest.mark.parametrize("exceptions", ["", ",", "127.0.0.1.example, 10.0.0.1"])
+async def test_other_hosts_are_not(monkeypatch: pytest.MonkeyPatch, exceptions: str) -> None:
+    monkeypatch.setenv("no_grpc_proxy", exceptions)
+    async with proxied(monkeypatch) as proxy, connected((OURS, OURS)) as ends:
+        await ends.unary(b"hello")
+        assert proxy.targets == [ends.channel.address]
+
+
 async def test_the_proxy_looks_names_up(monkeypatch: pytest.MonkeyPatch) -> None:
     async with proxied(monkeypatch, b"HTTP/1.1 502 Bad Gateway\r\n\r\n") as proxy:
         reason = await failure("broker.invalid:7070")

@@ -117,10 +117,11 @@ class Channel:
 
     async def _dial_any(self) -> Wire:
         host, _, port = self.address.rpartition(":")
-        proxy = None if host == "unix" else find_proxy()
+        name = host.strip("[]")
+        proxy = None if host == "unix" else find_proxy(name)
         if proxy is not None:
-            return await self._open(partial(self._connect_through, proxy, host.strip("[]")))
-        *others, last = [host] if host == "unix" else await self._hosts(host.strip("[]"))
+            return await self._open(partial(self._connect_through, proxy, name))
+        *others, last = [host] if host == "unix" else await self._hosts(name)
         for each in others:
             with suppress(OSError, TimeoutError):
                 return await self._dial_one(each, port)

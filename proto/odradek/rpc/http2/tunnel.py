@@ -1,7 +1,7 @@
 """The way to a peer through an HTTP proxy, where the environment names one as it does for gRPC.
 
-Of gRPC's variables only `grpc_proxy` is heeded: who sets `http_proxy` seldom means a message
-broker. This is the only module of SDK and servers that reads the environment for itself.
+Of gRPC's variables `grpc_proxy` and `no_grpc_proxy` are heeded: who sets `http_proxy` seldom means
+a message broker. The only module of SDK and servers that reads the environment for itself.
 
 Source: gRPC core's environment variables; RFC 9110, section 9.3.6 (CONNECT).
 """
@@ -14,11 +14,18 @@ from typing import Final
 from urllib.parse import urlsplit
 
 VARIABLE: Final = "grpc_proxy"
+_EXCEPTIONS: Final = "no_grpc_proxy"
 _HEADER_BYTES_MAX: Final = 8192
 
 
-def find_proxy() -> str | None:
-    """Return the proxy that connections are to take, None when there is none."""
+def find_proxy(host: str) -> str | None:
+    """Return the proxy that connections to a host are to take, None when there is none.
+
+    The exceptions are a comma-separated list: of hosts, or of what their names end with.
+    """
+    exceptions = (each.strip() for each in os.environ.get(_EXCEPTIONS, "").split(","))
+    if any(each and host.endswith(each) for each in exceptions):
+        return None
     return os.environ.get(VARIABLE) or None
 
 
