@@ -7,9 +7,10 @@ import asyncio
 import contextlib
 import random
 import shutil
+import sys
 import tempfile
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,8 @@ def _redial_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 class Side:
     """The real one, and what its tick thread would see."""
 
-    def __init__(self, address: str, **options: Any) -> None:
-        self.inbox = Inbox()
+    def __init__(self, address: str, inbox: Inbox, **options: Any) -> None:
+        self.inbox = inbox
         chosen = RaftOptions(
             cluster_id="test",
             self_id=SELF,
@@ -96,8 +97,8 @@ class Side:
 
 
 @contextlib.asynccontextmanager
-async def side(address: str, **options: Any) -> AsyncIterator[Side]:
-    made = Side(address, **options)
+async def side(address: str, inbox: Inbox | None = None, **options: Any) -> AsyncIterator[Side]:
+    made = Side(address, inbox or Inbox(), **options)
     keeping = made.links.start(incarnation=1)
     try:
         yield made
@@ -123,6 +124,15 @@ async def dialling(base: Path, peer: Peer, **options: Any) -> AsyncIterator[Side
 def message(number: int, *, size_bytes: int = 0) -> AppendEntries:
     entries = (Entry(bytes(size_bytes), number + 1, 1),) if size_bytes else ()
     return AppendEntries(1, 0, number, 0 if number == 0 else 1, entries)
+
+
+async def stream_of(messages: Sequence[Message]) -> AsyncIterator[raft_pb2.ExchangeRequest]:
+    hello = raft_pb2.RaftHello(
+        cluster_id="test", from_id=PEER, to_id=SELF, incarnation=1, session=1
+    )
+    yield raft_pb2.ExchangeRequest(hello=hello)
+    for each in messages:
+        yield encode(each)
 
 
 async def test_a_peer_that_does_not_accept_is_dialled_anew(base: Path) -> None:
@@ -171,6 +181,22 @@ async def test_more_than_the_bound_for_a_slow_peer_ends_its_stream(
         assert await peer.read.get() == encode(message(7)), "nothing of before goes to a new stream"
 
 
+async def test_what_is_beyond_the_bound_is_not_kept(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links, "OUTGOING_BYTES_MAX", 10_000)
+    async with dialling(base, Peer(reads=True)) as here:
+        assert await here.event() == LinkUp(PEER)
+        sent = [message(number, size_bytes=9_000) for number in range(20)]
+        before = [sys.getrefcount(each) for each in sent]
+        for number in range(20):  # in one go: the writer had no turn
+            here.links.send(PEER, sent[number])
+        after = [sys.getrefcount(each) for each in sent]
+        kept = [more > less for less, more in zip(before, after, strict=True)]
+        assert kept == [True] * 2 + [False] * 18
+        assert await here.event() == LinkDown(PEER)
+
+
 async def test_a_full_inbox_makes_readers_wait_until_there_is_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -178,19 +204,41 @@ async def test_a_full_inbox_makes_readers_wait_until_there_is_room(
     monkeypatch.setattr(links, "SIGN_OF_LIFE_INTERVAL_S", 0.005)
     sent = [message(number, size_bytes=300) for number in range(10)]
 
-    async def frames() -> AsyncIterator[raft_pb2.ExchangeRequest]:
-        hello = raft_pb2.RaftHello(
-            cluster_id="test", from_id=PEER, to_id=SELF, incarnation=1, session=1
-        )
-        yield raft_pb2.ExchangeRequest(hello=hello)
-        for each in sent:
-            yield encode(each)
-
     async with asyncio.timeout(DEADLINE_S), side("unix:/nowhere") as here:
-        exchange = here.links.Exchange(frames(), None)  # type: ignore[arg-type]
+        exchange = here.links.Exchange(stream_of(sent), None)  # type: ignore[arg-type]
         await anext(exchange)  # accepted
         # Between two signs of life it reads all that it may.
         taken = [here.received() async for _ in exchange]
         taken.append(here.received())
     assert [each for part in taken for each in part] == sent
     assert max(len(part) for part in taken) == 2, "the second makes it full"
+
+
+class EmptiedInbox(Inbox):
+    """Emptied as soon as a reader has seen that it is full, by a tick thread that comes between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken: list[Event] = []
+        self.links: Links | None = None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it was."""
+        was_full = super().is_full
+        if was_full and self.links is not None:
+            self.taken += self.take(0)
+            self.links.made_room()
+        return was_full
+
+
+async def test_room_made_meanwhile_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "INBOX_BYTES_MAX", 1_000)
+    sent = [message(number, size_bytes=900) for number in range(4)]
+    inbox = EmptiedInbox()
+    async with asyncio.timeout(DEADLINE_S), side("unix:/nowhere", inbox=inbox) as here:
+        inbox.links = here.links
+        async for _ in here.links.Exchange(stream_of(sent), None):  # type: ignore[arg-type]
+            pass
+    received = [*inbox.taken, *inbox.take(0)]
+    assert [each.message for each in received if isinstance(each, Received)] == sent

@@ -139,8 +139,9 @@ class _Outgoing:
         with self._lock:
             if not self._is_up:
                 return False
-            self._queue.append(message)
-            self._size_bytes += _size_bytes(message)
+            if self._size_bytes <= OUTGOING_BYTES_MAX:  # beyond, it is lost, and the stream ends
+                self._queue.append(message)
+                self._size_bytes += _size_bytes(message)
             return len(self._queue) == 1
 
     def take(self) -> list[Message]:
@@ -360,7 +361,8 @@ class Links(raft_pb2_grpc.RaftServiceServicer):
             message = decode(frame)
             while self._inbox.is_full:
                 self._room.clear()
-                await self._room.wait()
+                if self._inbox.is_full:  # still: room made from here on is told
+                    await self._room.wait()
             self._inbox.put(Received(sender, session, message), _size_bytes(message))
 
 
