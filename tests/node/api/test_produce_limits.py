@@ -12,6 +12,7 @@ import grpc
 import pytest
 
 from odradek.node.api import fetch, produce
+from odradek.node.api.turns import STREAMS_MAX, TURN_MAX, Turns
 from odradek.protocol import hot
 from odradek.protocol.errors import InvalidRequestError, RequestTimedOutError
 from odradek.protocol.hot import Acks
@@ -67,7 +68,7 @@ async def test_a_client_that_takes_no_answers_is_not_read_for_ever(
     )
     frame = hot.ProduceFrame(1, Acks.ALL, 1000, "", [target])
     client = _Deaf(hot.encode_produce_request(frame))
-    stream = produce.ProduceStream(node.node._replicas, client, produce.NodeLoad())
+    stream = produce.ProduceStream(node.node._replicas, client, produce.NodeLoad(), Turns())
     serving = asyncio.create_task(stream.run(asyncio.Event()))
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(client.drowned.wait(), 0.5)
@@ -97,7 +98,7 @@ async def test_who_takes_no_answers_has_a_small_share_of_a_crowded_node(
     eager = _Eager(request)
 
     def serve(client: _Deaf) -> asyncio.Task[None]:
-        stream = produce.ProduceStream(node.node._replicas, client, load)
+        stream = produce.ProduceStream(node.node._replicas, client, load, Turns())
         return asyncio.create_task(stream.run(asyncio.Event()))
 
     serving = [serve(each) for each in (_Deaf(request), _Deaf(request), eager)]
@@ -120,7 +121,7 @@ async def test_requests_are_bounded_by_what_they_take_not_by_what_they_say(
     )
     frame = hot.ProduceFrame(0, Acks.ALL, 60_000, "", [target] * count)
     monkeypatch.setattr(produce, "_UNANSWERED_BYTES_MAX", 200_000)
-    stream = produce.ProduceStream(node.node._replicas, _Deaf(b""), produce.NodeLoad())
+    stream = produce.ProduceStream(node.node._replicas, _Deaf(b""), produce.NodeLoad(), Turns())
     requests = itertools.count()
     tracemalloc.start()
     try:
@@ -148,7 +149,7 @@ async def test_a_request_that_timed_out_is_not_kept_until_it_commits(
     target = hot.ProducePartitionFrame(
         TopicId(topic.topic_id), TopicName("t"), PartitionIndex(0), LeaderEpoch(-1), records
     )
-    stream = produce.ProduceStream(node.node._replicas, _Deaf(b""), produce.NodeLoad())
+    stream = produce.ProduceStream(node.node._replicas, _Deaf(b""), produce.NodeLoad(), Turns())
     stream._begin(hot.ProduceFrame(1, Acks.ALL, 1, "", [target]), 100)
     del target, records
     assert held() is not None
@@ -179,32 +180,32 @@ async def test_requests_for_many_partitions_let_others_have_their_turns(
             appended += 1
             return super()._append(call, index)
 
-    load = produce.NodeLoad()
+    load, turns = produce.NodeLoad(), Turns()
     laters = [
-        Counting(node.node._replicas, _Deaf(b""), load)._begin(
+        Counting(node.node._replicas, _Deaf(b""), load, turns)._begin(
             _unknown(count, transactional_id), 2 * count
         )
         for _ in range(streams)
     ]
     beginning = asyncio.gather(*(each for each in laters if each is not None))
-    at_once = min(streams, produce._STREAMS_TURN_MAX) * (produce._TURN_MAX + 1)
-    turns = 0
+    at_once = min(streams, STREAMS_MAX) * (TURN_MAX + 1)
+    passes = 0
     while not beginning.done():
         before = appended
         await asyncio.sleep(0)
         assert appended - before <= at_once
-        turns += 1
+        passes += 1
     assert appended == streams * count
-    assert turns >= streams * count // at_once
+    assert passes >= streams * count // at_once
 
 
 async def test_many_requests_that_come_at_once_let_others_have_their_turns(
     node: RunningNode, controller: FakeController
 ) -> None:
     await node.knows(controller)
-    stream = produce.ProduceStream(node.node._replicas, _Deaf(b""), produce.NodeLoad())
+    stream = produce.ProduceStream(node.node._replicas, _Deaf(b""), produce.NodeLoad(), Turns())
     for frame in (_unknown(0), _unknown(1)):
-        for _ in range(produce._TURN_MAX + 1):
+        for _ in range(TURN_MAX + 1):
             if (later := stream._begin(frame, 2)) is not None:
                 break
         assert later is not None
@@ -223,39 +224,47 @@ async def test_requests_that_are_too_late_are_answered_some_in_a_turn(
     target = hot.ProducePartitionFrame(
         TopicId(topic.topic_id), TopicName("t"), PartitionIndex(0), LeaderEpoch(-1), batch()
     )
-    stream = produce.ProduceStream(node.node._replicas, _Deaf(b""), produce.NodeLoad())
+    stream = produce.ProduceStream(node.node._replicas, _Deaf(b""), produce.NodeLoad(), Turns())
     later = stream._begin(hot.ProduceFrame(1, Acks.ALL, 60_000, "", [target] * 1_000), 100)
     assert later is not None
     await later
     (call,) = stream._calls
     call.deadline_s = float("-inf")
     stream._tick()
-    assert 0 < sum(each is not None for each in call.results) <= produce._TURN_MAX
-    for _ in range(1_000 // produce._TURN_MAX):
+    assert 0 < sum(each is not None for each in call.results) <= TURN_MAX
+    for _ in range(1_000 // TURN_MAX):
         stream._tick()
     assert None not in call.results
 
 
+@pytest.mark.parametrize("streams", [1, 30])
 @pytest.mark.parametrize("kind", ["subscribe", "unsubscribe", "credits"])
-async def test_a_fetch_request_that_names_much_lets_others_have_their_turns(
-    node: RunningNode, controller: FakeController, kind: str
+async def test_fetch_requests_that_name_much_let_others_have_their_turns(
+    node: RunningNode, controller: FakeController, streams: int, kind: str
 ) -> None:
     await node.knows(controller)
-    count = 10_000
+    count = 10_000 // streams
     request = broker_pb2.FetchRequest(
         subscribe=[broker_pb2.FetchSubscribe(topic_id=bytes(16))] * count * (kind == "subscribe"),
         unsubscribe=[1] * count * (kind == "unsubscribe"),
         credits=[broker_pb2.FetchCredit()] * count * (kind == "credits"),
     )
-    stream = fetch.FetchStream(node.node._replicas, _Deaf(b""))
-    taking = asyncio.create_task(stream._on_request(request))
-    turns = 0
+    steps, turns = 0, Turns()
+
+    class Counting(fetch.FetchStream):
+        async def _count(self) -> None:
+            nonlocal steps
+            await super()._count()
+            steps += 1
+
+    clients = [Counting(node.node._replicas, _Deaf(b""), turns) for _ in range(streams)]
+    taking = asyncio.gather(*(each._on_request(request) for each in clients))
+    await asyncio.sleep(0)  # each has a first turn
     while not taking.done():
-        before = len(stream._refusals)
+        before = steps
         await asyncio.sleep(0)
-        assert len(stream._refusals) - before <= fetch._TURN_MAX
-        turns += 1
-    assert turns > count // (2 * fetch._TURN_MAX)
+        assert steps - before <= min(streams, STREAMS_MAX) * (TURN_MAX + 1)
+    assert steps == streams * (count + 1)
 
 
 async def test_many_answers_of_a_fetch_stream_leave_some_in_a_turn(
@@ -268,15 +277,15 @@ async def test_many_answers_of_a_fetch_stream_leave_some_in_a_turn(
         known = topic.topic_id if number % 2 else bytes(16)
         request.subscribe.add(subscription_id=number, topic_id=known, credit_bytes=1)
     request.total_credit_bytes = 1
-    stream = fetch.FetchStream(node.node._replicas, _Deaf(b""))
+    stream = fetch.FetchStream(node.node._replicas, _Deaf(b""), Turns())
     await stream._on_request(request)
     answered: set[int] = set()
-    for _ in range(1_000 // fetch._TURN_MAX + 1):
+    for _ in range(1_000 // TURN_MAX + 1):
         before = len(answered)
         while (push := stream._next_push()) is not None:
             frames = hot.decode_fetch_response(push).partitions
             answered |= {each.subscription_id for each in frames}
-        assert len(answered) - before <= 2 * fetch._TURN_MAX
+        assert len(answered) - before <= 2 * TURN_MAX
     assert answered == set(range(1_000))
     assert stream._next_push() is None
 
@@ -380,7 +389,7 @@ async def test_an_idle_stream_does_not_hold_its_last_request(
     frame = hot.ProduceFrame(1, Acks.ALL, 1000, "", [target])
     client = _Idle(hot.encode_produce_request(frame))
     known = sys.getrefcount(client.request)
-    stream = produce.ProduceStream(node.node._replicas, client, produce.NodeLoad())
+    stream = produce.ProduceStream(node.node._replicas, client, produce.NodeLoad(), Turns())
     serving = asyncio.create_task(stream.run(asyncio.Event()))
     await client.drowned.wait()
     held = sys.getrefcount(client.request)

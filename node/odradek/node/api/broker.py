@@ -9,6 +9,7 @@ import grpc
 from odradek.node.api.fetch import FetchStream
 from odradek.node.api.limits import check_count
 from odradek.node.api.produce import NodeLoad, ProduceStream
+from odradek.node.api.turns import Turns
 from odradek.node.cluster.producer_ids import ProducerIds
 from odradek.node.replication.partition import PartitionReplica
 from odradek.node.replication.replicas import Replicas
@@ -34,6 +35,7 @@ class BrokerServicer:
         self._replicas = replicas
         self._producer_ids = producer_ids
         self._load = NodeLoad()
+        self._turns = Turns()
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -67,11 +69,11 @@ class BrokerServicer:
 
     async def produce(self, _: Any, context: Any) -> None:
         """Append; see `ProduceStream`."""
-        await ProduceStream(self._replicas, context, self._load).run(self._stopping)
+        await ProduceStream(self._replicas, context, self._load, self._turns).run(self._stopping)
 
     async def fetch(self, _: Any, context: Any) -> None:
         """Read; see `FetchStream`."""
-        await FetchStream(self._replicas, context).run(self._stopping)
+        await FetchStream(self._replicas, context, self._turns).run(self._stopping)
 
     async def list_offsets(
         self, request: pb.ListOffsetsRequest, context: Any

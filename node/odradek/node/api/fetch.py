@@ -23,6 +23,7 @@ import grpc
 
 from odradek.node import metrics
 from odradek.node.api.subscription import Place, Subscription, check_position
+from odradek.node.api.turns import TURN_MAX, Steps, Turns
 from odradek.node.replication.replicas import Replicas
 from odradek.protocol.errors import BrokerError, InvalidRequestError, NodeShuttingDownError
 from odradek.protocol.hot import EpochEnd, FetchedPartitionFrame, encode_fetch_response
@@ -35,8 +36,6 @@ from odradek.v1 import broker_pb2 as pb
 
 PUSH_BYTES: Final = 1 << 20
 _SUBSCRIPTIONS_MAX: Final = 20_000
-_TURN_MAX: Final = 128
-"""So many subscriptions, and changes of them, in a turn of the loop: a few milliseconds."""
 _HOLD_S_MAX: Final = 10.0
 _FINISH_S: Final = 1.0
 _UNKNOWN_OFFSET: Final = Offset(-1)
@@ -47,7 +46,7 @@ Frame = FetchedPartitionFrame[list[bytes]]
 class FetchStream:
     """Serves one client's stream until it ends."""
 
-    def __init__(self, replicas: Replicas, context: Any) -> None:
+    def __init__(self, replicas: Replicas, context: Any, turns: Turns) -> None:
         self._replicas = replicas
         self._context = context
         self._subscriptions: dict[int, Subscription] = {}
@@ -59,7 +58,8 @@ class FetchStream:
         self._holding: asyncio.TimerHandle | None = None
         self._has_held_long = False
         self._total_credit_bytes = 0
-        self._turn_count = self._pass_frames = 0
+        self._steps = Steps(turns)
+        self._pass_frames = 0
         self._min_bytes = 0
         self._hold_s = 0.0
         self._reads_stable = True
@@ -138,10 +138,8 @@ class FetchStream:
 
     async def _count(self) -> None:
         """Count a step; after many, let everybody else have a turn."""
-        if self._turn_count == _TURN_MAX:
-            self._turn_count = 0
-            await asyncio.sleep(0)
-        self._turn_count += 1
+        await self._steps.next_turn()
+        self._steps.count(1)
 
     def _check_backlog(self, coming: int) -> None:
         backlog = len(self._queue) + len(self._refusals) + coming
@@ -233,7 +231,7 @@ class FetchStream:
 
     def _next_push(self) -> bytes | None:
         """Return what there is, or, if the client prefers, what came meanwhile."""
-        if self._pass_frames < _TURN_MAX:
+        if self._pass_frames < TURN_MAX:
             before = len(self._held)
             self._held_bytes += self._gather(self._held)
             self._pass_frames += len(self._held) - before
@@ -241,7 +239,7 @@ class FetchStream:
                 frames, self._held, self._held_bytes = self._held, [], 0
                 self._end_holding()
                 return encode_fetch_response(frames)
-        if self._pass_frames >= _TURN_MAX:
+        if self._pass_frames >= TURN_MAX:
             self._outlet.wake()  # for the rest: others want a turn, too
         self._pass_frames = 0
         return None
@@ -271,9 +269,9 @@ class FetchStream:
 
     def _gather(self, frames: list[Frame]) -> int:
         """Give queued subscriptions a turn; return the bytes of records added to `frames`."""
-        frames_max = len(frames) + _TURN_MAX
-        frames += self._refusals[:_TURN_MAX]
-        del self._refusals[:_TURN_MAX]
+        frames_max = len(frames) + TURN_MAX
+        frames += self._refusals[:TURN_MAX]
+        del self._refusals[:TURN_MAX]
         gathered_bytes = 0
         for _ in range(len(self._queue)):
             if gathered_bytes >= PUSH_BYTES or len(frames) >= frames_max:

@@ -15,12 +15,13 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
 
 from odradek.node import metrics
+from odradek.node.api.turns import TURN_MAX, Steps, Turns
 from odradek.node.replication.replicas import Replicas
 from odradek.protocol.errors import (
     BrokerError,
@@ -57,10 +58,6 @@ _PARTITION_BYTES: Final = 512
 """What each partition of it takes, result included: 2 bytes suffice to name one."""
 _ANSWER_BYTES: Final = 64
 _PARKED_OVERHEAD_BYTES: Final = 1024
-_TURN_MAX: Final = 128
-"""So many requests and partitions in a turn of the loop: a few milliseconds if all are refused."""
-_STREAMS_TURN_MAX: Final = 8
-"""So many streams that have more than that to do go on in the same turn."""
 _TIMEOUT_DEFAULT_S: Final = 30.0
 _TICK_S: Final = 0.5
 _FINISH_S: Final = 2.0
@@ -132,17 +129,15 @@ class ProduceCall:
 
 @dataclass(slots=True)
 class NodeLoad:
-    """What all produce streams of a node hold and do together."""
+    """What all produce streams of a node hold together."""
 
     unanswered_bytes: int = 0
-    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_STREAMS_TURN_MAX))
-    """In the order in which they ask for one."""
 
 
 class ProduceStream:
     """Serves one client's stream until it ends."""
 
-    def __init__(self, replicas: Replicas, context: Any, load: NodeLoad) -> None:
+    def __init__(self, replicas: Replicas, context: Any, load: NodeLoad, turns: Turns) -> None:
         self._replicas = replicas
         self._load = load
         self._context = context
@@ -151,7 +146,7 @@ class ProduceStream:
         self._unanswered_bytes = 0
         self._room = asyncio.Event()
         self._room.set()
-        self._turn_count = 0
+        self._steps = Steps(turns)
         self._answers: deque[bytes] = deque()
         self._outlet = Outlet[bytes](context, self._next_answer)
         self._leaving_bytes = 0
@@ -244,26 +239,25 @@ class ProduceStream:
         self._unanswered(call.size_bytes)
         if self._timer is None:
             self._timer = self._loop.call_later(_TICK_S, self._tick)
-        self._turn_count += 1 + len(frame.partitions)
+        self._steps.count(1 + len(frame.partitions))
         if not frame.partitions:
             self.answer(call)
-        elif self._turn_count > _TURN_MAX:
+        elif self._steps.are_many:
             return self._append_slowly(call, 0)
         else:
             for index in range(len(frame.partitions)):
                 if not self._replicas.has_room or not self._append(call, index):
                     return self._append_slowly(call, index)
             self._replicas.commit_soon()
-        if self._turn_count > _TURN_MAX or not self._has_room:
+        if self._steps.are_many or not self._has_room:
             return self._until_room()
         return None
 
     async def _append_slowly(self, call: ProduceCall, first: int) -> None:
         """Append the rest of a request in many turns, and as the store has room for it."""
         for index in range(first, len(call.results)):
-            if self._turn_count > _TURN_MAX:
-                await self._next_turn()
-            self._turn_count += 1
+            await self._steps.next_turn()
+            self._steps.count(1)
             try:
                 while not self._replicas.has_room or not self._append(call, index):
                     await self._replicas.room()
@@ -272,15 +266,8 @@ class ProduceStream:
         self._replicas.commit_soon()
         await self._until_room()
 
-    async def _next_turn(self) -> None:
-        """Let everybody else have a turn."""
-        async with self._load.turns:
-            await asyncio.sleep(0)
-        self._turn_count = 0
-
     async def _until_room(self) -> None:
-        if self._turn_count > _TURN_MAX:
-            await self._next_turn()
+        await self._steps.next_turn()
         while not self._has_room:
             self._room.clear()
             await self._room.wait()
@@ -355,7 +342,7 @@ class ProduceStream:
             for index, result in enumerate(call.results):
                 if result is not None:
                     continue
-                if count == _TURN_MAX:
+                if count == TURN_MAX:
                     return False
                 count += 1
                 call.failed(index, self._too_late(call.frame, index))
