@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+from typing import Any
 
 import pytest
 
 from odradek.client import (
     BufferFullError,
+    Client,
     DeliveryFailedError,
     DeliveryTimeoutError,
 )
@@ -43,10 +45,13 @@ async def test_a_full_buffer_makes_send_wait_its_turn(cluster: FakeCluster) -> N
 async def test_a_full_buffer_gives_up_after_the_delivery_timeout(cluster: FakeCluster) -> None:
     cluster.create_topic("t")
     node = cluster.nodes[1]
-    async with producing(
-        cluster, buffer_bytes=2048, batch_bytes=2048, delivery_timeout_s=0.3
-    ) as producer:
-        await producer.send("t", b"warm")
+    small: dict[str, Any] = {"buffer_bytes": 2048, "batch_bytes": 2048, "delivery_timeout_s": 0.3}
+    async with (
+        Client(cluster.bootstrap) as client,
+        client.producer() as patient,
+        client.producer(**small) as producer,
+    ):
+        await patient.send("t", b"warm")  # may take its time
         cluster.move_leader(cluster.topics["t"], 0, -1)
         await asyncio.sleep(0.05)
         first = await producer.enqueue("t", bytes(3000))

@@ -34,7 +34,7 @@ def code_of(error: grpc.aio.AioRpcError) -> int:
 
 
 async def until_balanced(members: Iterable[Member]) -> None:
-    """Wait until six partitions are read by these members, within one of balance."""
+    """Wait until all have joined, and six partitions are read by them, within one of balance."""
     everybody = list(members)
     async with asyncio.timeout(WAIT_S):
         while not is_balanced(everybody):
@@ -44,6 +44,8 @@ async def until_balanced(members: Iterable[Member]) -> None:
 
 
 def is_balanced(members: list[Member]) -> bool:
+    if not all(member.epoch for member in members):
+        return False  # it has not joined yet
     loads = [len(member.owned) for member in members]
     together = {index for member in members for index in member.owned}
     return sum(loads) == len(together) == 6 and max(loads) - min(loads) <= 1
