@@ -40,6 +40,7 @@ class FaultKind(enum.Enum):
     PAUSE_NODE = "node paused"
     PAUSE_CONTROLLER = "controller paused"
     PAUSE_ACTIVE = "active controller paused"
+    PAUSE_ALL = "everything paused at once"
     KILL_PRODUCER = "producer killed"
     KILL_MEMBER = "group member killed"
     PAUSE_MEMBER = "group member paused"
@@ -155,12 +156,14 @@ async def _kill_all(stage: Stage, chance: random.Random) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def _paused(process: LocalProcess) -> AsyncIterator[str]:
-    process.pause()
+async def _paused(*processes: LocalProcess) -> AsyncIterator[str]:
+    for process in processes:
+        process.pause()
     try:
-        yield process.name
+        yield ", ".join(process.name for process in processes)
     finally:
-        process.resume()
+        for process in processes:
+            process.resume()
 
 
 @asynccontextmanager
@@ -180,6 +183,14 @@ async def _pause_active(stage: Stage, chance: random.Random) -> AsyncIterator[st
     del chance
     async with _paused(stage.cluster.controllers[await stage.active_controller()]) as detail:
         yield detail
+
+
+@asynccontextmanager
+async def _pause_all(stage: Stage, chance: random.Random) -> AsyncIterator[str]:
+    """After a session's time every clock says that all are dead, and nobody is."""
+    del chance
+    async with _paused(*stage.servers):
+        yield "every node and controller"
 
 
 @asynccontextmanager
@@ -359,6 +370,7 @@ FAULTS: Final = {
     FaultKind.PAUSE_NODE: Fault(_pause_node, (1.0, 10.0)),
     FaultKind.PAUSE_CONTROLLER: Fault(_pause_controller, (1.0, 10.0)),
     FaultKind.PAUSE_ACTIVE: Fault(_pause_active, (1.0, 10.0)),
+    FaultKind.PAUSE_ALL: Fault(_pause_all, (1.0, 10.0)),
     FaultKind.KILL_PRODUCER: Fault(_kill_producer, (0.0, 2.0)),
     FaultKind.KILL_MEMBER: Fault(_kill_member, (0.0, 2.0)),
     FaultKind.PAUSE_MEMBER: Fault(_pause_member, (1.0, 10.0)),
