@@ -31,10 +31,12 @@ class Gate:
     Attributes:
         is_open: Whether bytes pass.
         delay_s: How long each byte is under way.
+        has_kept_back: Whether anybody wished to pass since it was last closed.
     """
 
     def __init__(self) -> None:
         self.is_open = True
+        self.has_kept_back = False
         self.delay_s = 0.0
         self._pipes: set[_Pipe] = set()
         self._opened = asyncio.Event()
@@ -46,12 +48,14 @@ class Gate:
             self.delay_s = delay_s
         if is_open is not None:
             self.is_open = is_open
+            self.has_kept_back &= is_open
             (self._opened.set if is_open else self._opened.clear)()
         for pipe in list(self._pipes):
             pipe.pump()
 
     async def until_open(self) -> None:
         """Return once bytes pass."""
+        self.has_kept_back |= not self.is_open
         await self._opened.wait()
 
     def add(self, pipe: "_Pipe") -> None:
@@ -80,6 +84,7 @@ class _Pipe:
         if not self._under_way and self._gate.is_open and not self._gate.delay_s:
             self._deliver(data)
             return
+        self._gate.has_kept_back |= not self._gate.is_open
         self._under_way.append((self._loop.time() + self._gate.delay_s, data))
         self._kept_bytes += len(data or b"")
         if self._kept_bytes > _KEPT_BACK_BYTES_MAX:
@@ -274,6 +279,10 @@ class Fabric:
     def cut(self, source: str, destination: str) -> None:
         """Let nothing pass from one process to another; what flows back is not touched."""
         self._gate(source, destination).set(is_open=False)
+
+    def has_kept_back(self, source: str, destination: str) -> bool:
+        """Whether a cut link has had anything to keep back, bytes or a wish to connect."""
+        return self._gate(source, destination).has_kept_back
 
     def slow(self, source: str, destination: str, delay_s: float) -> None:
         """Let everything from one process to another take so long."""

@@ -7,23 +7,18 @@ active) is asked when the fault begins.
 import asyncio
 import enum
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import (
-    AbstractAsyncContextManager,
-    AsyncExitStack,
-    asynccontextmanager,
-    contextmanager,
-)
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from odradek.client.local.process import LocalProcess
+from tests.chaos.links import cut_controllers, cut_link, cut_one_way, isolate_node, slow_links
 from tests.chaos.stage import Stage
 
 Injection: TypeAlias = Callable[[Stage, random.Random], AbstractAsyncContextManager[str]]
 
 _CLOCK_HOURS: Final = (-30, -3, 3, 30)
-_SLOW_S: Final = (0.02, 0.1, 0.4)
 _INTO_SESSION_S: Final = 3.0
 _STARTS_CUT_OFF_S: Final = 5.0
 
@@ -219,83 +214,6 @@ async def _pause_member(stage: Stage, chance: random.Random) -> AsyncIterator[st
         yield detail
 
 
-def _linked(stage: Stage, chance: random.Random) -> tuple[str, str]:
-    """Choose two processes that talk with each other."""
-    nodes = [process.name for process in stage.cluster.nodes.values()]
-    controllers = [process.name for process in stage.cluster.controllers.values()]
-    clients = stage.client_names
-    ends = [(nodes, controllers), (clients, nodes)]
-    if len(controllers) > 1:
-        ends.append((controllers, controllers))
-    if len(nodes) > 1:
-        ends.append((nodes, nodes))
-    left, right = chance.choice(ends)
-    near = chance.choice(left)
-    return near, chance.choice([name for name in right if name != near])
-
-
-@asynccontextmanager
-async def _cut_link(stage: Stage, chance: random.Random) -> AsyncIterator[str]:
-    near, far = _linked(stage, chance)
-    stage.fabric.cut(near, far)
-    stage.fabric.cut(far, near)
-    try:
-        yield f"{near} -/- {far}"
-    finally:
-        stage.fabric.heal()
-
-
-@asynccontextmanager
-async def _cut_one_way(stage: Stage, chance: random.Random) -> AsyncIterator[str]:
-    near, far = chance.sample(_linked(stage, chance), 2)
-    stage.fabric.cut(near, far)
-    try:
-        yield f"{near} -/> {far}"
-    finally:
-        stage.fabric.heal()
-
-
-@asynccontextmanager
-async def _isolate_node(stage: Stage, chance: random.Random) -> AsyncIterator[str]:
-    """Clients reach it still: it must stop to acknowledge by itself."""
-    name = chance.choice(list(stage.cluster.nodes.values())).name
-    with _cut_off(stage, name, stage.servers):
-        yield name
-
-
-@asynccontextmanager
-async def _cut_controllers(stage: Stage, chance: random.Random) -> AsyncIterator[str]:
-    """Its followers reach it still, too."""
-    name = chance.choice(list(stage.cluster.nodes.values())).name
-    with _cut_off(stage, name, stage.cluster.controllers.values()):
-        yield name
-
-
-@contextmanager
-def _cut_off(stage: Stage, name: str, others: Iterable[LocalProcess]) -> Iterator[None]:
-    for other in others:
-        if other.name != name:
-            stage.fabric.cut(name, other.name)
-            stage.fabric.cut(other.name, name)
-    try:
-        yield
-    finally:
-        stage.fabric.heal()
-
-
-@asynccontextmanager
-async def _slow_links(stage: Stage, chance: random.Random) -> AsyncIterator[str]:
-    name, delay_s = chance.choice(stage.servers).name, chance.choice(_SLOW_S)
-    for other in (*(each.name for each in stage.servers), *stage.client_names):
-        if other != name:
-            stage.fabric.slow(name, other, delay_s)
-            stage.fabric.slow(other, name, delay_s)
-    try:
-        yield f"{name}, {delay_s * 1000:g} ms each way"
-    finally:
-        stage.fabric.heal()
-
-
 @asynccontextmanager
 async def _clock(stage: Stage, chance: random.Random) -> AsyncIterator[str]:
     assert stage.clocks is not None, "left out where clocks cannot be set"
@@ -329,7 +247,7 @@ async def _stopped(process: LocalProcess) -> None:
 @asynccontextmanager
 async def _kill_during_cut(stage: Stage, chance: random.Random) -> AsyncIterator[str]:
     kill = chance.choice((_kill_node, _kill_leader, _kill_controller, _kill_active))
-    cut = chance.choice((_cut_link, _cut_one_way, _slow_links))
+    cut = chance.choice((cut_link, cut_one_way, slow_links))
     async with AsyncExitStack() as killed:
         async with cut(stage, chance) as first:
             second = await killed.enter_async_context(kill(stage, chance))
@@ -353,7 +271,7 @@ async def _pause_during_kill(stage: Stage, chance: random.Random) -> AsyncIterat
 async def _lose_active_too(stage: Stage, chance: random.Random) -> AsyncIterator[str]:
     """Whoever decides next must not begin to wait for the node anew."""
     active = await stage.active_controller()
-    lose = chance.choice((_pause_node, _isolate_node, _cut_controllers))
+    lose = chance.choice((_pause_node, isolate_node, cut_controllers))
     async with lose(stage, chance) as first:
         await asyncio.sleep(_INTO_SESSION_S)
         async with _killed(stage, ("controller", active)) as second:
@@ -374,11 +292,11 @@ FAULTS: Final = {
     FaultKind.KILL_PRODUCER: Fault(_kill_producer, (0.0, 2.0)),
     FaultKind.KILL_MEMBER: Fault(_kill_member, (0.0, 2.0)),
     FaultKind.PAUSE_MEMBER: Fault(_pause_member, (1.0, 10.0)),
-    FaultKind.CUT_LINK: Fault(_cut_link, (1.0, 10.0)),
-    FaultKind.CUT_ONE_WAY: Fault(_cut_one_way, (1.0, 10.0)),
-    FaultKind.ISOLATE_NODE: Fault(_isolate_node, (1.0, 10.0)),
-    FaultKind.CUT_CONTROLLERS: Fault(_cut_controllers, (1.0, 10.0)),
-    FaultKind.SLOW_LINKS: Fault(_slow_links, (1.0, 5.0)),
+    FaultKind.CUT_LINK: Fault(cut_link, (1.0, 10.0)),
+    FaultKind.CUT_ONE_WAY: Fault(cut_one_way, (1.0, 10.0)),
+    FaultKind.ISOLATE_NODE: Fault(isolate_node, (1.0, 10.0)),
+    FaultKind.CUT_CONTROLLERS: Fault(cut_controllers, (1.0, 10.0)),
+    FaultKind.SLOW_LINKS: Fault(slow_links, (1.0, 5.0)),
     FaultKind.CLOCK: Fault(_clock, (1.0, 5.0)),
     FaultKind.ROLLING_RESTART: Fault(_rolling_restart, (0.0, 0.0)),
     FaultKind.KILL_DURING_CUT: Fault(_kill_during_cut, (1.0, 8.0)),

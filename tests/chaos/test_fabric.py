@@ -128,6 +128,25 @@ async def test_an_end_is_kept_back_too(fabric: Fabric, wire: Wire, stack: AsyncE
     assert await asyncio.wait_for(line.far.read(), DEADLINE_S) == b""
 
 
+async def test_it_is_known_whether_a_cut_had_anything_to_keep_back(
+    fabric: Fabric, wire: Wire, stack: AsyncExitStack
+) -> None:
+    line = await Line(wire, stack).open()
+    fabric.cut("near", "far")
+    line.far_writer.write(b"back")
+    assert await arrives(line.near, b"back")
+    assert not fabric.has_kept_back("near", "far")
+    line.near_writer.write(b"there")
+    assert await stays_away(line.far)
+    assert fabric.has_kept_back("near", "far")
+    fabric.heal()
+    fabric.cut("near", "far")
+    assert not fabric.has_kept_back("near", "far")
+    reader, _ = await wire.dial(stack)
+    assert await stays_away(reader)
+    assert fabric.has_kept_back("near", "far")
+
+
 async def test_without_a_cut_an_end_is_known_at_once(wire: Wire, stack: AsyncExitStack) -> None:
     line = await Line(wire, stack).open()
     line.far_writer.close()
