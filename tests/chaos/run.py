@@ -29,6 +29,7 @@ from tests.chaos.table import print_table
 from tests.chaos.windows import Window, attribute, windows
 
 _SETTLE_S: Final = 1.0
+_KINDS: Final = {kind.name.lower().replace("_", "-"): kind for kind in FaultKind}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,14 +180,24 @@ async def _finish(stage: Stage) -> None:
 
 def main() -> int:
     """Read the arguments, run, report."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="\n".join(("kinds:", *(f"  {name:<22}{_KINDS[name].value}" for name in _KINDS))),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--replication", type=int, default=3)
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--controllers", type=int, default=3)
     parser.add_argument("--rate", type=float, default=100.0, help="send operations a second")
-    parser.add_argument("--only", choices=[kind.name for kind in FaultKind], action="append")
+    parser.add_argument(
+        "--only",
+        choices=_KINDS,
+        metavar="KIND",
+        action="append",
+        help="one of the kinds below; may be repeated",
+    )
     parser.add_argument("--hold-s-min", type=float, default=0.0, help="the shortest of a fault")
     parser.add_argument("--directory", type=Path, help="a new one, kept; else a temporary one")
     parser.add_argument("--judge", type=Path, help="judge the history of a kept directory again")
@@ -197,7 +208,7 @@ def main() -> int:
     options = RunOptions(
         seed=seed,
         duration_s=arguments.minutes * 60,
-        kinds=tuple(FaultKind[name] for name in arguments.only or FaultKind.__members__),
+        kinds=tuple(_KINDS[name] for name in arguments.only or _KINDS),
         hold_s_min=arguments.hold_s_min,
         stage=StageOptions(
             nodes=arguments.nodes,
