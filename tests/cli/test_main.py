@@ -38,6 +38,12 @@ def test_a_command_s_help_is_about_the_command() -> None:
     assert "--install-completion" not in shown.stdout
 
 
+@pytest.mark.parametrize("command", ["dev", "produce", "consume", "bench", "groups"])
+def test_help_says_what_exit_statuses_mean(command: str) -> None:
+    shown = " ".join(run(command, "--help", COLUMNS="100").stdout.split())
+    assert "2 wrong usage or an illegal value; 3 no such topic" in shown
+
+
 def test_help_of_a_server_says_that_ctrl_c_is_its_normal_end() -> None:
     shown = " ".join(run("dev", "--help", COLUMNS="100").stdout.split())
     assert "stops it cleanly: exit status 0" in shown

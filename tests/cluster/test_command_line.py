@@ -112,7 +112,8 @@ async def test_a_group_goes_on_where_it_stopped(odradek: Shell, client: Client) 
     assert described["state"] == "empty"
     assert [(each["committed"], each["lag"]) for each in described["offsets"]] == [(4, 0)]
     moved = await odradek("groups", "reset-offsets", group, topic, "--to", "3", "--json")
-    assert moved.json == [{"topic": topic, "partition": 0, "offset": 3}]
+    offsets = [{"topic": topic, "partition": 0, "offset": 3}]
+    assert moved.json == {"group": group, "created": False, "offsets": offsets}
     assert (await odradek("consume", topic, "-g", group, "--max", "1")).out == "4\n"
     assert group in (await odradek("groups", "list")).out
     mistyped = await odradek("groups", "describe", group[:-1])

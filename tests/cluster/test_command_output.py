@@ -100,6 +100,15 @@ async def test_a_group_s_tables(cluster: LocalCluster, odradek: Shell, client: C
     assert progress == [topic, "0", "1", "3", "2", "reader-7"]
 
 
+async def test_a_group_that_a_reset_creates_is_told(odradek: Shell, client: Client) -> None:
+    topic, one, two = await filled_topic(client, partitions=1, records=3), unique("a"), unique("b")
+    made = await odradek("groups", "reset-offsets", one, topic, "--to", "1")
+    assert made.rows[1:] == [[topic, "0", "1"]]
+    assert made.err == f"group {one} did not exist; it was created with these offsets\n"
+    as_json = await odradek("groups", "reset-offsets", two, topic, "--to", "1", "--json")
+    assert (as_json.json["created"], as_json.err) == (True, "")
+
+
 async def test_groups_are_listed_moved_and_deleted(odradek: Shell, client: Client) -> None:
     topic = await filled_topic(client, partitions=2, records=3)
     one, two = sorted([unique("shown"), unique("shown")])
@@ -113,6 +122,7 @@ async def test_groups_are_listed_moved_and_deleted(odradek: Shell, client: Clien
     ]
     only = await odradek("groups", "reset-offsets", one, topic, "--to", "2", "--partition", "1")
     assert only.rows[1:] == [[topic, "1", "2"]]
+    assert (moved.err, only.err) == ("", "")
     listed, described = await asyncio.gather(
         odradek("groups", "list", "--json"), odradek("groups", "describe", one)
     )

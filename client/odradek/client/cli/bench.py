@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from odradek.client import Client, Compression
 from odradek.client.cli import output, session
-from odradek.client.cli.exits import ExitCode
+from odradek.client.cli.exits import EXIT_CODES_HELP, ExitCode
 
 app = session.new_app()
 
@@ -68,7 +68,7 @@ class _Load:
         )
 
 
-@app.command()
+@app.command(epilog=EXIT_CODES_HELP)
 def bench(
     *,
     records: Annotated[int, typer.Option(min=1, help="How many.")] = 200_000,

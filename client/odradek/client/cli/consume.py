@@ -9,7 +9,7 @@ import typer
 
 from odradek.client import Client, Consumer, TopicPartition, serdes
 from odradek.client.cli import output, session
-from odradek.client.cli.exits import ExitCode
+from odradek.client.cli.exits import EXIT_CODES_HELP, ExitCode
 from odradek.client.cli.record_format import Render, compile_format
 from odradek.client.cli.start_position import StartPosition, parse_start
 
@@ -43,7 +43,7 @@ class _Request:
     exit_at_end: bool
 
 
-@app.command()
+@app.command(epilog=EXIT_CODES_HELP)
 def consume(
     topic: Annotated[
         str, typer.Argument(metavar="TOPIC", show_default=False, help="An existing topic.")

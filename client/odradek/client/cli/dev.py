@@ -10,6 +10,7 @@ import typer
 from rich.panel import Panel
 
 from odradek.client.cli import output, session
+from odradek.client.cli.exits import EXIT_CODES_HELP
 from odradek.client.local.cluster import LocalCluster, LocalProcess, LocalProcessError
 
 app = session.new_app()
@@ -17,7 +18,7 @@ app = session.new_app()
 _PREFERRED_PORT = 7070
 
 
-@app.command()
+@app.command(epilog=EXIT_CODES_HELP)
 def dev(
     *,
     nodes: Annotated[int, typer.Option(min=1, max=32, help="How many nodes.")] = 3,

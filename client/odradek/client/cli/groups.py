@@ -10,7 +10,7 @@ from odradek.client import Client, TopicPartition
 from odradek.client.administration.descriptions import GroupDescription
 from odradek.client.cli import output, session
 from odradek.client.cli.start_position import parse_start
-from odradek.protocol.errors import UnknownTopicOrPartitionError
+from odradek.protocol.errors import GroupIdNotFoundError, UnknownTopicOrPartitionError
 
 app = session.new_app(help="Look at consumer groups, reset or delete them.")
 
@@ -134,24 +134,27 @@ def reset_offsets(
     bootstrap: session.Bootstrap = session.DEFAULT_BOOTSTRAP,
     as_json: session.Json = False,
 ) -> None:
-    """Let a group without running consumers go on from another place."""
+    """Let a group without running consumers go on from another place, or a new one begin there."""
     place = session.checked(lambda: parse_start(to))
-    committed = session.with_client(
-        bootstrap,
-        lambda client: client.admin.reset_offsets(group, topic, place, partitions=partition),
-    )
+
+    async def action(client: Client) -> tuple[bool, dict[TopicPartition, int]]:
+        is_new = not await _exists(client, group)
+        return is_new, await client.admin.reset_offsets(group, topic, place, partitions=partition)
+
+    is_new, committed = session.with_client(bootstrap, action)
     if as_json:
-        output.print_json(
-            [
-                {"topic": each.topic, "partition": each.partition, "offset": offset}
-                for each, offset in sorted(committed.items())
-            ]
-        )
+        offsets = [
+            {"topic": each.topic, "partition": each.partition, "offset": offset}
+            for each, offset in sorted(committed.items())
+        ]
+        output.print_json({"group": group, "created": is_new, "offsets": offsets})
         return
     output.print_table(
         {"topic": False, "partition": True, "next offset": True},
         ((each.topic, each.partition, offset) for each, offset in sorted(committed.items())),
     )
+    if is_new:
+        output.note(f"group {group} did not exist; it was created with these offsets")
 
 
 @app.command()
@@ -174,6 +177,14 @@ def delete(
     session.with_client(bootstrap, action)
     if as_json:
         output.print_json({"deleted": groups})
+
+
+async def _exists(client: Client, group: str) -> bool:
+    try:
+        await client.admin.describe_group(group)
+    except GroupIdNotFoundError:
+        return False
+    return True
 
 
 async def _look_at(client: Client, group: str) -> tuple[GroupDescription, list[_Progress]]:

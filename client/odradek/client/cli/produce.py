@@ -12,7 +12,7 @@ from rich.progress import Progress, TaskID
 
 from odradek.client import Client, Compression, Producer, serdes
 from odradek.client.cli import output, session
-from odradek.client.cli.exits import ExitCode
+from odradek.client.cli.exits import EXIT_CODES_HELP, ExitCode
 from odradek.client.cli.line_reader import Block, read_lines
 from odradek.client.cli.record_format import FormatError, parse_headers, parse_line
 
@@ -38,7 +38,7 @@ class _Lines:
     partition: int | None
 
 
-@app.command()
+@app.command(epilog=EXIT_CODES_HELP)
 def produce(
     topic: Annotated[str, typer.Argument(metavar="TOPIC", help="An existing topic.")],
     files: Annotated[
