@@ -18,6 +18,7 @@ from odradek.protocol.errors import (
     InconsistentTopicIdError,
     LeaderNotAvailableError,
     NotLeaderOrFollowerError,
+    StorageFullError,
     UnknownTopicIdError,
     UnknownTopicOrPartitionError,
 )
@@ -32,7 +33,7 @@ from odradek.protocol.types import (
     TopicId,
     TopicName,
 )
-from tests.node.running import SMALL, batch
+from tests.node.running import SMALL, WAIT_S, batch
 
 ME, OTHER = NodeId(1), NodeId(2)
 ANY_EPOCH = LeaderEpoch(-1)
@@ -45,8 +46,13 @@ class _Host:
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
         self.view = ClusterView()
+        self.new_epochs_needed = asyncio.Event()
         self.replicas = Replicas(
-            ME, storage, self.view, lapsed=lambda: None, new_epochs_needed=lambda: None
+            ME,
+            storage,
+            self.view,
+            lapsed=lambda: None,
+            new_epochs_needed=self.new_epochs_needed.set,
         )
 
     def step(self, **changes: object) -> RoleChanges:
@@ -173,6 +179,33 @@ async def test_the_next_sync_runs_while_the_last_ones_appends_are_answered(
     assert await first.future == Offset(0)
     assert overlapped == [True]
     assert await second == Offset(1)
+
+
+async def test_what_survived_a_full_disk_is_committed_though_nobody_appends(
+    host: _Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a coordinator waits for ever, and readers never see the end of the log."""
+    topic = _topic(ME)
+    host.step(snapshot=True, topics=(topic,))
+    replica = host.replicas.find(topic.topic_id, "t", ZERO, ANY_EPOCH)
+
+    def full() -> None:
+        raise StorageFullError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(host.storage.group_commit, "_sync", full)
+        appended = replica.append(batch())
+        host.replicas.commit_soon()
+        with pytest.raises(StorageFullError):
+            await appended
+    upkeep = asyncio.create_task(host.replicas.run())
+    await host.new_epochs_needed.wait()
+    led_anew = replace(topic.partitions[0], leader_epoch=LeaderEpoch(1))
+    host.step(partitions=((topic.topic_id, led_anew),))
+    async with asyncio.timeout(WAIT_S):
+        await replica.confirm_leadership()
+    assert replica.high_watermark == 1
+    upkeep.cancel()
 
 
 async def test_a_topic_deleted_before_it_was_heard_of_is_no_news(host: _Host) -> None:

@@ -348,6 +348,7 @@ class Replicas:
             if self._to_drop:
                 self._drop_logs()
             self._recover_from_full_disk()
+            self.commit_soon()  # what a full disk, or a change of roles, left without an append
             now_s = time.monotonic()
             if now_s - self._ticked_at_s >= _ROLE_TICK_S:
                 self._ticked_at_s = now_s
