@@ -219,7 +219,8 @@ class PartitionGroups:
     async def append(self, records: Sequence[OffsetsRecord]) -> None:
         """Append accepted commits or tombstones; return once they are committed."""
         self.check_ready()
-        await self._log.append(records)
+        # Who gives up must not end the wait of those who read after these are committed.
+        await asyncio.shield(self._log.append(records))
 
     async def committed(self, group: GroupId) -> list[OffsetCommitted]:
         """Return a group's offsets, after all commits that were here first."""
@@ -282,7 +283,7 @@ class PartitionGroups:
             error = await deletion
             if error is not None and not isinstance(error, GroupIdNotFoundError):
                 raise error
-        await self._log.append(list(self._log.offsets.forget(group_id)))
+        await self.append(list(self._log.offsets.forget(group_id)))
 
     def clean_up(self) -> None:
         """Remove what retention and deleted topics leave behind; in the background."""
