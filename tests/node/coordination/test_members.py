@@ -310,6 +310,17 @@ def test_a_static_member_goes_away_for_at_most_its_session() -> None:
     assert proposals(machine.on_tick(55.0)) == [Left(member_id=MemberId("a"), expired=True)]
 
 
+def test_a_static_member_whose_session_ends_before_it_is_away_does_not_keep_its_place() -> None:
+    machine = connected(member_of("a", {0: 5}, instance_id="van"))
+    (left,) = proposals(machine.on_frame(A_STREAM, frame("a", -2), 10.0))
+    assert isinstance(left, Left)
+    assert machine.on_tick(56.0) == []  # no controller has answered
+    away = group_of(member_of("a", {0: 5}, instance_id="van", away=True))
+    machine.on_groups([away], [], 60.0)
+    machine.on_decided(GROUP, left, None, 60.0)
+    assert proposals(machine.on_tick(105.1)) == [Left(member_id=MemberId("a"), expired=True)]
+
+
 def test_a_dynamic_member_cannot_go_away() -> None:
     effects = connected(member_of("a")).on_frame(A_STREAM, frame("a", -2, []), 0.0)
     assert isinstance(error_in(effects), InvalidRequestError)

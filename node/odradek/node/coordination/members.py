@@ -180,7 +180,7 @@ class GroupMembers:
                     MemberKey(group, change.member_id), change, error, now_s
                 )
             case Left():
-                return self._on_leave_decided(MemberKey(group, change.member_id))
+                return self._on_leave_decided(MemberKey(group, change.member_id), now_s)
             case Owns():
                 presence = self._presences.get(MemberKey(group, change.member_id))
                 if error is not None and presence is not None:
@@ -306,12 +306,14 @@ class GroupMembers:
         left = Left(member_id=key.member_id, away=is_away)
         return [*effects, Proposed(key.group, left, now_s)]
 
-    def _on_leave_decided(self, key: MemberKey) -> list[Effect]:
+    def _on_leave_decided(self, key: MemberKey, now_s: float) -> list[Effect]:
         """Say goodbye; an error means that the member was gone already."""
         presence = self._presences.get(key)
         if presence is None or presence.is_alive:
             return []
         del self._presences[key]
+        if self._member(key) is not None:  # it is away, and its session may have ended meanwhile
+            self._sessions.grant_if_unknown(key, now_s)
         return self._end(presence.stream, None, presence.leave_epoch)
 
     def _expel(self, key: MemberKey, now_s: float) -> list[Effect]:
