@@ -233,6 +233,16 @@ def test_a_late_commit_counts_from_itself() -> None:
     assert due == Cleanup((OffsetForgotten(GROUP, gps(0)),), ())
 
 
+def test_a_commit_on_its_way_into_the_log_is_not_forgotten() -> None:
+    """What is appended after it would take it away, though it was answered."""
+    offsets = offsets_with(0)
+    offsets.apply(GroupEmptied(GROUP, 0))
+    fresh = accept_commit(anybody(), replace(COMMIT, partition=0), IMAGE, 8 * DAY_MS)
+    offsets.accept(fresh)
+    apply_all(offsets, cleanup(offsets, {}, IMAGE, 8 * DAY_MS, 7 * DAY_MS))
+    assert gps(0) in offsets.of(GROUP)
+
+
 def test_members_that_come_back_stop_the_clock() -> None:
     offsets = offsets_with(0)
     offsets.apply(GroupEmptied(GROUP, 0))

@@ -57,8 +57,7 @@ class CommittedOffsets:
         Raises:
             InvalidRequestError: A later commit of its member was accepted before.
         """
-        place = record.group, record.partition
-        known = self._accepted.get(place) or self.of(record.group).get(record.partition)
+        known = self.newest(record.group, record.partition)
         is_of_same = known is not None and known.member_id == record.member_id
         if known is not None and is_of_same and 0 < record.sequence < known.sequence:
             raise InvalidRequestError(
@@ -68,8 +67,12 @@ class CommittedOffsets:
                 value=record.sequence,
                 limit=known.sequence,
             )
-        self._accepted[place] = record
+        self._accepted[record.group, record.partition] = record
         return record
+
+    def newest(self, group: GroupId, partition: TopicIdPartition) -> OffsetCommitted | None:
+        """Return the newest commit that was accepted, whether it is committed or not."""
+        return self._accepted.get((group, partition)) or self.of(group).get(partition)
 
     def apply(self, record: OffsetsRecord) -> None:
         """Do what a record says."""
@@ -268,7 +271,9 @@ def cleanup(
             records.append(GroupEmptied(group, now_ms))
         left = 0
         for partition, committed in offsets.of(group).items():
-            last_used_ms = max(committed.commit_time_ms, emptied_at_ms or 0)
+            # A newer one may be on its way, and must not be forgotten with this one.
+            newest = offsets.newest(group, partition) or committed
+            last_used_ms = max(newest.commit_time_ms, emptied_at_ms or 0)
             overdue = not is_alive and now_ms - last_used_ms >= retention_ms
             if overdue or partition.topic_id not in image.topics:
                 records.append(OffsetForgotten(group, partition))
