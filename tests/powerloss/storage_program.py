@@ -89,7 +89,7 @@ class Worker:
         start, end = self._log.log_start_offset, self._log.log_end_offset
         to = Offset(self._chance.randint(start, max(start, end - 10)))
         self._promises.make("advancing", self._uid, to)
-        position = await self._storage.patiently(lambda: self._log.advance_log_start(to))
+        position = await self._storage.patiently(lambda: self._log.advance_log_start(to, NOW_MS))
         await self._durable(position)
         self._promises.make("advanced", self._uid, to)
 

@@ -268,7 +268,7 @@ async def test_below_the_log_start_is_out_of_range_also_for_those_overtaken(
     fetcher = await _open(node)
     await fetcher.subscribe(1, topic, credit_bytes=1)
     await fetcher.records()
-    node.storage.log(PartitionUid(topic.partitions[0].uid)).advance_log_start(Offset(4))
+    node.storage.log(PartitionUid(topic.partitions[0].uid)).advance_log_start(Offset(4), 0)
     await fetcher.tell(credits=[{"subscription_id": 1, "bytes": 1 << 20}])
     overtaken = await fetcher.records()
     assert isinstance(overtaken.error, OffsetOutOfRangeError)

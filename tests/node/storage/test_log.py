@@ -147,16 +147,16 @@ async def test_the_log_start_only_moves_forward(tmp_path: Path) -> None:
         log = storage.log(UID)
         for _ in range(5):
             append(log, batch(2))
-        log.advance_log_start(Offset(5))
-        log.advance_log_start(Offset(1))
+        log.advance_log_start(Offset(5), NOW_MS)
+        log.advance_log_start(Offset(1), NOW_MS)
         assert log.log_start_offset == 5
         assert base_offsets(await log.read(Offset(5), 1 << 20)) == [4, 6, 8]
         assert log.size_bytes == 3 * len(batch(2))
         with pytest.raises(OffsetOutOfRangeError):
             await log.read(Offset(4), 1)
         with pytest.raises(OffsetOutOfRangeError):
-            log.advance_log_start(Offset(11))
-        log.advance_log_start(Offset(10))
+            log.advance_log_start(Offset(11), NOW_MS)
+        log.advance_log_start(Offset(10), NOW_MS)
         assert (log.log_end_offset, log.size_bytes) == (10, 0)
     async with opened(tmp_path, COLD) as storage:
         log = storage.log(UID)
@@ -213,7 +213,7 @@ async def test_deleted_batches_do_not_answer_for_their_time(tmp_path: Path) -> N
         log = storage.log(UID)
         for start in (900, 100, 200):
             append(log, batch(5, timestamp_ms=NOW_MS + start))
-        log.advance_log_start(Offset(5))
+        log.advance_log_start(Offset(5), NOW_MS)
         found = await log.offset_for_timestamp(NOW_MS + 150)
         assert found == TimestampOffset(Offset(10), NOW_MS + 200, EPOCH)
         assert await log.offset_for_timestamp(NOW_MS + 500) is None
@@ -254,6 +254,20 @@ async def test_snapshots_spare_the_replay(tmp_path: Path, monkeypatch: pytest.Mo
             fresh = append(log, batch(producer_id=i % 3, producer_epoch=0, base_sequence=i // 3))
             assert not fresh.is_duplicate
         assert log._producers.snapshot() == live
+
+
+async def test_a_producer_is_known_though_the_log_start_has_passed_its_batches(
+    tmp_path: Path,
+) -> None:
+    """And though nothing of the log was replayed since: a truncation and a kill reload it."""
+    async with opened(tmp_path) as storage:
+        log = storage.log(UID)
+        only = batch(2, producer_id=1, producer_epoch=0, base_sequence=0)
+        append(log, only)
+        log.advance_log_start(Offset(2), NOW_MS)
+        log.load(NOW_MS)
+        assert append(log, only).is_duplicate
+        assert log.log_end_offset == 2
 
 
 async def test_a_snapshot_of_batches_that_were_cut_does_not_come_back(
@@ -311,7 +325,7 @@ async def play(storage: Storage, log: PartitionLog, actions: list[tuple[str, int
             model = [b for b in model if b[1] <= argument]
             start = min(start, *cut) if cut else start  # the batch cut may hold the log start
         elif action == "advance" and argument <= end:
-            log.advance_log_start(Offset(argument))
+            log.advance_log_start(Offset(argument), NOW_MS)
             start = max(start, argument)
             model = [b for b in model if b[1] > start]
         elif action == "load":

@@ -208,7 +208,7 @@ class Following:
 
     def _advance_log_start(self, offset: Offset) -> None:
         try:
-            self._log.advance_log_start(offset)
+            self._log.advance_log_start(offset, _now_ms())
         except (StorageFullError, ThrottledError) as error:
             _log.debug("log start stays", uid=self._log.uid, reason=error.message)
 

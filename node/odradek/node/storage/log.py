@@ -267,10 +267,9 @@ class PartitionLog:
             return self.last_position
         entry = self._reader.last_entry(offset)
         end = offset
-        if entry is not None and entry.header.next_offset > offset:
-            end = entry.header.base_offset
-        elif entry is not None:
-            end = entry.header.next_offset
+        if entry is not None:
+            header = entry.header
+            end = header.base_offset if header.next_offset > offset else header.next_offset
         epochs = LeaderEpochs.unpack(self._epochs.pack())
         epochs.truncate_to(end)
         mutation = Mutation()
@@ -303,7 +302,7 @@ class PartitionLog:
         self.load(now_ms)
         return self.last_position
 
-    def advance_log_start(self, offset: Offset) -> int:
+    def advance_log_start(self, offset: Offset, now_ms: int) -> int:
         """Remove the batches wholly below an offset; it becomes the log start.
 
         Returns:
@@ -316,6 +315,7 @@ class PartitionLog:
             raise self._out_of_range(offset)
         if offset <= self.log_start_offset:
             return self.last_position
+        self.snapshot_producers(now_ms)  # no opening replays what is removed
         entry = self._reader.last_entry(Offset(offset + 1))
         keep_from = offset
         if entry is not None and entry.header.next_offset > offset:
