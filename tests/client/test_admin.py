@@ -18,6 +18,11 @@ from odradek.protocol.errors import (
     TopicAlreadyExistsError,
     UnknownTopicOrPartitionError,
 )
+from odradek.v1.broker_pb2 import (
+    OFFSET_SPEC_LATEST,
+    ListOffsetsPartition,
+    ListOffsetsResult,
+)
 from tests.client.consumer_world import world
 from tests.client.fake_node import FakeCluster
 
@@ -97,6 +102,24 @@ async def test_a_number_that_fits_into_no_request_is_refused_by_its_name(
 async def test_before_1970_is_the_first_record(at: datetime | timedelta) -> None:
     async with world() as w:
         await w.topic(records=10)
+        assert await w.client.admin.list_offsets("t", at) == {("t", 0): 0}
+
+
+async def test_a_record_that_comes_while_the_end_is_asked_for_is_not_skipped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing was that young; before the end was told, it had come: it is what was asked for."""
+    async with world() as w:
+        topic = await w.topic()
+        answer = w.fetch[1]._list_offset
+
+        def late(asked: ListOffsetsPartition) -> ListOffsetsResult:
+            if asked.spec == OFFSET_SPEC_LATEST:
+                w.fill(topic, 0, 10)
+            return answer(asked)
+
+        monkeypatch.setattr(w.fetch[1], "_list_offset", late)
+        at = datetime.fromtimestamp(1, UTC)
         assert await w.client.admin.list_offsets("t", at) == {("t", 0): 0}
 
 

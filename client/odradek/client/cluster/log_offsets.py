@@ -77,14 +77,17 @@ async def list_offsets(
         isolation: What "the end" means.
     """
     answers = await _ask_leaders(scope, questions, isolation)
-    beyond: dict[TopicIdPartition, Target] = {
-        partition: Anchor.LATEST
-        for partition, answer in answers.items()
-        if isinstance(answer, LogPosition) and answer.offset < 0
-    }
+    beyond = {each: target for each, target in questions.items() if _is_beyond(answers[each])}
     if beyond:
-        answers |= await _ask_leaders(scope, beyond, isolation)
+        ends = await _ask_leaders(scope, dict.fromkeys(beyond, Anchor.LATEST), isolation)
+        # What came before its end was told may be what was asked for, and would be skipped.
+        again = await _ask_leaders(scope, beyond, isolation)
+        answers |= {each: ends[each] if _is_beyond(again[each]) else again[each] for each in beyond}
     return answers
+
+
+def _is_beyond(answer: LogPosition | OdradekError) -> bool:
+    return isinstance(answer, LogPosition) and answer.offset < 0
 
 
 async def _ask_leaders(
