@@ -99,3 +99,14 @@ def test_deadlines_behave_like_a_dictionary(steps: list[tuple[str, int, int]]) -
             model = {each: at_s for each, at_s in model.items() if each not in due}
     assert {key: deadlines.get(key) for key in model} == model
     assert len(deadlines) == len(model)
+
+
+def test_a_key_whose_deadline_moves_to_and_fro_takes_no_more_room_each_time() -> None:
+    """A member that reconnects for weeks: each break brings its end near, each frame far."""
+    deadlines = Deadlines[str]()
+    for now_s in range(1000):
+        deadlines.set("a", now_s + 5.0)
+        deadlines.set("a", now_s + 45.0)
+        assert deadlines.due(now_s) == []
+    assert len(deadlines._heap) < 100
+    assert deadlines.due(999 + 45.0) == ["a"]

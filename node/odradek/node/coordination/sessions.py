@@ -8,10 +8,11 @@ Rules: silence ends a session after the session time-out. A broken stream leaves
 short grace to reconnect, for its process has died or lost its network; a static member keeps its
 whole session. A new coordinator knows nothing of the past and grants everybody a whole session.
 
-Invariant: `Deadlines` has, for each key, a heap entry at or before its deadline.
+Invariant: `Deadlines` has, for each key, one heap entry that counts, at or before its deadline.
 """
 
 import heapq
+import math
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
@@ -34,13 +35,18 @@ class Deadlines(Generic[Key]):
 
     _at_s: dict[Key, float] = field(default_factory=dict)
     _heap: list[tuple[float, Key]] = field(default_factory=list)
+    _next_look_s: dict[Key, float] = field(default_factory=dict)
+    """The heap entry of each key that counts; others were left behind by an earlier look."""
 
     def set(self, key: Key, at_s: float) -> None:
         """Set or move a deadline."""
-        known = self._at_s.get(key)
         self._at_s[key] = at_s
-        if known is None or at_s < known:
-            heapq.heappush(self._heap, (at_s, key))
+        if at_s < self._next_look_s.get(key, math.inf):
+            self._look(key, at_s)
+
+    def _look(self, key: Key, at_s: float) -> None:
+        self._next_look_s[key] = at_s
+        heapq.heappush(self._heap, (at_s, key))
 
     def clear(self, key: Key) -> None:
         """Forget a deadline; its heap entry goes when its time comes."""
@@ -54,7 +60,10 @@ class Deadlines(Generic[Key]):
         """Return, and forget, the keys whose deadline has come."""
         due = []
         while self._heap and self._heap[0][0] <= now_s:
-            _, key = heapq.heappop(self._heap)
+            look_s, key = heapq.heappop(self._heap)
+            if self._next_look_s.get(key) != look_s:
+                continue
+            del self._next_look_s[key]
             at_s = self._at_s.get(key)
             if at_s is None:
                 continue
@@ -62,7 +71,7 @@ class Deadlines(Generic[Key]):
                 del self._at_s[key]
                 due.append(key)
             else:
-                heapq.heappush(self._heap, (at_s, key))
+                self._look(key, at_s)
         return due
 
     def __contains__(self, key: Key) -> bool:
