@@ -5,11 +5,13 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from odradek.controller.state.decide import CreateInternalTopic, DrainNode
+from odradek.controller.state.decide import CreateInternalTopic, DrainNode, Reassign, RemoveNode
 from odradek.controller.state.reassignment import is_moving, target_of
 from odradek.controller.state.rebalance import Rebalance, plan
 from odradek.controller.state.records import Partition
-from odradek.protocol.types import NodeId, PartitionUid
+from odradek.controller.state.replicas import Reassignment
+from odradek.controller.state.topics import TopicRef
+from odradek.protocol.types import NodeId, PartitionIndex, PartitionUid
 from tests.controller.state.cluster import Cluster
 
 MOVING_MAX = 5
@@ -137,6 +139,33 @@ def test_a_dead_node_is_drained_from_what_the_others_have() -> None:
     cluster.submit(DrainNode(NodeId(3), wanted=True))
     settle(cluster)
     assert {frozenset(each.replicas) for each in cluster.partitions("t")} == {frozenset({1, 2})}
+
+
+def test_a_node_that_died_while_it_was_given_replicas_is_drained_and_removed() -> None:
+    """It will never be in sync: what is on its way there goes elsewhere, or stays."""
+    cluster = Cluster(nodes=3)
+    cluster.topic("t", partitions=6, replication=2)
+    cluster.start(4)
+    cluster.decide(ready(cluster))
+    assert any(4 in each.adding for each in cluster.partitions("t"))
+    cluster.fence(4)
+    cluster.submit(DrainNode(NodeId(4), wanted=True))
+    settle(cluster)
+    cluster.submit(RemoveNode(NodeId(4)))
+    assert spread(held(cluster)) <= 1
+
+
+def test_a_drained_node_that_is_in_sync_already_is_not_given_up_at_once() -> None:
+    """Records may be acknowledged because it has them."""
+    cluster = Cluster(nodes=5)
+    partition = cluster.assigned("t", 1, 2)
+    target = (NodeId(3), NodeId(4))
+    to = Reassignment(TopicRef("t"), PartitionIndex(0), target)
+    cluster.submit(Reassign((to,)))
+    cluster.propose(cluster.image.partitions[partition.uid], 1, 2, 4)
+    cluster.submit(DrainNode(NodeId(4), wanted=True))
+    cluster.decide(ready(cluster))
+    assert 4 in cluster.image.partitions[partition.uid].isr
 
 
 def test_internal_topics_grow_when_nodes_appear() -> None:

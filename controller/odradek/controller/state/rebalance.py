@@ -6,7 +6,8 @@ at a time, and without going back and forth. Idea: compute the next moves from t
 alone; each must make things strictly better.
 
 Invariants: no move makes fewer replicas than wanted, nor fewer racks; every move of the last kinds
-makes the counts of two nodes more equal, so that planning ends; what is on its way is left alone.
+makes the counts of two nodes more equal, so that planning ends; what is on its way is left alone,
+unless it goes to a node that is drained meanwhile, and not in sync yet.
 
 Source: Apache Kafka's ideas of reassignment limits (KIP-455) and Cruise Control's goals, greatly
 reduced.
@@ -113,20 +114,25 @@ class _Planner:
             if not (internal or rack_aware or self._draining):
                 continue
             for partition in self._image.partitions_of(topic):
-                if _is_movable(partition):
+                if _is_movable(partition) or self._goes_nowhere(partition):
                     self._repair_one(partition, wanted if internal else None)
         return list(self._moves.values())
 
+    def _goes_nowhere(self, partition: Partition) -> bool:
+        """Tell whether it is on its way to a drained node, not in sync and perhaps dead."""
+        drained = self._draining.intersection(partition.adding)
+        return partition.is_led and bool(drained) and drained.isdisjoint(partition.isr)
+
     def _repair_one(self, partition: Partition, wanted: int | None) -> None:
         """Do what is due for one partition; `wanted` is how many replicas an internal one has."""
-        target = partition.replicas
-        for node_id in partition.replicas:
+        present = target = target_of(partition)
+        for node_id in present:
             if node_id in self._draining:
                 can_shrink = wanted is not None and len(target) > wanted
                 target = self._replaced(partition, target, node_id, can_shrink=can_shrink)
         if wanted is not None and len(target) < wanted:
             target += self._best(partition, target)[:1]
-        if target == partition.replicas:
+        if target == present and not is_moving(partition):
             target = self._spread(partition)
         self._move(partition, target)
 
@@ -255,11 +261,12 @@ class _Planner:
         return self._racks[taker] not in others or self._racks.get(giver, "") in others
 
     def _move(self, partition: Partition, target: NodeIds) -> None:
-        if target == partition.replicas:
+        before = target_of(partition)
+        if target == before:
             return
         self._moves[partition.uid] = Move(partition, target)
         for held in (self._held, self._of_topic(partition)):
-            held.subtract(partition.replicas)
+            held.subtract(before)
             held.update(target)
         self._led[partition.replicas[0]] -= 1
         self._led[target[0]] += 1
