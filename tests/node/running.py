@@ -37,6 +37,11 @@ SMALL = StorageOptions(reserve_bytes=1 << 20, store=StoreOptions(memtable_bytes=
 WAIT_S = 10.0
 
 
+def monotonic_ms() -> int:
+    """The clock of a node's storage."""
+    return time.monotonic_ns() // 1_000_000
+
+
 def batch(
     count: int = 1,
     *,
@@ -224,7 +229,7 @@ async def running_node(
     stop = asyncio.Event()
     async with AsyncExitStack() as stack:
         storage = await stack.enter_async_context(
-            Storage(data, options, fatal=fatal, now_ms=lambda: time.time_ns() // 1_000_000)
+            Storage(data, options, fatal=fatal, now_ms=monotonic_ms)
         )
         node = Node(config, storage)
         task = asyncio.create_task(node.run(stop))

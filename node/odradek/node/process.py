@@ -78,7 +78,7 @@ async def _run(config: NodeConfig) -> int:
 
 
 def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+    return time.monotonic_ns() // 1_000_000
 
 
 def _end_process(error: BaseException) -> None:

@@ -1,5 +1,6 @@
 """A replica over a real log: what is acknowledged, to whom, and when."""
 
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,7 +37,7 @@ from odradek.protocol.types import (
     TopicId,
     TopicName,
 )
-from tests.node.running import SMALL, batch
+from tests.node.running import SMALL, batch, monotonic_ms
 
 ME, OTHER = NodeId(1), NodeId(2)
 
@@ -118,7 +119,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[_Bench]:
     def fatal(error: BaseException) -> None:
         raise AssertionError(f"fatal: {error}") from error
 
-    async with Storage(tmp_path, SMALL, fatal=fatal, now_ms=lambda: 0) as storage:
+    async with Storage(tmp_path, SMALL, fatal=fatal, now_ms=monotonic_ms) as storage:
         yield _Bench(storage)
 
 
@@ -174,6 +175,23 @@ async def test_a_repeat_joins_the_wait_of_the_original(bench: _Bench) -> None:
     assert sorted(bench.answers.acknowledged) == [0, 0, 1]
     bench.produce(first)
     assert bench.answers.acknowledged.count(0) == 3
+
+
+async def test_a_wall_clock_that_swings_makes_no_repeat_a_new_batch(
+    bench: _Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica = bench.lead(ME)
+    first = batch(producer_id=4, producer_epoch=0, base_sequence=0)
+    bench.produce(first)
+    right_ns = time.time_ns()
+    for sequence in range(60):
+        off_ns = sequence % 2 * (120 + sequence) * 60 * 1_000_000_000
+        monkeypatch.setattr(time, "time_ns", lambda ns=right_ns + off_ns: ns)
+        bench.produce(batch(producer_id=5, producer_epoch=0, base_sequence=sequence))
+    bench.produce(first)
+    bench.synced()
+    assert replica.log_end_offset == 61
+    assert bench.answers.acknowledged.count(0) == 2
 
 
 async def test_repeats_that_wait_are_bounded(

@@ -33,7 +33,7 @@ from odradek.protocol.types import (
     TopicId,
     TopicName,
 )
-from tests.node.running import SMALL, WAIT_S, batch
+from tests.node.running import SMALL, WAIT_S, batch, monotonic_ms
 
 ME, OTHER = NodeId(1), NodeId(2)
 ANY_EPOCH = LeaderEpoch(-1)
@@ -67,7 +67,7 @@ async def host(tmp_path: Path) -> AsyncIterator[_Host]:
     def fatal(error: BaseException) -> None:
         raise AssertionError(f"fatal: {error}") from error
 
-    async with Storage(tmp_path, SMALL, fatal=fatal, now_ms=lambda: 0) as storage:
+    async with Storage(tmp_path, SMALL, fatal=fatal, now_ms=monotonic_ms) as storage:
         yield _Host(storage)
 
 

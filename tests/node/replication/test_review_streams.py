@@ -43,7 +43,7 @@ from odradek.protocol.types import (
 from odradek.v1 import controller_pb2
 from odradek.v1 import replica_pb2 as pb
 from tests.node.replication.test_streams import three_nodes, until
-from tests.node.running import SMALL, ProduceClient, batch
+from tests.node.running import SMALL, ProduceClient, batch, monotonic_ms
 
 ME, OTHER = NodeId(1), NodeId(2)
 UID = PartitionUid(7)
@@ -114,7 +114,7 @@ async def host(tmp_path: Path) -> AsyncIterator[_Host]:
     def fatal(error: BaseException) -> None:
         raise AssertionError(f"fatal: {error}") from error
 
-    async with Storage(tmp_path, SMALL, fatal=fatal, now_ms=lambda: 0) as storage:
+    async with Storage(tmp_path, SMALL, fatal=fatal, now_ms=monotonic_ms) as storage:
         yield _Host(storage)
 
 

@@ -111,7 +111,7 @@ async def test_log_append_time_replaces_the_producers(tmp_path: Path) -> None:
         log = storage.log(UID)
         data = batch(2, timestamp_ms=NOW_MS + 9 * HOUR_MS)
         header = validate(data, BATCH_BYTES_MAX)
-        log.append(data, header, EPOCH, NOW_MS, log_append_time=True)
+        log.append(data, header, EPOCH, 0, append_time_ms=NOW_MS)
         (stored,) = await read_all(log)
         assert {record.timestamp for record in decode(stored)} == {NOW_MS}
 

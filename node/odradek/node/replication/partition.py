@@ -219,11 +219,15 @@ class PartitionReplica:
         if self.lost_track:
             raise self._failure or StorageFullError("the node is recovering from a full disk")
         self._admit(leading, acks)
-        now_ms = time.time_ns() // 1_000_000
-        header = checked(records, self.config, self.topic.name, now_ms)
+        wall_ms = time.time_ns() // 1_000_000
+        header = checked(records, self.config, self.topic.name, wall_ms)
         by_broker = self.config.timestamp_type is TimestampType.LOG_APPEND_TIME
         appended = self.log.append(
-            records, header, self.leader_epoch, now_ms, log_append_time=by_broker
+            records,
+            header,
+            self.leader_epoch,
+            time.monotonic_ns() // 1_000_000,
+            append_time_ms=wall_ms if by_broker else _NO_TIME,
         )
         waiting_bytes = _REPEAT_BYTES
         if not appended.is_duplicate:

@@ -70,7 +70,7 @@ class PartitionLog:
         writer: Written through.
         cache: The node's; holds this log's newest batches.
         blocking: For cold reads.
-        now_ms: Milliseconds since the epoch; producers found in the log live a day from now.
+        now_ms: The monotonic clock; producers found in the log live a day from now.
     """
 
     __slots__ = (
@@ -153,7 +153,7 @@ class PartitionLog:
         leader_epoch: LeaderEpoch,
         now_ms: int,
         *,
-        log_append_time: bool = False,
+        append_time_ms: int = _NO_TIMESTAMP,
     ) -> Appended:
         """Append a producer's batch as the leader, unsynced.
 
@@ -161,8 +161,8 @@ class PartitionLog:
             batch: One batch that passed `validate`.
             header: What `validate` returned.
             leader_epoch: Under which this replica leads.
-            now_ms: The broker's time, milliseconds since the epoch.
-            log_append_time: The topic's `message.timestamp.type`.
+            now_ms: The monotonic clock.
+            append_time_ms: With LogAppendTime, the broker's time, milliseconds since the epoch.
 
         Raises:
             InvalidProducerEpochError, OutOfOrderSequenceNumberError: See `ProducerStates.check`.
@@ -176,15 +176,14 @@ class PartitionLog:
                 return Appended(None, None, self.last_position, is_duplicate=True)
             offsets, time_ms = (original.base_offset, original.last_offset), original.append_time_ms
             return Appended(*offsets, self.last_position, time_ms, is_duplicate=True)
-        if log_append_time:
+        if append_time_ms != _NO_TIMESTAMP:
             batch = bytearray(batch)
-            stamp_log_append_time(batch, now_ms)
+            stamp_log_append_time(batch, append_time_ms)
             header = BatchHeader.parse(batch)
         base_offset = self.log_end_offset
         header = header.placed(base_offset, leader_epoch)
         position = self._store_batch(header, stamped(batch, base_offset, leader_epoch), now_ms)
-        time_ms = now_ms if log_append_time else _NO_TIMESTAMP
-        return Appended(base_offset, header.last_offset, position, time_ms)
+        return Appended(base_offset, header.last_offset, position, append_time_ms)
 
     def append_replicated(
         self, batches: Iterable[bytes | bytearray | memoryview], now_ms: int

@@ -9,6 +9,10 @@ Invariants: a producer's batches in the window follow one another in sequence an
 epoch never falls. The state is a function of the log: what `append` did live, replaying the headers
 does again.
 
+A producer's day passes on the monotonic clock: by the wall clock, one set ahead, or two that
+quarrel over it, would forget producers whose batches are still on their way. Down time does not
+count: what is remembered longer costs nothing.
+
 Source: KIP-98; Kafka's ProducerStateManager, ProducerAppendInfo and ProducerStateEntry.
 """
 
@@ -23,9 +27,6 @@ from odradek.protocol.types import Offset, ProducerEpoch, ProducerId
 
 BATCHES_RETAINED = 5
 EXPIRATION_S = 24 * 60 * 60.0
-STEP_MAX_S = 60 * 60.0
-"""Time passes by no more than this from one call to the next: a clock set a day ahead must not
-forget every producer, and what a quiet log remembers longer costs nothing."""
 
 _SEQUENCE_COUNT = 1 << 31
 _VERSION = 2
@@ -122,8 +123,7 @@ class ProducerStates:
 
         Args:
             header: With its final base offset.
-            now_ms: The wall clock, milliseconds since the epoch; it may jump. The producer expires
-                a day after its last batch.
+            now_ms: The monotonic clock, in milliseconds; the producer expires a day later.
         """
         if not header.has_producer_id or header.is_control:
             return
@@ -181,10 +181,9 @@ class ProducerStates:
         return states
 
     def _advance(self, now_ms: int) -> int:
-        """Return a time that never falls, nor jumps."""
+        """Return a time that goes on where the one of an earlier process ended."""
         if self._heard_ms is not None:
-            step_ms = min(now_ms - self._heard_ms, int(STEP_MAX_S * 1000))
-            self._steady_ms += max(0, step_ms)
+            self._steady_ms += now_ms - self._heard_ms
         self._heard_ms = now_ms
         return self._steady_ms
 

@@ -43,11 +43,10 @@ def why_condemned(store: Path) -> str | None:
     return path.read_text(errors="replace") or "unknown" if path.exists() else None
 
 
-def set_aside(store: Path, now_ms: int, reason: str) -> None:
+def set_aside(store: Path, reason: str) -> None:
     """Rename a store and make an empty directory in its place, both on disk."""
-    time = datetime.fromtimestamp(now_ms / 1000, UTC)
     earlier = sum(1 for _ in store.parent.glob(f"{_SET_ASIDE}*"))
-    moved = store.with_name(f"{_SET_ASIDE}{time:%Y%m%dT%H%M%S}-{earlier}")
+    moved = store.with_name(f"{_SET_ASIDE}{datetime.now(UTC):%Y%m%dT%H%M%S}-{earlier}")
     store.rename(moved)
     (moved / _CONDEMNED).unlink(missing_ok=True)  # once repaired, it may come back
     store.mkdir()

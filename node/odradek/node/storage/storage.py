@@ -88,7 +88,7 @@ class Storage:
         directory: The node's data directory.
         options: Memory and disk.
         fatal: Called from any thread when the disk failed; must end the process.
-        now_ms: The clock, milliseconds since the epoch.
+        now_ms: The monotonic clock, in milliseconds.
         free_bytes: Measures the free space of the disk that holds a directory.
     """
 
@@ -277,7 +277,7 @@ class Storage:
             # First: should this end before the controllers were told, the next opening tells them.
             mark = mark or Mark(0, self._boot_id, clean_stop=False)
             self._mark_file.write(replace(mark, data_lost=True))
-            set_aside(directory, self._now_ms(), error.message)
+            set_aside(directory, error.message)
         return Store(directory, self._options.store, self._fatal)
 
     async def _cut_torn_logs(self) -> None:
