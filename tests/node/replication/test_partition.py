@@ -16,6 +16,7 @@ from odradek.node.storage import Storage
 from odradek.protocol.errors import (
     BrokerError,
     InvalidRecordError,
+    InvalidTimestampError,
     InvalidTxnStateError,
     LeaderNotAvailableError,
     NotEnoughReplicasError,
@@ -192,6 +193,23 @@ async def test_a_wall_clock_that_swings_makes_no_repeat_a_new_batch(
     bench.synced()
     assert replica.log_end_offset == 61
     assert bench.answers.acknowledged.count(0) == 2
+
+
+async def test_a_clock_set_back_refuses_new_batches_but_no_repeat(
+    bench: _Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica = bench.lead(ME)
+    first = batch(producer_id=4, producer_epoch=0, base_sequence=0)
+    bench.produce(first)
+    bench.synced()
+    two_hours_ago_ns = time.time_ns() - 2 * 60 * 60 * 1_000_000_000
+    second = batch(producer_id=4, producer_epoch=0, base_sequence=1)
+    monkeypatch.setattr(time, "time_ns", lambda: two_hours_ago_ns)
+    with pytest.raises(InvalidTimestampError):
+        bench.produce(second)
+    bench.produce(first)
+    assert bench.answers.acknowledged == [0, 0]
+    assert replica.log_end_offset == 1
 
 
 async def test_repeats_that_wait_are_bounded(

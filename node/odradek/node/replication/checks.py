@@ -12,14 +12,12 @@ from odradek.protocol.topic_config import TimestampType, TopicConfig
 from odradek.protocol.types import TopicName
 
 
-def checked(records: Buffer, config: TopicConfig, topic: TopicName, now_ms: int) -> BatchHeader:
+def checked(records: Buffer, config: TopicConfig) -> BatchHeader:
     """Return the header of a producer's batch.
 
     Args:
         records: The batch, and nothing else.
         config: The topic's settings.
-        topic: For messages.
-        now_ms: The node's clock, milliseconds since the epoch.
 
     Raises:
         BrokerError: It is damaged, too large, or breaks a rule of the topic.
@@ -33,18 +31,30 @@ def checked(records: Buffer, config: TopicConfig, topic: TopicName, now_ms: int)
             field="attributes.transactional",
             value=True,
         )
-    ahead_max_ms = int(config.timestamp_ahead_max_s * 1000)
-    if header.max_timestamp - now_ms > ahead_max_ms and (
-        config.timestamp_type is TimestampType.CREATE_TIME
-    ):
-        raise InvalidTimestampError(
-            f"the batch's latest timestamp is {header.max_timestamp - now_ms} ms ahead of the"
-            f" node's clock, topic {topic!r} allows {ahead_max_ms}",
-            field="max_timestamp",
-            value=header.max_timestamp,
-            limit=now_ms + ahead_max_ms,
-        )
     return header
+
+
+def timestamp_refusal(
+    header: BatchHeader, config: TopicConfig, topic: TopicName, now_ms: int
+) -> InvalidTimestampError | None:
+    """Return why a batch is too far ahead of the clock, or None; not for what the log has already.
+
+    Args:
+        header: What `checked` returned.
+        config: The topic's settings.
+        topic: For messages.
+        now_ms: The node's wall clock, milliseconds since the epoch.
+    """
+    ahead_ms, ahead_max_ms = header.max_timestamp - now_ms, int(config.timestamp_ahead_max_s * 1000)
+    if ahead_ms <= ahead_max_ms or config.timestamp_type is TimestampType.LOG_APPEND_TIME:
+        return None
+    return InvalidTimestampError(
+        f"the batch's latest timestamp is {ahead_ms} ms ahead of the node's clock, topic {topic!r}"
+        f" allows {ahead_max_ms}",
+        field="max_timestamp",
+        value=header.max_timestamp,
+        limit=now_ms + ahead_max_ms,
+    )
 
 
 def _check_single(records: Buffer) -> None:

@@ -18,7 +18,7 @@ from typing import Final
 
 from odradek.node import metrics
 from odradek.node.cluster.image import PartitionState, TopicState, not_leader
-from odradek.node.replication.checks import checked
+from odradek.node.replication.checks import checked, timestamp_refusal
 from odradek.node.replication.durable_end import DurableEnd
 from odradek.node.replication.following import Following
 from odradek.node.replication.leader import LeaderReplica
@@ -220,7 +220,10 @@ class PartitionReplica:
             raise self._failure or StorageFullError("the node is recovering from a full disk")
         self._admit(leading, acks)
         wall_ms = time.time_ns() // 1_000_000
-        header = checked(records, self.config, self.topic.name, wall_ms)
+        header = checked(records, self.config)
+        refusal = timestamp_refusal(header, self.config, self.topic.name, wall_ms)
+        if refusal is not None and not self.log.holds(header):
+            raise refusal
         by_broker = self.config.timestamp_type is TimestampType.LOG_APPEND_TIME
         appended = self.log.append(
             records,

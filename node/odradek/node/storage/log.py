@@ -32,12 +32,7 @@ from odradek.node.storage.store import Mutation, Store
 from odradek.node.storage.tail_cache import TailCache
 from odradek.node.storage.writer import Writer
 from odradek.protocol.errors import InvalidRecordError, OffsetOutOfRangeError
-from odradek.protocol.record_batch import (
-    BatchHeader,
-    stamp_log_append_time,
-    stamped,
-    verify,
-)
+from odradek.protocol.record_batch import BatchHeader, stamp_log_append_time, stamped, verify
 from odradek.protocol.types import FIRST_OFFSET, LeaderEpoch, Offset, PartitionUid
 
 _NO_TIMESTAMP = -1
@@ -145,6 +140,10 @@ class PartitionLog:
     def leader_epochs(self) -> LeaderEpochs:
         """Which epochs wrote the log; read only."""
         return self._epochs
+
+    def holds(self, header: BatchHeader) -> bool:
+        """Tell whether a producer's batch is a repeat; raises as `append` does."""
+        return self._producers.check(header) is not None
 
     def append(
         self,
