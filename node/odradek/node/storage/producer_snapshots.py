@@ -8,10 +8,12 @@ entries after it.
 Invariant: a snapshot at an offset holds exactly what the batches below that offset say.
 """
 
+from collections.abc import Iterator
+from typing import Protocol
+
+from odradek.node.storage.index import IndexEntry
 from odradek.node.storage.keys import Table, state_key, state_key_of, successor
-from odradek.node.storage.log_reader import LogReader
 from odradek.node.storage.producers import ProducerStates
-from odradek.node.storage.store import Mutation, Store
 from odradek.protocol.types import FIRST_OFFSET, Offset, PartitionUid
 
 SNAPSHOT_BYTES = 64 << 20
@@ -22,12 +24,36 @@ SNAPSHOTS_KEPT = 3
 _PREFIX = b"producers"
 
 
+class Rows(Protocol):
+    """What is asked of the store."""
+
+    def scan(self, begin: bytes, end: bytes) -> list[tuple[bytes, bytes]]:
+        """Return the values with keys in [begin, end), in order."""
+
+
+class Entries(Protocol):
+    """What is asked of the log's index."""
+
+    def entries(self, begin: Offset) -> Iterator[IndexEntry]:
+        """Yield the entries of the batches that start at or after an offset."""
+
+
+class Changes(Protocol):
+    """What is asked of a mutation."""
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Set a small value."""
+
+    def delete(self, key: bytes) -> None:
+        """Remove a small value."""
+
+
 class ProducerSnapshots:
     """The snapshots of one log."""
 
     __slots__ = ("_batches", "_bytes", "_last_ms", "_offsets", "_reader", "_store", "_uid")
 
-    def __init__(self, store: Store, reader: LogReader, uid: PartitionUid) -> None:
+    def __init__(self, store: Rows, reader: Entries, uid: PartitionUid) -> None:
         self._store = store
         self._reader = reader
         self._uid = uid
@@ -69,7 +95,7 @@ class ProducerSnapshots:
             or now_ms - self._last_ms >= SNAPSHOT_INTERVAL_MS
         )
 
-    def add(self, mutation: Mutation, states: ProducerStates, offset: Offset) -> None:
+    def add(self, mutation: Changes, states: ProducerStates, offset: Offset) -> None:
         """Put a snapshot of the windows below an offset into a mutation; drop the oldest."""
         mutation.put(self._key(offset), states.snapshot())
         for old in self._offsets[: 1 - SNAPSHOTS_KEPT]:
@@ -82,7 +108,7 @@ class ProducerSnapshots:
         self._batches = self._bytes = 0
         self._last_ms = now_ms
 
-    def truncate(self, mutation: Mutation, end: Offset) -> None:
+    def truncate(self, mutation: Changes, end: Offset) -> None:
         """Remove, in a mutation, the snapshots that speak of batches from `end` on."""
         for offset in self._offsets:
             if offset > end:

@@ -10,7 +10,7 @@ nothing is ever cut: what does not hold there has rotted or was lost, which a re
 Invariant: what this reports as torn was never reported as durable.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -23,7 +23,6 @@ from odradek.node.storage.keys import (
     unpack_batch_id,
 )
 from odradek.node.storage.segments import REFERENCE_BYTES, LogPoint, Place, Segment
-from odradek.node.storage.value_log import ValueLog
 from odradek.protocol.errors import CorruptMessageError
 from odradek.protocol.types import Offset, PartitionUid
 
@@ -40,6 +39,19 @@ class Rows(Protocol):
         self, begin: bytes, end: bytes, count_max: int | None = None
     ) -> list[tuple[bytes, bytes]]:
         """Return the values with keys in [begin, end), in order."""
+
+
+class Values(Protocol):
+    """What is asked of the value log."""
+
+    def sizes_on_disk(self) -> Mapping[int, int]:
+        """Return number and size of each segment."""
+
+    def sync_files(self, numbers: Iterable[int]) -> None:
+        """Wait until segments are on disk."""
+
+    def read(self, place: Place) -> bytes:
+        """Return a value, or raise FileNotFoundError or CorruptMessageError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +73,7 @@ class Recovered:
     next_number: int
 
 
-def recover(rows: Rows, values: ValueLog, synced: LogPoint | None) -> Recovered:
+def recover(rows: Rows, values: Values, synced: LogPoint | None) -> Recovered:
     """Take stock of the value log; syncs what a process before may have left unsynced.
 
     Args:
@@ -118,7 +130,7 @@ def _is_short(places: list[LivePlace], size_bytes: int, synced: LogPoint) -> boo
 
 
 def _find_torn(
-    values: ValueLog,
+    values: Values,
     places: list[LivePlace],
     synced: LogPoint,
     torn: dict[PartitionUid, Offset],
