@@ -24,6 +24,7 @@ from odradek.node.replication.follower import FollowerReplica
 from odradek.node.replication.isr import InSync
 from odradek.node.replication.leader import LeaderReplica
 from odradek.node.replication.progress import Progress
+from odradek.node.storage import value_recovery
 from odradek.node.storage.producers import ProducerStates
 
 
@@ -199,6 +200,26 @@ MUTATIONS = (
         "0 < record.sequence < known.sequence",
         "False",
         first=6,
+    ),
+    Mutation(
+        "a torn batch is taken for a whole one",
+        value_recovery._find_torn,
+        "torn[uid] = offset",
+        "pass",
+    ),
+    Mutation(
+        "a log is cut at the last of its torn batches",
+        value_recovery._find_torn,
+        " or (uid in torn and torn[uid] <= offset)",
+        "",
+        first=12,
+    ),
+    Mutation(
+        "the segment that the durable mark lies in is taken for synced",
+        value_recovery.recover,
+        "number >= begin and not",
+        "number > begin and not",
+        first=10,
     ),
     Mutation(
         "a partition is released before its owner said so",

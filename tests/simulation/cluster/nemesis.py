@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from odradek.controller.state.decide import AlterTopicConfigs
 from odradek.controller.state.topics import ConfigChange, TopicRef
-from tests.simulation.cluster.disk import SimulatedDisk
 from tests.simulation.cluster.events import Process
 
 if TYPE_CHECKING:
@@ -222,7 +221,7 @@ class Nemesis:
         if self.chance.random() < 0.5:
             node.disk.on_rot(self.chance)
         else:
-            node.disk = SimulatedDisk(self.world.next_directory())
+            node.disk = self.world.new_disk()
             node.disk.is_replacement = True
         self._start_later(node, 0.05 if is_back_first else None)
         if not is_back_first and self.chance.random() < 0.5:

@@ -24,7 +24,6 @@ from tests.simulation.cluster.controllers import (
     Metadata,
     SimulatedController,
 )
-from tests.simulation.cluster.disk import SimulatedDisk
 from tests.simulation.cluster.events import Process
 from tests.simulation.cluster.frames import Open
 from tests.simulation.cluster.groups import (
@@ -51,7 +50,7 @@ class SimulatedNode(Process):
         self.node_id = node_id
         self.world = world
         self.chance = world.chance
-        self.disk = SimulatedDisk(world.next_directory())
+        self.disk = world.new_disk()
         self.processes = 0
         self._halves: list[Half] = []
 
@@ -60,7 +59,7 @@ class SimulatedNode(Process):
     def start(self) -> None:
         """Begin with what the disk holds."""
         self.begin_life()
-        self.disk.synced(self.disk.appended)  # opening the store does
+        self.world.oracle.met["torn writes"] += self.disk.open(self.steady_ms)
         self.session = Session()
         self.image = ClusterImage()
         self.metadata: Metadata | None = None
@@ -84,7 +83,11 @@ class SimulatedNode(Process):
         self.end_life()
         halves, self._halves = self._halves, []
         on_death(halves)
-        self.disk.on_kill()
+
+    @property
+    def steady_ms(self) -> int:
+        """The monotonic clock, on which a producer's day passes."""
+        return int(self.now_s * 1000)
 
     def owns(self, half: Half) -> Half:
         """Note a stream that ends with this life."""

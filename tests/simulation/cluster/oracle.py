@@ -29,6 +29,7 @@ EVENTS = (
     "unclean restarts",
     "stale isr proposals",
     "coordinator moves",
+    "torn writes",
 )
 """What a run over many seeds must have met at least once."""
 

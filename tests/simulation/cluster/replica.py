@@ -252,7 +252,7 @@ class SimulatedReplica:
     def _append(self, leader: LeaderReplica, batch: Batch) -> tuple[Offset, Offset]:
         stamped = self.log.stamp(batch, leader.leader_epoch)
         self.node.world.oracle.on_appended(self.uid, stamped)
-        position = self.log.append(stamped, 0)
+        position = self.log.append(stamped, self.node.steady_ms)
         self._perform(leader.on_appended(self.log.log_end_offset))
         self._appended(position)
         return stamped.base_offset, stamped.next_offset
@@ -358,7 +358,7 @@ class SimulatedReplica:
             self._on_durable()
 
     def _take(self, batch: Batch) -> None:
-        position = self.log.append(batch, 0)
+        position = self.log.append(batch, self.node.steady_ms)
         if self._flush is Flush.OS:
             self.node.sync_later()
         else:
@@ -369,7 +369,7 @@ class SimulatedReplica:
         assert self.follower is not None
         if offset < self.log.log_end_offset:
             self.node.world.oracle.met["truncations"] += 1
-        position = self.log.truncate_to(offset)
+        position = self.log.truncate_to(offset, self.node.steady_ms)
         self.node.world.electorate.on_truncated(self.uid, self.node.node_id)
         end = self.log.log_end_offset
         self.high_watermark = min(self.high_watermark, end)

@@ -30,6 +30,7 @@ from odradek.protocol.types import (
 )
 from tests.simulation.cluster.clients import SimulatedProducer, SimulatedReader
 from tests.simulation.cluster.controllers import SimulatedController
+from tests.simulation.cluster.disk import SimulatedDisk
 from tests.simulation.cluster.electorate import Electorate
 from tests.simulation.cluster.events import Process, Scheduler
 from tests.simulation.cluster.members import SimulatedMember
@@ -56,6 +57,7 @@ class World:
     """Everything there is."""
 
     def __init__(self, seed: int) -> None:
+        self.seed = seed
         self.chance = Random(seed)
         self.is_restless = seed % 5 == 1
         """Most of what goes wrong goes wrong with members of the group, and more of it."""
@@ -105,10 +107,10 @@ class World:
         self._contents += 1
         return self._contents
 
-    def next_directory(self) -> int:
-        """Number another data directory."""
+    def new_disk(self) -> SimulatedDisk:
+        """Return an empty disk."""
         self._directories += 1
-        return self._directories
+        return SimulatedDisk(self._directories, Random(f"disk-{self.seed}-{self._directories}"))
 
     def topic_of(self, uid: PartitionUid) -> TopicId:
         """Return the topic of a partition."""
