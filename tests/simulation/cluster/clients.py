@@ -51,6 +51,7 @@ class Produced:
 
     correlation: int
     base_offset: Offset
+    append_time_ms: int
     error: BrokerError | None = None
 
 
@@ -158,6 +159,7 @@ class SimulatedProducer(Client):
     def __init__(self, name: str, world: "World", producer_id: int) -> None:
         super().__init__(name, world)
         self.producer_id = ProducerId(producer_id)
+        self.wall = world.clocks.of_producer()
         self.is_producing = True
         self._correlation = 0
         self._lanes = {uid: _Lane(uid, 0, deque(), {}) for uid in world.data_uids}
@@ -185,7 +187,7 @@ class SimulatedProducer(Client):
             return
         count = self.chance.choice([1, 1, 1, 2, 7])
         content = self.world.next_content()
-        batch = make_batch(self.producer_id, lane.sequence, count, content)
+        batch = make_batch(self.producer_id, lane.sequence, count, content, self.wall.now_ms)
         lane.sequence += count
         lane.unacknowledged.append(batch)
         self._send(lane)
@@ -232,9 +234,9 @@ class SimulatedProducer(Client):
             if answer.error is not None:
                 self._start_over(lane)
             else:
-                self._acknowledged(lane, batch, answer.base_offset)
+                self._acknowledged(lane, batch, answer)
 
-    def _acknowledged(self, lane: _Lane, batch: Batch, offset: Offset) -> None:
+    def _acknowledged(self, lane: _Lane, batch: Batch, answer: Produced) -> None:
         queue = lane.unacknowledged
         assert queue is not None
         if batch not in queue:
@@ -245,7 +247,8 @@ class SimulatedProducer(Client):
             if queue.popleft() is batch:
                 break
         lane.is_known = True
-        self.world.oracle.on_acknowledged(lane.uid, offset, batch.crc)
+        offset, time_ms = answer.base_offset, answer.append_time_ms
+        self.world.oracle.on_acknowledged(lane.uid, offset, batch.crc, time_ms)
         self._send(lane)
 
     def _start_over(self, lane: _Lane) -> None:
@@ -322,7 +325,9 @@ class SimulatedReader(Client):
             self.positions[answer.uid] = batch.next_offset
 
 
-def make_batch(producer_id: ProducerId, sequence: int, count: int, content: int) -> Batch:
+def make_batch(
+    producer_id: ProducerId, sequence: int, count: int, content: int, time_ms: int = 0
+) -> Batch:
     """Return a batch as a producer sends it."""
     return BatchHeader(
         base_offset=FIRST_OFFSET,
@@ -332,8 +337,8 @@ def make_batch(producer_id: ProducerId, sequence: int, count: int, content: int)
         crc=content,
         attributes=0,
         last_offset_delta=count - 1,
-        base_timestamp=0,
-        max_timestamp=0,
+        base_timestamp=time_ms,
+        max_timestamp=time_ms,
         producer_id=producer_id,
         producer_epoch=ProducerEpoch(0),
         base_sequence=sequence,

@@ -205,7 +205,8 @@ class SimulatedCoordinator:
                 metadata="",
                 sequence=request.correlation,
             )
-            record = self.offsets.accept(accept_commit(committer, commit, node.image, 0))
+            accepted = accept_commit(committer, commit, node.image, node.wall.now_ms)
+            record = self.offsets.accept(accepted)
         except BrokerError as error:
             half.send(OffsetAnswer(request.correlation, None, error))
             return

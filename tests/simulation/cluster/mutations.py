@@ -1,8 +1,9 @@
 """Planted bugs: what the simulator must find, or its silence means nothing.
 
 Each is a mistake somebody made in a real system, or could make here with one line; and each is one
-line: a piece of a production function, and what stands in its place. Should the piece be gone, the
-mutation says so instead of planting nothing.
+line: a piece of a production function (once, of the simulator's node, which stands for the shell),
+and what stands in its place. Should the piece be gone, the mutation says so instead of planting
+nothing.
 """
 
 import inspect
@@ -26,6 +27,7 @@ from odradek.node.replication.leader import LeaderReplica
 from odradek.node.replication.progress import Progress
 from odradek.node.storage import value_recovery
 from odradek.node.storage.producers import ProducerStates
+from tests.simulation.cluster.node import SimulatedNode
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,7 @@ MUTATIONS = (
         partitions._refusal,
         "if proposal.partition_epoch != partition.partition_epoch",
         "if False",
+        first=9,
     ),
     Mutation(
         "a replica that lost its data stays eligible",
@@ -174,7 +177,7 @@ MUTATIONS = (
         nodes._check_previous,
         "request.previous_incarnation != in_force",
         "False",
-        first=2097,
+        first=2150,
     ),
     Mutation(
         "a registration leaves the node where it led",
@@ -200,6 +203,26 @@ MUTATIONS = (
         "0 < record.sequence < known.sequence",
         "False",
         first=6,
+    ),
+    Mutation(
+        "of two commits the one with the later time counts",
+        CommittedOffsets.accept,
+        "0 < record.sequence < known.sequence",
+        "record.commit_time_ms < known.commit_time_ms",
+        first=6,
+    ),
+    Mutation(
+        "a producer's day passes on the wall clock",
+        SimulatedNode.steady_ms,
+        "int(self.now_s * 1000)",
+        "self.wall.now_ms",
+        first=18,
+    ),
+    Mutation(
+        "a repeat is told no time of the log's",
+        ProducerStates.appended,
+        "header.max_timestamp if header.is_log_append_time else _NO_TIMESTAMP",
+        "_NO_TIMESTAMP",
     ),
     Mutation(
         "a torn batch is taken for a whole one",

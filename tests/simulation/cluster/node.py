@@ -50,6 +50,7 @@ class SimulatedNode(Process):
         self.node_id = node_id
         self.world = world
         self.chance = world.chance
+        self.wall = world.clocks.of_node()
         self.disk = world.new_disk()
         self.processes = 0
         self._halves: list[Half] = []

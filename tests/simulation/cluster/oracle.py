@@ -20,6 +20,7 @@ from odradek.protocol.types import (
     Offset,
     PartitionUid,
 )
+from tests.simulation.cluster.clocks import append_time_ms
 from tests.simulation.cluster.disk import Batch
 
 EVENTS = (
@@ -29,6 +30,8 @@ EVENTS = (
     "unclean restarts",
     "stale isr proposals",
     "coordinator moves",
+    "clock jumps",
+    "records from the future",
     "torn writes",
 )
 """What a run over many seeds must have met at least once."""
@@ -205,8 +208,10 @@ class Oracle:
 
     # Clients
 
-    def on_acknowledged(self, uid: PartitionUid, offset: Offset, content: int) -> None:
-        """A producer was told that its batch is safe, and unless that is -1, where."""
+    def on_acknowledged(
+        self, uid: PartitionUid, offset: Offset, content: int, time_ms: int
+    ) -> None:
+        """A producer was told that its batch is safe, and unless that is -1, where and when."""
         self.acknowledged += 1
         committed = self._committed[uid]
         found = committed.by_offset.get(offset)
@@ -217,6 +222,13 @@ class Oracle:
             content,
             offset,
             uid,
+            found,
+        )
+        check(
+            found is None or time_ms == append_time_ms(found),
+            "producers are told the time in the log",
+            "{} for {}",
+            time_ms,
             found,
         )
 

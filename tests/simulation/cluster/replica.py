@@ -33,6 +33,7 @@ from odradek.protocol.types import (
     Offset,
 )
 from tests.simulation.cluster.clients import Fetch, Fetched, Produce, Produced, make_batch
+from tests.simulation.cluster.clocks import NO_TIME, append_time_ms
 from tests.simulation.cluster.disk import Batch
 from tests.simulation.cluster.frames import PushDueAt
 from tests.simulation.cluster.isr_proposals import propose
@@ -169,23 +170,27 @@ class SimulatedReplica:
     def produce(self, half: Half, request: Produce) -> None:
         """Append a producer's batch; answer once it is committed."""
 
-        def answer(offset: int, error: BrokerError | None) -> None:
-            half.send(Produced(request.correlation, Offset(offset), error))
+        def answer(offset: int, time_ms: int, error: BrokerError | None) -> None:
+            half.send(Produced(request.correlation, Offset(offset), time_ms, error))
 
+        batch, time_ms = request.batch, NO_TIME
         try:
             leader = self._leading(request.leader_epoch)
-            duplicate = self.log.producers.check(request.batch)
+            duplicate = self.log.producers.check(batch)
+            if duplicate is None:
+                batch = self.node.world.clocks.taken(batch, self._config, self.node.wall)
         except BrokerError as error:
-            answer(-1, error)
+            answer(-1, time_ms, error)
             return
         if duplicate is None:
-            base, end = self._append(leader, request.batch)
+            base, end = self._append(leader, batch)
+            time_ms = append_time_ms(batch)
         elif duplicate.original is None:
             base, end = Offset(-1), self.log.log_end_offset
         else:
-            base = duplicate.original.base_offset
+            base, time_ms = duplicate.original.base_offset, duplicate.original.append_time_ms
             end = Offset(duplicate.original.last_offset + 1)
-        self._wait(end, lambda error: answer(base, error))
+        self._wait(end, lambda error: answer(base, time_ms, error))
 
     def append_own(self, content: int, done: Done) -> None:
         """Append a record of the coordinator on this node."""

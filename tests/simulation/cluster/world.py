@@ -29,6 +29,7 @@ from odradek.protocol.types import (
     TopicName,
 )
 from tests.simulation.cluster.clients import SimulatedProducer, SimulatedReader
+from tests.simulation.cluster.clocks import Clocks
 from tests.simulation.cluster.controllers import SimulatedController
 from tests.simulation.cluster.disk import SimulatedDisk
 from tests.simulation.cluster.electorate import Electorate
@@ -66,6 +67,7 @@ class World:
         self.topic_name = TopicName("data")
         self.offset_records: dict[int, OffsetCommitted] = {}
         self.oracle = Oracle(self.offset_records)
+        self.clocks = Clocks(self.scheduler, Random(f"clocks-{seed}"), self.oracle.met)
         self.image = ClusterImage()
         self.commits: dict[tuple[GroupId, TopicIdPartition], Offset] = {}
         self._processed: dict[tuple[GroupId, TopicIdPartition], Offset] = {}
@@ -225,6 +227,7 @@ class World:
             self.nemesis.strike()
             self.scheduler.run_until(self.scheduler.now_s + self.nemesis.pause_s())
         self.nemesis.heal()
+        self.clocks.heal()
         for producer in self.producers:
             producer.is_producing = False
         end_s = self.scheduler.now_s + HEALING_S
@@ -248,6 +251,7 @@ class World:
         self.scheduler.after(0.1, self._check_leader)
         for client in (*self.producers, *self.readers, *self.members):
             client.start()
+        self.clocks.start()
 
     def _check_leader(self) -> None:
         self.quorum.check_leader()
@@ -258,7 +262,7 @@ class World:
         assert active is not None
         assert active.epoch is not None
         assert all(not node.fenced for node in active.image.nodes.values())
-        config = [("min.insync.replicas", str(self.min_insync))]
+        config = [("min.insync.replicas", str(self.min_insync)), *self.clocks.topic_config]
         flush = [] if self.is_flushed else [("flush", "os")]
         draft = Draft(active.image)
         for topic_id, name, uids, settings in (
