@@ -264,7 +264,8 @@ class HandlerRunner(Generic[K, V]):
             if not ledger:
                 del self._ledgers[key]
         self._admitted[key[0]] -= 1
-        self._full.discard(key[0])
+        if self._admitted[key[0]] < self._partition_max:
+            self._full.discard(key[0])
         self._room.set()
         self._source.on_progress()
         successor = self._lines.leave(work.line)

@@ -1,0 +1,37 @@
+"""How far `run` reads ahead of its handlers, and that the application may still move it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from odradek.client.record import Record
+from tests.client.consumer_world import TIMEOUT_S, World, world
+
+T0 = ("t", 0)
+
+
+@pytest.fixture
+async def one() -> AsyncIterator[World]:
+    async with world() as made:
+        yield made
+
+
+async def test_however_much_was_handled_only_a_little_is_taken_ahead(one: World) -> None:
+    await one.topic(records=100)
+    ahead: list[int] = []
+    done = asyncio.Event()
+
+    async def handler(record: Record[Any, Any]) -> None:
+        await asyncio.sleep(0)  # the dispatcher has its turn
+        ahead.append(await consumer.position(T0) - record.offset)
+        if record.offset == 99:
+            done.set()
+
+    async with asyncio.timeout(TIMEOUT_S), one.consumer("t", group="g") as consumer:
+        running = asyncio.ensure_future(consumer.run(handler))
+        await done.wait()
+        await consumer.close()
+        await running
+    assert max(ahead) <= 3
