@@ -35,3 +35,24 @@ async def test_however_much_was_handled_only_a_little_is_taken_ahead(one: World)
         await consumer.close()
         await running
     assert max(ahead) <= 3
+
+
+async def test_what_was_taken_ahead_of_a_seek_is_not_handled(one: World) -> None:
+    await one.topic(records=10)
+    seen: list[int] = []
+    done = asyncio.Event()
+
+    async def handler(record: Record[Any, Any]) -> None:
+        seen.append(record.offset)
+        if record.offset == 5 and seen.count(5) == 1:
+            await asyncio.sleep(0)  # the next one is taken
+            consumer.seek(T0, 3)
+        if record.offset == 9:
+            done.set()
+
+    async with asyncio.timeout(TIMEOUT_S), one.consumer("t", group="g") as consumer:
+        running = asyncio.ensure_future(consumer.run(handler))
+        await done.wait()
+        await consumer.close()
+        await running
+    assert seen == [*range(6), *range(3, 10)]

@@ -205,8 +205,19 @@ class HandlerRunner(Generic[K, V]):
         now_s = asyncio.get_running_loop().time()
         while self._startable and len(self._running) < self._options.concurrency:
             work = self._startable.popleft()
+            if self._is_void(work.taken):
+                self._done(work)
+                continue
             self._running[work] = now_s
             tasks.create_task(self._work(work, tasks))
+
+    def _is_void(self, taken: Slice[K, V]) -> bool:
+        """Whether what waits of a slice comes again, or elsewhere: it was sought, or given up.
+
+        At most once it never does: it is committed.
+        """
+        name, generation = taken.partition.name, taken.generation
+        return not self._at_most_once and self._positions.current(name, generation) is None
 
     async def _work(self, work: _Work[K, V], tasks: asyncio.TaskGroup) -> None:
         try:
