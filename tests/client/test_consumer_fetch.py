@@ -212,6 +212,27 @@ async def test_truncation_takes_back_what_the_application_did_not_look_at(two: W
         assert (await anext(consumer)).offset == 20
 
 
+async def test_truncation_leaves_what_a_loop_held_to_the_next_loop(two: World) -> None:
+    topic = await two.topic(records=50)
+    log = topic.partitions[0]
+    async with two.consumer("t", group="g") as consumer:
+        assert len(await read(consumer, 30)) == 30
+        del log.batches[4:]
+        log.end = 40
+        two.logs.append(topic, 0, [b"new"] * 10)
+        two.logs.divergence[log.uid] = EpochEnd(LeaderEpoch(0), Offset(40))
+        two.fetch[1].break_streams()
+        await subscribed_from(two, 30)
+        found = []
+        async with asyncio.timeout(TIMEOUT_S):
+            async for record in consumer:
+                found.append(record.value)
+                if len(found) == 21:
+                    break
+    assert found == [b"%d" % each for each in range(29, 40)] + [b"new"] * 10
+    assert two.groups.committed("g", topic, 0) == 49
+
+
 async def test_keeping_up_costs_few_credit_frames(two: World) -> None:
     topic = await two.topic()
     loop = asyncio.get_running_loop()

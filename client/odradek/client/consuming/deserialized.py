@@ -60,6 +60,12 @@ class Portion(Generic[K, V]):
             return Offset(self.records[index].offset)
         return Offset(self.waiting.offsets[0]) if self.waiting else self.end
 
+    def cut(self) -> None:
+        """Leave nothing behind what was handed out."""
+        self.end = self.offset_at(self.index)
+        self.records = self.records[: self.index]  # the application may hold the list
+        self.waiting, self.error = NO_RECORDS, None
+
     @property
     def next_timestamp_ms(self) -> int | None:
         """The time of the next record to hand out; None when there is none."""

@@ -136,6 +136,13 @@ class Handout(Generic[K, V]):
                 for chunk in lane.chunks:
                     self._release(chunk.push)
 
+    def drop_ahead(self, partition: TopicPartition) -> None:
+        """Forget what was not handed out of a partition; what was may still be given back."""
+        lane = self._lanes.get(partition)
+        if lane is not None and lane.portion is not None:
+            lane.portion.cut()
+        self.drop([partition])
+
     def wake(self) -> None:
         """Have a waiting `take` look again: something may be handed out now."""
         self._changed.set()

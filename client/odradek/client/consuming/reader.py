@@ -280,15 +280,17 @@ class Reader(Generic[K, V]):
         """The log lost what was fetched: go on at the cut, or let the application decide.
 
         What the application has not looked at does not count as read. When only such records are
-        gone, reading goes on as if they had never been fetched.
+        gone, reading goes on as if they had never been fetched. What it is at work on is never
+        passed: it is read again where it is gone in part.
         """
         self._let_go([partition.name])
         state = self.positions.current(partition.name, generation)
-        if state is None or state.position is None:
+        if state is None or state.position is None or state.processed is None:
             return
         if state.position <= end.end_offset:
             _log.info("%s was truncated at %d, beyond what was read", partition, end.end_offset)
-            self.seek(partition.name, state.position, state.position_epoch)
+            self.handout.drop_ahead(partition.name)
+            self._fetcher.read(partition, generation, state.position, state.position_epoch)
             return
         if self._options.start == "none":
             error = LogTruncatedError(
@@ -307,6 +309,8 @@ class Reader(Generic[K, V]):
         )
         if end.end_offset < 0:
             self.seek_to(partition.name, Anchor.START)
+        elif state.processed < end.end_offset:
+            self.seek(partition.name, state.processed, state.processed_epoch)
         else:
             self.seek(partition.name, end.end_offset, end.leader_epoch)
 
