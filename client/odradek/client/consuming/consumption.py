@@ -5,6 +5,7 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Container, Iterable
+from contextlib import suppress
 from typing import Final, Generic, TypeAlias, TypeVar
 
 from odradek.client.cluster.background import Background
@@ -151,13 +152,13 @@ class Consumption(Generic[K, V]):
         """Stop handing out, let handlers end, commit, tell, leave."""
         self._scope.on_close.discard(self._on_client_closed)
         self.reader.handout.close()
+        if self._session is not None:
+            self._session.closing = True
         self.in_hand.let_go(self.positions.assigned())
-        try:
-            if self._runner is not None:
-                async with asyncio.timeout(self.options.rebalance_timeout_s):
+        with suppress(TimeoutError):  # what handlers do not finish is not committed: it comes again
+            async with asyncio.timeout(self.options.rebalance_timeout_s):
+                if self._runner is not None:
                     await self._runner.finished.wait()
-        except TimeoutError:
-            pass  # what the handlers did not finish is not committed, and comes again
         try:
             await self._leave()
         finally:
@@ -188,14 +189,15 @@ class Consumption(Generic[K, V]):
             return
         self.positions.hold(self.positions.assigned())
         await self._leave()
+        if self.in_hand.slice is None:  # it asked for more meanwhile, and waits
+            await self._session.rejoin()
 
     def _oldest_in_hand(self) -> Record[K, V] | None:
         if self._runner is not None:
             oldest = self._runner.oldest()
             return None if oldest is None else oldest[0]
         held = self.in_hand.slice
-        whole = held.records[0] if held is not None else None
-        return self.in_hand.record or whole
+        return self.in_hand.record or (held.records[0] if held is not None else None)
 
     def _let_go(self, partitions: Iterable[TopicPartition]) -> None:
         self.in_hand.let_go(partitions)
@@ -322,13 +324,12 @@ class Consumption(Generic[K, V]):
         released = [state.id for state in self.positions if wanted.get(state.id.name) != state.id]
         names = [each.name for each in released]
         self.in_hand.let_go(names)
-        if self._commits is not None and self.options.auto_commit:
-            points = self.positions.commits_due(names)
-            if points:
-                self._background.spawn(
-                    self._commits.commit_given_up(points, timeout_s=_CLOSE_COMMIT_TIMEOUT_S),
-                    name="commit",
-                )
+        points = self.positions.commits_due(names)
+        if points and self._commits is not None and self.options.auto_commit:
+            self._background.spawn(
+                self._commits.commit_given_up(points, timeout_s=_CLOSE_COMMIT_TIMEOUT_S),
+                name="commit",
+            )
         self.reader.unassign(names)
         self.reader.assign(
             each for name, each in sorted(wanted.items()) if self.positions.get(name) is None

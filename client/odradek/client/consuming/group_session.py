@@ -93,7 +93,11 @@ class Rebalancing(Protocol):
 
 
 class GroupSession:
-    """One member of one group, on the wire."""
+    """One member of one group, on the wire.
+
+    Attributes:
+        closing: True once the consumer closes: it does not join again.
+    """
 
     def __init__(
         self,
@@ -118,6 +122,7 @@ class GroupSession:
         self._stream: _Stream | None = None
         self._walk: asyncio.Task[None] | None = None
         self._ticking: asyncio.Task[None] | None = None
+        self.closing = False
         self._settles = False
         self._step = asyncio.Event()
         self._pauses = delays(scope.chance)
@@ -139,10 +144,10 @@ class GroupSession:
         self._ticking = self._background.spawn(self._tick(), name="heartbeats")
 
     async def rejoin(self) -> None:
-        """Join again after `leave`, once that has ended."""
+        """Join again after `leave`, once that has ended, unless the consumer closes."""
         while self._member.state is MemberState.LEAVING:
             await self._stepped()
-        if self._member.state is MemberState.LEFT:
+        if self._member.state is MemberState.LEFT and not self.closing:
             self.start()
 
     async def settle(self, *, timeout_s: float) -> None:
