@@ -1,5 +1,6 @@
 """The blocking consumer, with the cluster in a thread of its own."""
 
+import operator
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -87,6 +88,34 @@ def test_a_paused_partition_waits_and_the_group_can_be_asked(
         consumer.resume()
         again = next(consumer)
         assert (again.partition, again.offset) == (held[1], 1)
+
+
+def test_a_record_looked_at_while_those_behind_are_taken_back_comes_once(
+    one: ThreadedWorld, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one.topic(records=200)
+    found: list[int] = []
+    with client.consumer("t") as consumer:
+        hand = consumer._hand
+        while not operator.length_hint(hand.records):
+            found.append(next(consumer).offset)
+
+        def count_and_be_overtaken(records: Iterator[Any]) -> int:
+            left = operator_length_hint(records)
+            for record in hand.records:  # the reading thread's step
+                hand.record = record
+                found.append(record.offset)
+                break
+            return left
+
+        operator_length_hint = operator.length_hint
+        with monkeypatch.context() as patched:
+            patched.setattr(operator, "length_hint", count_and_be_overtaken)
+            consumer.pause()
+        consumer.resume()
+        while len(found) < 200:
+            found.append(next(consumer).offset)
+    assert found == list(range(200))
 
 
 def test_a_damaged_record_of_an_assigned_partition_is_skipped(

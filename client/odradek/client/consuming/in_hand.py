@@ -93,11 +93,12 @@ class InHand(Generic[K, V]):
         taken = self.slice
         if taken is None or taken.partition.name not in set(partitions):
             return
-        left = operator.length_hint(self.records)
+        # Another thread may step until they are out of its reach; only then are they counted.
+        records, self.records = self.records, iter(())
+        left = operator.length_hint(records)
         if left:
-            self._end = self.position_in(taken)
+            self._end = taken.start if self.record is None else Offset(self.record.offset + 1)
             self._returned += left
-            self.records = iter(())
             self._handout.give_back(taken, left)
         self.settle()
 
