@@ -5,7 +5,7 @@ log start) and does wrong on demand. A test appends with `FakeLogs.append`, whic
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,7 @@ class FakeLogs:
         push_bytes: At most so much in one push.
         change: Set at the next wake.
         divergence: By uid: answered instead of records when a subscription carries an epoch.
+        on_listed: Called once, after the next question about offsets was answered.
     """
 
     def __init__(self, cluster: FakeCluster) -> None:
@@ -74,6 +75,7 @@ class FakeLogs:
         self.held = False
         self.push_bytes = 1 << 20
         self.credit_frames = 0
+        self.on_listed: Callable[[], object] = bool
         self.change = asyncio.Event()
 
     def append(
@@ -261,9 +263,10 @@ class FakeFetch:
     async def _list_offsets(
         self, request: broker_pb2.ListOffsetsRequest, _: object
     ) -> broker_pb2.ListOffsetsResponse:
-        return broker_pb2.ListOffsetsResponse(
-            partitions=[self._list_offset(each) for each in request.partitions]
-        )
+        found = [self._list_offset(each) for each in request.partitions]
+        listed, self._logs.on_listed = self._logs.on_listed, bool
+        listed()
+        return broker_pb2.ListOffsetsResponse(partitions=found)
 
     def _list_offset(self, asked: broker_pb2.ListOffsetsPartition) -> broker_pb2.ListOffsetsResult:
         result = broker_pb2.ListOffsetsResult(topic_id=asked.topic_id, partition=asked.partition)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 
 import pytest
 
@@ -152,6 +153,15 @@ async def test_out_of_range_without_a_rule_is_the_application_s_to_decide(two: W
         with pytest.raises(OffsetOutOfRangeError):
             await anext(consumer)
         consumer.seek(T0, "earliest")
+        assert (await anext(consumer)).offset == 30
+
+
+async def test_a_record_that_comes_while_a_time_is_sought_is_not_passed(two: World) -> None:
+    topic = await two.topic(records=30)
+    async with asyncio.timeout(TIMEOUT_S / 4), two.consumer("t") as consumer:
+        await read(consumer, 1)
+        two.logs.on_listed = lambda: two.logs.append(topic, 0, [b"young"], timestamp_ms=5000)
+        consumer.seek(T0, datetime.fromtimestamp(5, UTC))
         assert (await anext(consumer)).offset == 30
 
 

@@ -76,18 +76,19 @@ async def list_offsets(
         questions: Anchors must be EARLIEST or LATEST.
         isolation: What "the end" means.
     """
+    by_time: dict[TopicIdPartition, Target] = {
+        partition: Anchor.LATEST
+        for partition, target in questions.items()
+        if isinstance(target, AtTimestamp)
+    }
+    # Asked first: a record that comes between the two questions may be the one that is sought.
+    ends = await _ask_leaders(scope, by_time, isolation)
     answers = await _ask_leaders(scope, questions, isolation)
-    beyond = {each: target for each, target in questions.items() if _is_beyond(answers[each])}
-    if beyond:
-        ends = await _ask_leaders(scope, dict.fromkeys(beyond, Anchor.LATEST), isolation)
-        # What came before its end was told may be what was asked for, and would be skipped.
-        again = await _ask_leaders(scope, beyond, isolation)
-        answers |= {each: ends[each] if _is_beyond(again[each]) else again[each] for each in beyond}
+    for partition, end in ends.items():
+        answer = answers[partition]
+        if isinstance(answer, LogPosition) and answer.offset < 0:
+            answers[partition] = end
     return answers
-
-
-def _is_beyond(answer: LogPosition | OdradekError) -> bool:
-    return isinstance(answer, LogPosition) and answer.offset < 0
 
 
 async def _ask_leaders(
