@@ -1,7 +1,7 @@
 """Commits and hand-overs when something else goes wrong in the same moment."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -9,6 +9,7 @@ import pytest
 from odradek.client.consumer import Consumer
 from odradek.client.record import Record
 from odradek.protocol.errors import NotCoordinatorError
+from odradek.protocol.types import TopicPartition
 from tests.client.consumer_world import World, read, world
 
 
@@ -104,3 +105,15 @@ async def test_every_commit_is_counted_repeats_too(two: World) -> None:
         await consumer.commit()
         await consumer.commit({("t", 0): 1})
     assert two.groups.commit_sequences[:3] == [1, 2, 3]
+
+
+async def test_what_is_told_at_closing_may_commit(two: World) -> None:
+    topic = await two.topic(records=50)
+
+    async def on_revoked(partitions: Sequence[TopicPartition]) -> None:
+        await consumer.commit({partitions[0]: await consumer.position(partitions[0]) - 3})
+
+    consumer = two.consumer("t", group="g", auto_commit=False, on_revoked=on_revoked)
+    async with consumer:
+        await read(consumer, 10)
+    assert two.groups.committed("g", topic, 0) == 7

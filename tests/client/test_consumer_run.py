@@ -247,6 +247,26 @@ async def test_handlers_of_a_revoked_partition_end_before_it_goes(one: World) ->
     assert sorted(first.done + second.done) == [(p, o) for p in range(2) for o in range(100)]
 
 
+async def test_a_handler_that_ends_while_the_consumer_closes_may_commit(one: World) -> None:
+    topic = await one.topic(records=1)
+    handling, closing = asyncio.Event(), asyncio.Event()
+
+    async def handler(record: Record[Any, Any]) -> None:
+        handling.set()
+        await closing.wait()
+        await consumer.commit({(record.topic, record.partition): record.offset + 1})
+
+    async with one.consumer("t", group="g", auto_commit=False) as consumer:
+        running = asyncio.ensure_future(consumer.run(handler))
+        await handling.wait()
+        closed = asyncio.ensure_future(consumer.close())
+        await asyncio.sleep(0)
+        closing.set()
+        await closed
+        await running
+    assert one.groups.committed("g", topic, 0) == 1
+
+
 @pytest.mark.parametrize("bad", [{"concurrency": 0}, {"retries": -1}, {"ordered_by": "size"}])
 async def test_bad_options(one: World, bad: dict[str, Any]) -> None:
     await one.topic()

@@ -70,6 +70,7 @@ class Consumer(Generic[K, V]):
         self._inside: Consumption[K, V] = Consumption(scope, options, topics, key, value)
         self._in_hand = self._inside.in_hand
         self._entered = False
+        self._closing = False
         self._closed = False
         self._busy = False
         self._slice_records = 1
@@ -108,11 +109,15 @@ class Consumer(Generic[K, V]):
     async def close(self) -> None:
         """Commit what was processed and leave the group; a second call does nothing.
 
-        A loop that waits for records in another task ends; handlers of `run` end first.
+        A loop that waits for records in another task ends; handlers of `run` end first. They, and
+        callbacks, may use the consumer until then.
         """
-        if self._entered and not self._closed:
-            self._closed = True
-            await self._inside.close()
+        if self._entered and not self._closing:
+            self._closing = True
+            try:
+                await self._inside.close()
+            finally:
+                self._closed = True
 
     # ------------------------------------------------------------------ records
 
@@ -163,7 +168,7 @@ class Consumer(Generic[K, V]):
             yield Batch(name.topic, name.partition, taken.records, taken.end)
 
     async def _next_slice(self, count_max: int, *, whole: bool) -> None:
-        if self._closed:
+        if self._closing:
             raise StopAsyncIteration
         self._check()
         if self._busy:
