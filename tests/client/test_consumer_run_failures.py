@@ -118,3 +118,31 @@ async def test_at_most_once_a_record_that_failed_is_never_handled_again(one: Wor
         await successor.close()
         await running
     assert seen == sorted(set(seen)), "each at most once"
+
+
+async def test_a_record_that_fails_after_a_damaged_one_was_passed_is_stored_itself(
+    one: World,
+) -> None:
+    topic = await one.topic()
+    letters = await one.topic("letters")
+    one.logs.append(topic, 0, [b"1", b"damaged", b"3"])
+    later = asyncio.Event()
+    handled: list[int] = []
+
+    async def handler(record: Record[Any, Any]) -> None:
+        if record.value == 3:
+            later.set()
+        await later.wait()
+        if record.value == 1:
+            raise RuntimeError("one")
+        handled.append(record.value)
+
+    async with asyncio.timeout(TIMEOUT_S), one.consumer("t", value=serdes.json) as consumer:
+        running = asyncio.ensure_future(
+            consumer.run(handler, ordered_by=None, dead_letter="letters")
+        )
+        await later.wait()
+        await consumer.close()
+        await running
+    assert sorted(letters.values()) == [b"1", b"damaged"]
+    assert handled == [3]

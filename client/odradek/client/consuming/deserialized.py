@@ -97,13 +97,16 @@ class Deserializer(Generic[K, V]):
         self._fill(partition, portion, piece.records)
         return portion
 
-    def skip(self, partition: TopicIdPartition, portion: Portion[K, V]) -> None:
-        """Step past the record that does not deserialize, and make those behind it."""
-        assert portion.is_exhausted or portion.index == len(portion.records), "it is next"
-        damaged, behind = portion.waiting.offsets[0], portion.waiting.since(1)
-        portion.start, portion.index = Offset(damaged + 1), 0
-        portion.waiting, portion.error = NO_RECORDS, None
-        self._fill(partition, portion, behind)
+    def skip(self, partition: TopicIdPartition, portion: Portion[K, V]) -> Portion[K, V]:
+        """Return what lies behind the record that does not deserialize.
+
+        Another portion: whoever handles records of this one may ask for their bytes yet.
+        """
+        assert portion.index == len(portion.records), "it is next"
+        start = Offset(portion.waiting.offsets[0] + 1)
+        behind: Portion[K, V] = Portion(start, portion.end, portion.epoch, [], None)
+        self._fill(partition, behind, portion.waiting.since(1))
+        return behind
 
     def _fill(self, partition: TopicIdPartition, portion: Portion[K, V], raw: Columns) -> None:
         try:

@@ -268,9 +268,8 @@ class Handout(Generic[K, V]):
         if self.damaged(partition, offset) is None:
             return False
         lane = self._lanes[partition]
-        portion = lane.portion
-        assert portion is not None, "it holds the damaged record"
-        self._deserializer.skip(lane.state.id, portion)
+        assert lane.portion is not None, "it holds the damaged record"
+        lane.portion = portion = self._deserializer.skip(lane.state.id, lane.portion)
         self._positions.on_passed_over(
             partition, lane.generation, portion.offset_at(0), portion.epoch
         )
