@@ -4,6 +4,7 @@ import pytest
 
 from odradek.controller.state.decide import (
     AlterReplication,
+    AlterTopicConfigs,
     Answer,
     CreateInternalTopic,
     DrainNode,
@@ -12,7 +13,7 @@ from odradek.controller.state.decide import (
 )
 from odradek.controller.state.records import Partition
 from odradek.controller.state.replicas import NewReplication, Reassignment
-from odradek.controller.state.topics import TopicRef
+from odradek.controller.state.topics import ConfigChange, TopicRef
 from odradek.protocol.errors import (
     BrokerError,
     InvalidConfigError,
@@ -182,6 +183,64 @@ def test_a_move_waits_while_what_remains_in_sync_would_be_below_its_minimum() ->
     cluster.start(3, process=2)
     cluster.join(3)
     cluster.expect((1, 3), (1, 3))
+
+
+def test_a_move_does_not_drop_who_has_all_while_too_few_are_in_sync() -> None:
+    """Else what is acknowledged because two had it would be on one disk alone."""
+    cluster = Moving(1, 2, 3, min_insync_replicas="2")
+    cluster.fence(1)
+    cluster.fence(3)
+    cluster.move(1, 3, 4)
+    cluster.join(4)
+    cluster.fence(2)
+    cluster.expect((1, 3, 4, 2), (4,), adding=(4,), removing=(2,))
+    assert cluster.partition.elr == (2,)
+    cluster.start(1, process=2)
+    cluster.join(1)
+    cluster.expect((1, 3, 4), (4, 1))
+
+
+def test_who_has_all_stays_until_others_do_when_replication_shrinks() -> None:
+    cluster = Moving(1, 2, 3, min_insync_replicas="2")
+    cluster.fence(2)
+    cluster.fence(3)
+    assert cluster.resize(2) is None
+    cluster.expect((1, 2, 3), (1,), removing=(3,))
+    assert cluster.partition.elr == (3,)
+    cluster.start(2, process=2)
+    cluster.join(2)
+    cluster.expect((1, 2), (1, 2))
+
+
+def test_a_new_replica_that_has_all_is_not_given_up_at_once_when_it_is_away() -> None:
+    cluster = Moving(1, 2, 3)
+    cluster.move(4, 5, 1)
+    cluster.join(4)
+    for node_id in (2, 3, 4):
+        cluster.fence(node_id)
+    assert (cluster.partition.isr, cluster.partition.elr) == ((1,), (4,))
+    refused = cluster.move()
+    assert isinstance(refused, InvalidReplicaAssignmentError)
+    assert (refused.value, refused.limit) == ("[1]", "2")
+
+
+def test_the_minimum_isr_is_at_most_what_each_partition_is_to_have() -> None:
+    """Else a partition could never be written to again, and its move never ended."""
+    cluster = Cluster(nodes=4)
+    _, second = cluster.topic("t", partitions=2, replication=3)
+    fewer = Reassignment(TopicRef("t"), PartitionIndex(1), second.replicas[:2])
+    cluster.submit(Reassign((fewer,)))
+    change = ConfigChange(TopicRef("t"), {"min.insync.replicas": "3"})
+    reply = answer(cluster.submit(AlterTopicConfigs((change,))))
+    (result,) = reply.alter_topic_configs.topics
+    assert isinstance(error_from_proto(result.error), InvalidConfigError)
+
+
+def test_a_move_is_not_taken_back_to_fewer_replicas_than_must_be_in_sync() -> None:
+    cluster = Moving(1, 2)
+    cluster.resize(3)
+    cluster.submit(AlterTopicConfigs((ConfigChange(TopicRef("t"), {"min.insync.replicas": "3"}),)))
+    assert isinstance(cluster.move(), InvalidConfigError)
 
 
 def test_who_alone_has_everything_cannot_be_dropped_at_once() -> None:

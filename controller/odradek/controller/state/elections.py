@@ -150,18 +150,12 @@ def change(
     minimum = min_insync(config, after)
     proposed = after.isr
     isr = electorate.in_sync(_without(after.isr, lost), minimum)
+    after = _with_isr(before, after, isr, minimum, lost)
     if after.adding or after.removing:
         settled = after._replace(adding=(), removing=(), replicas=target_of(after))
-        after = complete(after._replace(isr=isr), min_insync(config, settled))
-        minimum, isr = min_insync(config, after), after.isr
-    elr: NodeIds = ()
-    if len(isr) < minimum:
-        elr = tuple(
-            each
-            for each in dict.fromkeys(after.elr + before.isr + after.isr)
-            if each in after.replicas and each not in isr and each != lost
-        )
-    after = after._replace(isr=isr, elr=elr)
+        after = complete(after, min_insync(config, settled))
+        minimum = min_insync(config, after)
+        after = _with_isr(before, after, after.isr, minimum, lost)
     if not electorate.goes_on(after):
         after = elect(electorate, after)
         if len(after.isr) >= minimum:
@@ -178,6 +172,20 @@ def change(
     draft.record(PartitionChanged(changed))
     if changed.is_led and changed.leader not in (*before.isr, *before.elr, *proposed):
         draft.report(PossibleLoss(before.uid, changed.leader, changed.leader_epoch))
+
+
+def _with_isr(
+    before: Partition, after: Partition, isr: NodeIds, minimum: int, lost: NodeId
+) -> Partition:
+    """Return a partition with an ISR, and who has all that was committed beside it."""
+    elr: NodeIds = ()
+    if len(isr) < minimum:
+        elr = tuple(
+            each
+            for each in dict.fromkeys(after.elr + before.isr + after.isr)
+            if each in after.replicas and each not in isr and each != lost
+        )
+    return after._replace(isr=isr, elr=elr)
 
 
 def settle(draft: Draft, concerns: Callable[[Partition], bool]) -> None:

@@ -6,7 +6,8 @@ it should. Idea: a partition being reassigned has the replicas of both sets, the
 the target alone remains. Until then it can be taken back.
 
 Invariants: `adding` and `removing` are distinct replicas; before the first step and after the last
-both are empty; completing never empties the ISR, nor takes it below its minimum.
+both are empty; completing never empties the ISR, nor takes it below its minimum, nor leaves fewer
+than that who have everything committed.
 
 Source: KIP-455; Apache Kafka's PartitionReassignmentReplicas.
 """
@@ -66,6 +67,7 @@ def begin(partition: Partition, target: NodeIds) -> Partition:
     return partition._replace(
         replicas=replicas,
         isr=tuple(member for member in partition.isr if member in replicas),
+        elr=tuple(member for member in partition.elr if member in replicas),
         adding=_without(target, settled),
         removing=_without(settled, target),
     )
@@ -84,22 +86,30 @@ def complete(partition: Partition, minimum: int) -> Partition:
     """Return the partition with its target alone, if the target can do without the others.
 
     Args:
-        partition: With the ISR it is about to have.
+        partition: With the ISR and the ELR it is about to have.
         minimum: The minimum ISR of the target.
     """
     if not is_moving(partition):
         return partition
-    staying = _without(partition.isr, partition.removing)
-    enough = len(staying) >= min(minimum, len(partition.isr))
-    if not staying or not enough or not set(partition.adding) <= set(staying):
-        return partition
-    return partition._replace(
+    settled = partition._replace(
         replicas=target_of(partition),
-        isr=staying,
+        isr=_without(partition.isr, partition.removing),
         elr=_without(partition.elr, partition.removing),
         adding=(),
         removing=(),
     )
+    has_all = settled.isr and set(partition.adding) <= set(settled.isr)
+    return settled if has_all and can_spare(partition, settled, minimum) else partition
+
+
+def can_spare(before: Partition, after: Partition, minimum: int) -> bool:
+    """Tell whether replicas can go without too few being left in sync, or with all records.
+
+    One that left an ISR too small to commit has all that was committed: what was acknowledged is on
+    as many disks as the minimum says because of it.
+    """
+    left_of = ((before.isr, after.isr), (before.isr + before.elr, after.isr + after.elr))
+    return all(len(left) >= min(minimum, len(had)) for had, left in left_of)
 
 
 def _without(members: NodeIds, others: Iterable[NodeId]) -> NodeIds:

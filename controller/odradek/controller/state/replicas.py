@@ -15,7 +15,7 @@ from odradek.controller.state.elections import change, min_insync, topic_of
 from odradek.controller.state.image import ClusterImage, Draft
 from odradek.controller.state.nodes import change_condition
 from odradek.controller.state.placement import placeable, resize
-from odradek.controller.state.reassignment import begin, cancel, is_moving, target_of
+from odradek.controller.state.reassignment import begin, can_spare, cancel, is_moving, target_of
 from odradek.controller.state.records import Node, NodeRemoved, Partition
 from odradek.controller.state.topic_settings import check_insync
 from odradek.controller.state.topics import (
@@ -161,6 +161,7 @@ def _reassign(draft: Draft, reassignment: Reassignment) -> None:
     if reassignment.replicas is None:
         if is_moving(partition):
             before = cancel(partition)
+            check_insync(topic.config, len(before.replicas))
             _check_in_sync(image, partition, before)
             change(draft, partition, before)
         return
@@ -183,12 +184,13 @@ def _reassign(draft: Draft, reassignment: Reassignment) -> None:
 def _check_in_sync(image: ClusterImage, before: Partition, after: Partition) -> None:
     """Refuse to give up, at once, replicas that hold what was acknowledged because of them."""
     minimum = min_insync(topic_of(image, after).config, after)
-    if len(after.isr) < min(minimum, len(before.isr)):
+    if not can_spare(before, after, minimum):
+        trusted, left = [*before.isr, *before.elr], [*after.isr, *after.elr]
         raise InvalidReplicaAssignmentError(
-            f"of the in-sync replicas {list(before.isr)} only {list(after.isr)} would be left,"
+            f"of the replicas that have all records, {trusted}, only {left} would be left,"
             f" {minimum} are needed: wait until more of the others are in sync",
             field="replicas",
-            value=list(after.isr),
+            value=left,
             limit=minimum,
         )
 

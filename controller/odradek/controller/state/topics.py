@@ -19,6 +19,7 @@ from odradek.controller.state.elections import settle
 from odradek.controller.state.group_changes import adapt_groups
 from odradek.controller.state.image import ClusterImage, Draft
 from odradek.controller.state.placement import place, placeable
+from odradek.controller.state.reassignment import target_of
 from odradek.controller.state.records import (
     Partition,
     PartitionsAdded,
@@ -325,7 +326,8 @@ def _alter(draft: Draft, change: ConfigChange) -> TopicOutcome:
     kept = {key: value for key, value in topic.config if key not in change.unset}
     config = settings_of(kept | dict(change.set))
     if config != topic.config:
-        check_insync(config, replication_of(draft.image, topic))
+        partitions = draft.image.partitions_of(topic)
+        check_insync(config, min(len(target_of(each)) for each in partitions))
         adapt_insync(draft, topic, config)
         draft.record(TopicConfigChanged(topic.topic_id, config))
     return describe(draft.image, topic)
