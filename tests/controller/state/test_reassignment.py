@@ -200,16 +200,25 @@ def test_a_move_does_not_drop_who_has_all_while_too_few_are_in_sync() -> None:
     cluster.expect((1, 3, 4), (4, 1))
 
 
-def test_who_has_all_stays_until_others_do_when_replication_shrinks() -> None:
+def test_who_has_all_stays_when_replication_shrinks() -> None:
+    """Else what is acknowledged because two had it would be on one disk alone."""
     cluster = Moving(1, 2, 3, min_insync_replicas="2")
     cluster.fence(2)
     cluster.fence(3)
-    assert cluster.resize(2) is None
-    cluster.expect((1, 2, 3), (1,), removing=(3,))
     assert cluster.partition.elr == (3,)
-    cluster.start(2, process=2)
-    cluster.join(2)
-    cluster.expect((1, 2), (1, 2))
+    assert cluster.resize(2) is None
+    cluster.expect((1, 3), (1,))
+    assert cluster.partition.elr == (3,)
+
+
+def test_who_has_all_stays_eligible_when_a_move_raises_the_minimum() -> None:
+    cluster = Moving(1, 2, 3)
+    cluster.fence(2)
+    cluster.fence(3)
+    cluster.move(1, 2, 3, 4)
+    cluster.join(4)  # two of three were enough; of four, two are not
+    cluster.expect((1, 2, 3, 4), (1, 4))
+    assert cluster.partition.elr == (3,)
 
 
 def test_a_new_replica_that_has_all_is_not_given_up_at_once_when_it_is_away() -> None:

@@ -150,12 +150,13 @@ def change(
     minimum = min_insync(config, after)
     proposed = after.isr
     isr = electorate.in_sync(_without(after.isr, lost), minimum)
-    after = _with_isr(before, after, isr, minimum, lost)
+    had_all = after.elr + before.isr + after.isr
+    after = _with_elr(after._replace(isr=isr), minimum, had_all, lost)
     if after.adding or after.removing:
         settled = after._replace(adding=(), removing=(), replicas=target_of(after))
         after = complete(after, min_insync(config, settled))
         minimum = min_insync(config, after)
-        after = _with_isr(before, after, after.isr, minimum, lost)
+        after = _with_elr(after, minimum, had_all, lost)
     if not electorate.goes_on(after):
         after = elect(electorate, after)
         if len(after.isr) >= minimum:
@@ -174,18 +175,16 @@ def change(
         draft.report(PossibleLoss(before.uid, changed.leader, changed.leader_epoch))
 
 
-def _with_isr(
-    before: Partition, after: Partition, isr: NodeIds, minimum: int, lost: NodeId
-) -> Partition:
-    """Return a partition with an ISR, and who has all that was committed beside it."""
+def _with_elr(partition: Partition, minimum: int, had_all: NodeIds, lost: NodeId) -> Partition:
+    """Return a partition with who has all beside an ISR that is too small to commit."""
     elr: NodeIds = ()
-    if len(isr) < minimum:
+    if len(partition.isr) < minimum:
         elr = tuple(
             each
-            for each in dict.fromkeys(after.elr + before.isr + after.isr)
-            if each in after.replicas and each not in isr and each != lost
+            for each in dict.fromkeys(had_all)
+            if each in partition.replicas and each not in partition.isr and each != lost
         )
-    return after._replace(isr=isr, elr=elr)
+    return partition._replace(elr=elr) if elr or partition.elr else partition
 
 
 def settle(draft: Draft, concerns: Callable[[Partition], bool]) -> None:

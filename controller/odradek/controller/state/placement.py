@@ -83,7 +83,7 @@ def resize(
 ) -> list[NodeIds]:
     """Return the replicas of a topic's partitions with another replication, each a target.
 
-    What is added is placed as for a new topic. What goes is first who is not in sync, then who is
+    What is added is placed as for a new topic. What goes is first who may lack records, then who is
     drained or dead, then whose rack holds another replica; the preferred leader last.
 
     Raises:
@@ -134,7 +134,7 @@ def _dispensable(
     rack = image.nodes[node_id].rack if node_id in image.nodes else ""
     racks = [image.nodes[each].rack for each in target if each in image.nodes]
     return (
-        node_id not in partition.isr,
+        node_id not in partition.isr + partition.elr,
         load is None,
         racks.count(rack) > 1,
         node_id != target[0],
