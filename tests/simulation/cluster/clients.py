@@ -30,6 +30,7 @@ from tests.simulation.cluster.oracle import check
 if TYPE_CHECKING:
     from tests.simulation.cluster.world import World
 
+UNKNOWN_OFFSET = Offset(-1)
 _IN_FLIGHT_MAX = 5
 _REQUEST_TIMEOUT_S = 3.0
 _BACKOFF_S = 0.05
@@ -66,7 +67,7 @@ class Fetch:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """Its answer."""
+    """Its answer; a leader that has just begun may not know the high watermark."""
 
     uid: PartitionUid
     offset: Offset
@@ -301,7 +302,7 @@ class SimulatedReader(Client):
         if answer.offset != self.positions[answer.uid]:
             return  # another answer came first
         check(
-            answer.high_watermark >= known,
+            answer.high_watermark >= known or answer.high_watermark == UNKNOWN_OFFSET,
             "the high watermark never falls for a client",
             "{} was told {} of {}, then {} by {}",
             self,
@@ -310,7 +311,7 @@ class SimulatedReader(Client):
             answer.high_watermark,
             node_id,
         )
-        self._high_watermarks[answer.uid] = answer.high_watermark
+        self._high_watermarks[answer.uid] = max(answer.high_watermark, known)
         for batch in answer.batches:
             self.world.oracle.on_read(answer.uid, batch)
             check(

@@ -8,6 +8,7 @@ is production code: image, decisions, heartbeats.
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from odradek.controller.state.decide import (
@@ -46,6 +47,7 @@ class HeartbeatAnswer:
     epoch: int | None
     fenced: bool = True
     must_register: bool = False
+    may_shut_down: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ class _Pending:
 class _Watcher:
     half: Half
     node_id: NodeId
+    is_behind: bool = False
 
 
 class SimulatedController(Process):
@@ -162,10 +165,13 @@ class SimulatedController(Process):
         self._batch = list(self._queue)
         self._queue.clear()
         for pending in self._batch:
+            before = draft.image.partitions.copy()
             try:
                 pending.outcome = decide(draft, pending.request, self.chance, self._encode)
             except BrokerError as error:
                 pending.outcome = error
+            for told in self.quorum.on_decided:
+                told(pending.request, before, draft.image)
         records = draft.take_records()
         sequence = self.image.command_sequence + 1
         command = Command(self.epoch, sequence, records) if records else None
@@ -246,7 +252,18 @@ class SimulatedController(Process):
         if self.epoch is not None and self.watchers:
             metadata = self.metadata()
             for watcher in self.watchers:
-                watcher.half.send(metadata)
+                lag_s = self.quorum.watch_lag_s(watcher.node_id)
+                if lag_s and not watcher.is_behind:
+                    watcher.is_behind = True
+                    self.after(lag_s, partial(self._catch_up, watcher))
+                elif not watcher.is_behind:
+                    watcher.half.send(metadata)
+
+    def _catch_up(self, watcher: _Watcher) -> None:
+        """Tell the present state: one that is slow does not hear of what was in between."""
+        watcher.is_behind = False
+        if self.epoch is not None:
+            watcher.half.send(self.metadata())
 
 
 @dataclass(slots=True)
@@ -286,6 +303,7 @@ class HeartbeatEnd:
                 controller.epoch,
                 fenced=node is None or node.fenced,
                 must_register=node is None or node.incarnation != frame.incarnation,
+                may_shut_down=node is not None and node.fenced and frame.wants_shutdown,
             )
         )
 

@@ -216,6 +216,12 @@ class SimulatedDisk:
             self.logs[uid] = SimulatedLog(uid, self)
         return self.logs[uid]
 
+    def drop(self, uid: PartitionUid) -> None:
+        """Remove all of a partition; should it come back, it begins empty."""
+        log = self.logs.pop(uid, None)
+        if log is not None:
+            self.did(partial(self.logs.__setitem__, uid, log))
+
     def sync_s(self, chance: Random) -> float:
         """Return how long the next sync takes: some disks are slow, all are at times."""
         if chance.random() < (0.02, 0.3)[self.directory % 5 == 0]:

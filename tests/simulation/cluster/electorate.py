@@ -10,9 +10,24 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from odradek.controller.state.elections import min_insync, topic_of
 from odradek.controller.state.image import ClusterImage
-from odradek.controller.state.records import Partition, PartitionChanged, Record
-from odradek.protocol.types import NO_NODE, Incarnation, LeaderEpoch, NodeId, Offset, PartitionUid
+from odradek.controller.state.records import (
+    Partition,
+    PartitionChanged,
+    Record,
+    Topic,
+    TopicConfigChanged,
+)
+from odradek.protocol.types import (
+    NO_NODE,
+    Incarnation,
+    LeaderEpoch,
+    NodeId,
+    Offset,
+    PartitionUid,
+    TopicId,
+)
 from tests.simulation.cluster.oracle import Oracle, check
 
 if TYPE_CHECKING:
@@ -26,28 +41,35 @@ class Electorate:
     Attributes:
         nodes: All there are.
         oracle: Knows what is committed.
-        minimum: `min.insync.replicas` of each partition.
         pages: The partitions of topics with `flush=os`.
     """
 
     nodes: Mapping[NodeId, "SimulatedNode"]
     oracle: Oracle
-    minimum: Mapping[PartitionUid, int]
     pages: frozenset[PartitionUid]
+    _topics: dict[TopicId, Topic] = field(default_factory=dict)
     _partitions: dict[PartitionUid, Partition] = field(default_factory=dict)
     _leaders: dict[tuple[PartitionUid, LeaderEpoch], Incarnation] = field(default_factory=dict)
 
     def on_image(self, image: ClusterImage, records: Iterable[Record]) -> None:
         """Something was decided: several steps at once, perhaps, each with its own ISR and ELR."""
         steps = [each.partition for each in records if isinstance(each, PartitionChanged)]
+        changed = [each for each in records if isinstance(each, TopicConfigChanged)]
         for partition in steps:
             before = self._partitions[partition.uid]
             _check_epochs(before, partition)
-            self._check_eligible(before, partition)
+            topic = topic_of(image, partition)
+            # What follows from new settings comes before them.
+            configs = [each.config for each in changed if each.topic_id == topic.topic_id]
+            configs.append(self._topics[topic.topic_id].config)
+            minimum = min(min_insync(config, partition) for config in configs)
+            self._check_eligible(before, partition, minimum)
             self._partitions[partition.uid] = partition
-        self._partitions = dict(image.partitions)
+        self._partitions, self._topics = dict(image.partitions), dict(image.topics)
+        alive = {node.node_id for node in image.nodes.values() if not node.fenced}
+        stopping = {node.node_id for node in image.nodes.values() if node.stopping}
         for partition in image.partitions.values():
-            self._check_members(image, partition)
+            _check_members(image, partition, alive, stopping)
             if partition.is_led:
                 self._check_leader(image, partition)
         for uid in {partition.uid for partition in steps}:
@@ -118,31 +140,41 @@ class Electorate:
             partition,
         )
 
-    def _check_members(self, image: ClusterImage, partition: Partition) -> None:
-        isr, elr = frozenset(partition.isr), frozenset(partition.elr)
-        alive = {node.node_id for node in image.nodes.values() if not node.fenced}
+    def _check_eligible(self, before: Partition, after: Partition, minimum: int) -> None:
+        trusted, still = {*before.isr, *before.elr}, {*after.isr, *after.elr}
+        gone = {each for each in trusted - still if not self.nodes[each].disk.has_lost}
+        are_spared = gone.isdisjoint(after.replicas) and len(still) >= min(minimum, len(trusted))
         check(
-            isr <= alive
-            and (partition.leader == NO_NODE or partition.leader in isr)
-            and isr.isdisjoint(elr)
-            and isr | elr <= frozenset(partition.replicas)
-            and (len(isr) < self.minimum[partition.uid] or not elr),
-            "leader, ISR and ELR agree",
-            "{}; alive are {}",
-            partition,
-            alive,
-        )
-
-    def _check_eligible(self, before: Partition, after: Partition) -> None:
-        gone = {*before.isr, *before.elr} - {*after.isr, *after.elr}
-        check(
-            len(after.isr) >= self.minimum[after.uid]
-            or all(self.nodes[node_id].disk.has_lost for node_id in gone),
-            "below the minimum, only who lost data is not eligible any more",
+            not gone or are_spared or len(after.isr) >= minimum,
+            "below the minimum, only who lost data or can be spared is not eligible any more",
             "{} after {}",
             after,
             before,
         )
+
+
+def _check_members(
+    image: ClusterImage, partition: Partition, alive: set[NodeId], stopping: set[NodeId]
+) -> None:
+    isr, elr = frozenset(partition.isr), frozenset(partition.elr)
+    check(
+        isr <= alive
+        and (partition.leader == NO_NODE or partition.leader in isr)
+        and isr.isdisjoint(elr)
+        and isr | elr <= frozenset(partition.replicas)
+        and (not elr or len(isr) < min_insync(topic_of(image, partition).config, partition)),
+        "leader, ISR and ELR agree",
+        "{}; alive are {}",
+        partition,
+        alive,
+    )
+    check(
+        partition.leader not in stopping or isr <= stopping,
+        "who is about to stop leads only where nobody else can",
+        "{}; {} stop",
+        partition,
+        stopping,
+    )
 
 
 def _check_epochs(before: Partition, after: Partition) -> None:

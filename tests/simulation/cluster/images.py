@@ -17,6 +17,7 @@ def image_update(metadata: Metadata) -> ImageUpdate:
                 port=node.port,
                 fenced=node.fenced,
                 incarnation=node.incarnation,
+                stopping=node.stopping,
             )
             for node in metadata.nodes.values()
         ),
@@ -48,4 +49,6 @@ def partition_state(index: int, partition: Partition) -> PartitionState:
         isr=partition.isr,
         elr=partition.elr,
         last_known_elr=partition.last_known_elr,
+        adding_replicas=partition.adding,
+        removing_replicas=partition.removing,
     )

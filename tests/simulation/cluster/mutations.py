@@ -14,7 +14,13 @@ from dataclasses import dataclass
 from types import CodeType, FunctionType
 from typing import Any
 
-from odradek.controller.state import elections, nodes, partitions
+from odradek.controller.state import (
+    elections,
+    nodes,
+    partitions,
+    reassignment,
+    topic_settings,
+)
 from odradek.controller.state.groups.decide import _replace_member
 from odradek.controller.state.groups.reconcile import _revoke, reconcile
 from odradek.node.coordination.members import GroupMembers
@@ -102,7 +108,7 @@ MUTATIONS = (
         "progress.sent_end >=",
     ),
     Mutation(
-        "readers are served before it is known what is committed",
+        "the end of what is committed is told before it is known",
         LeaderReplica.reached_epoch_start,
         "self.high_watermark >= self.epoch_start",
         "True",
@@ -190,6 +196,48 @@ MUTATIONS = (
         elections.change,
         "stays = after.leader == before.leader and",
         "stays = True or",
+    ),
+    Mutation(
+        "a move ends before who was added is in sync",
+        reassignment.complete,
+        "set(partition.adding) <= set(settled.isr)",
+        "True",
+        first=8,
+    ),
+    Mutation(
+        "a move takes the ISR below its minimum",
+        reassignment.can_spare,
+        "len(left) >= min(minimum, len(had))",
+        "True",
+        first=3,
+    ),
+    Mutation(
+        "a move drops who has everything while the others are too few",
+        reassignment.can_spare,
+        ", (before.isr + before.elr, after.isr + after.elr)",
+        ",",
+        first=3,
+    ),
+    Mutation(
+        "a replica that went and came back counts as before",
+        elections.change,
+        " and set(before.replicas) <= set(after.replicas)",
+        "",
+        first=8,
+    ),
+    Mutation(
+        "a lower minimum leaves the ELR as it is",
+        topic_settings.adapt_insync,
+        "change(draft, partition, partition, config=config)",
+        "pass",
+        first=3,
+    ),
+    Mutation(
+        "who is about to stop leads on",
+        nodes.retire_node,
+        "retire(draft, node.node_id)",
+        "pass",
+        first=8,
     ),
     Mutation(
         "batches sent again are appended again",

@@ -145,7 +145,8 @@ class Nemesis:
     def _leader_and_followers(self) -> "tuple[SimulatedNode, list[SimulatedNode]] | None":
         """Choose a partition."""
         nodes = self.world.nodes
-        led = [each for each in self.world.image.partitions.values() if each.is_led]
+        partitions = self.world.image.partitions.values()
+        led = [each for each in partitions if each.is_led and len(each.replicas) > 2]
         if not led:
             return None
         partition = self.chance.choice(led)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from odradek.controller.state.heartbeats import Heartbeat
@@ -30,6 +31,7 @@ from tests.simulation.cluster.groups import (
     SimulatedCoordinator,
 )
 from tests.simulation.cluster.images import image_update
+from tests.simulation.cluster.leaving import Leaving
 from tests.simulation.cluster.network import Half, connect, on_death
 from tests.simulation.cluster.replica import SimulatedReplica
 from tests.simulation.cluster.replication import LeaderEnd, Replication
@@ -70,6 +72,8 @@ class SimulatedNode(Process):
         self.active: SimulatedController | None = None
         self.replication = Replication(self)
         self.link = SimulatedLink(self)
+        self.leaving: Leaving | None = None
+        self.new_session = count(1).__next__
         self._watch: Half | None = None
         self._registering_since_s: float | None = None
         self._is_syncing = False
@@ -108,10 +112,8 @@ class SimulatedNode(Process):
     def _beat(self, half: Half, end: "_Heartbeats") -> None:
         if half.is_broken:
             return
-        incarnation = self.session.incarnation
-        end.clock.on_sent(SentHeartbeat(self.now_s, incarnation))
-        version = 0 if self.metadata is None else self.metadata.version
-        half.send(Heartbeat(self.node_id, incarnation, version))
+        end.clock.on_sent(SentHeartbeat(self.now_s, self.session.incarnation))
+        half.send(self._heartbeat())
         self.after(_INTERVAL_S, partial(self._beat, half, end))
 
     def poke(self) -> None:
@@ -119,8 +121,12 @@ class SimulatedNode(Process):
         for half in self._halves:
             if isinstance(half.end, _Heartbeats) and not half.is_broken:
                 half.end.clock.on_sent(SentHeartbeat(self.now_s, self.session.incarnation))
-                version = 0 if self.metadata is None else self.metadata.version
-                half.send(Heartbeat(self.node_id, self.session.incarnation, version))
+                half.send(self._heartbeat())
+
+    def _heartbeat(self) -> Heartbeat:
+        version = 0 if self.metadata is None else self.metadata.version
+        leaves = self.leaving is not None
+        return Heartbeat(self.node_id, self.session.incarnation, version, wants_shutdown=leaves)
 
     def on_heartbeat_answer(self, answer: HeartbeatAnswer, answered: SentHeartbeat | None) -> None:
         """A controller answered."""
@@ -139,6 +145,8 @@ class SimulatedNode(Process):
             return
         self._doubts = 0
         self.session.on_contact(answered.at_s, fenced=answer.fenced)
+        if answer.may_shut_down and self.leaving is not None:
+            self.leaving.on_allowed()
 
     def _heard_active(self, controller: SimulatedController, epoch: int) -> None:
         changed = controller is not self.active or epoch > self.controller_epoch
@@ -236,13 +244,14 @@ class SimulatedNode(Process):
             return  # of before this registration
         self.metadata = metadata
         self.image = ClusterImage().apply(image_update(metadata))
-        for uid, replica in list(self.replicas.items()):
-            if uid not in metadata.partitions:
-                replica.remove()
-                del self.replicas[uid]
+        for uid in self.replicas.keys() - metadata.partitions.keys():
+            self._remove(uid)
         for topic in self.image.topics.values():
             for state in topic.partitions:
                 self._reconcile(topic, state)
+        if known is None:  # what left this node while it was down
+            for uid in self.disk.logs.keys() - self.replicas.keys():
+                self.disk.drop(uid)
         for coordinator in self.coordinators.values():
             coordinator.on_groups()
         self.replication.on_metadata()
@@ -253,8 +262,7 @@ class SimulatedNode(Process):
         replica = self.replicas.get(state.uid)
         if self.node_id not in state.replicas:
             if replica is not None:
-                replica.remove()
-                del self.replicas[state.uid]
+                self._remove(state.uid)
             return
         if replica is None:
             replica = self.replicas[state.uid] = SimulatedReplica(self, topic, state)
@@ -274,6 +282,14 @@ class SimulatedNode(Process):
             self.coordinators[state.uid] = SimulatedCoordinator(replica, state.leader_epoch)
             self.coordinators[state.uid].on_groups()
 
+    def _remove(self, uid: PartitionUid) -> None:
+        """Host a partition no more."""
+        self.replicas.pop(uid).remove()
+        coordinator = self.coordinators.pop(uid, None)
+        if coordinator is not None:
+            coordinator.close()
+        self.disk.drop(uid)
+
     def leader_of(self, uid: PartitionUid) -> tuple[NodeId, LeaderEpoch] | None:
         """Tell a client who leads, as far as this node knows."""
         partition = self.metadata.partitions.get(uid) if self.metadata else None
@@ -283,12 +299,12 @@ class SimulatedNode(Process):
 
     @property
     def incarnations(self) -> dict[NodeId, Incarnation]:
-        """The nodes that are not fenced."""
+        """The nodes that may be in sync."""
         assert self.metadata is not None
         return {
             node.node_id: node.incarnation
             for node in self.metadata.nodes.values()
-            if not node.fenced
+            if not node.fenced and (not node.stopping or node.node_id == self.node_id)
         }
 
     # Clients

@@ -33,6 +33,10 @@ EVENTS = (
     "clock jumps",
     "records from the future",
     "torn writes",
+    "reassignments",
+    "drains",
+    "controlled stops",
+    "preferred leader moves",
 )
 """What a run over many seeds must have met at least once."""
 

@@ -6,14 +6,19 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
-from odradek.controller.state.decide import NodeReply
+from odradek.controller.state.decide import NodeReply, Request
 from odradek.controller.state.image import ClusterImage
-from odradek.controller.state.records import Command, Record
+from odradek.controller.state.records import Command, Partition, Record
+from odradek.protocol.types import NodeId, PartitionUid
 from tests.simulation.cluster.events import Scheduler
 from tests.simulation.cluster.network import Network
 
 if TYPE_CHECKING:
     from tests.simulation.cluster.controllers import SimulatedController
+
+
+Told = Callable[[Request, dict[PartitionUid, Partition], ClusterImage], None]
+"""Told of a decision: what was asked, the partitions before, and everything after."""
 
 
 @dataclass(slots=True)
@@ -35,6 +40,8 @@ class Quorum:
         self.committed: list[Command | None] = []
         self.replies: dict[bytes, NodeReply] = {}
         self.on_committed: list[Callable[[ClusterImage, tuple[Record, ...]], None]] = []
+        self.on_decided: list[Told] = []
+        self.watch_lag_s: Callable[[NodeId], float] = lambda _: 0.0
         self.term = 0
         self.leader: SimulatedController | None = None
         self._under_way: list[_Proposal] = []

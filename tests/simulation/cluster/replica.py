@@ -19,7 +19,6 @@ from odradek.protocol.errors import (
     FencedLeaderEpochError,
     NotEnoughReplicasError,
     NotLeaderOrFollowerError,
-    OffsetNotAvailableError,
     OffsetOutOfRangeError,
     UnknownLeaderEpochError,
 )
@@ -32,7 +31,14 @@ from odradek.protocol.types import (
     NodeId,
     Offset,
 )
-from tests.simulation.cluster.clients import Fetch, Fetched, Produce, Produced, make_batch
+from tests.simulation.cluster.clients import (
+    UNKNOWN_OFFSET,
+    Fetch,
+    Fetched,
+    Produce,
+    Produced,
+    make_batch,
+)
 from tests.simulation.cluster.clocks import NO_TIME, append_time_ms
 from tests.simulation.cluster.disk import Batch
 from tests.simulation.cluster.frames import PushDueAt
@@ -67,7 +73,6 @@ class SimulatedReplica:
         self.follower: FollowerReplica | None = None
         self._durable = DurableEnd(self.log.log_end_offset)
         self.high_watermark = self.log.high_watermark_checkpoint
-        self._sessions = 0
         self._waiting: list[_Waiting] = []
         self._leader_epoch: LeaderEpoch | None = None
         self._settings: Mapping[str, str] | None = None
@@ -77,7 +82,8 @@ class SimulatedReplica:
         if topic.config != self._settings:
             self._settings, self._config = topic.config, parse_topic_config(topic.config)
         self._flush = self._config.flush
-        self._min_insync = self._config.min_insync(len(self.place.replicas))
+        settled = len(self.place.replicas) - len(self.place.adding_replicas)
+        self._min_insync = self._config.min_insync(settled)
 
     # Roles
 
@@ -133,14 +139,10 @@ class SimulatedReplica:
             log_end=self.log.log_end_offset,
             durable_end=self._durable.end,
             high_watermark=min(self.high_watermark, self.log.log_end_offset),
-            new_session=self._new_session,
+            new_session=self.node.new_session,
         )
         if self.node.replication.is_connected(state.leader_id):
             self._perform_following(self.follower.on_connected())
-
-    def _new_session(self) -> int:
-        self._sessions += 1
-        return self._sessions
 
     def _resign(self) -> None:
         self.leader = self.follower = None
@@ -221,19 +223,18 @@ class SimulatedReplica:
         self._wait(self.log.log_end_offset, settled)
 
     def fetch(self, half: Half, request: Fetch) -> None:
-        """Answer with what is committed."""
+        """Answer with what is known to be committed; with its end once that is all of it."""
         try:
             leader = self._leading(request.leader_epoch, for_reading=True)
-            if not leader.reached_epoch_start:
-                raise OffsetNotAvailableError("not known yet what is committed")
-            if request.offset > leader.high_watermark:
-                raise OffsetOutOfRangeError(f"{request.offset} > {leader.high_watermark}")
+            if request.offset > leader.log_end_offset:
+                raise OffsetOutOfRangeError(f"{request.offset} > {leader.log_end_offset}")
         except BrokerError as error:
             half.send(Fetched(request.uid, request.offset, FIRST_OFFSET, (), error))
             return
         end = leader.high_watermark
         batches = self.log.read(request.offset, _READ_BATCHES_MAX, end)
-        half.send(Fetched(request.uid, request.offset, end, batches))
+        told = end if leader.reached_epoch_start else UNKNOWN_OFFSET
+        half.send(Fetched(request.uid, request.offset, told, batches))
 
     def committed_batches(self) -> list[Batch]:
         """Return what a coordinator replays."""

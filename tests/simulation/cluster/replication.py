@@ -185,8 +185,8 @@ class Replication:
         now_s = self.node.now_s
         match frame:
             case AnnounceFrame():
-                if replica is None or leader is None:
-                    epoch = frame.announcement.leader_epoch
+                epoch = frame.announcement.leader_epoch
+                if replica is None or leader is None or leader.leader_epoch < epoch:
                     session = frame.announcement.session
                     end.half.send(RefusedFrame(frame.uid, epoch, session))
                     return

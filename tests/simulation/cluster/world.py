@@ -28,6 +28,7 @@ from odradek.protocol.types import (
     TopicId,
     TopicName,
 )
+from tests.simulation.cluster.administration import Operator
 from tests.simulation.cluster.clients import SimulatedProducer, SimulatedReader
 from tests.simulation.cluster.clocks import Clocks
 from tests.simulation.cluster.controllers import SimulatedController
@@ -89,17 +90,17 @@ class World:
             SimulatedController(ControllerId(number), self.quorum) for number in range(3)
         ]
         self.quorum.controllers = self.controllers
-        self.nodes = {NodeId(number): SimulatedNode(NodeId(number), self) for number in (1, 2, 3)}
+        self.operator = Operator(self, seed) if seed % 5 == 3 else None
+        numbers = (1, 2, 3) if self.operator is None else (1, 2, 3, 4)
+        self.nodes = {NodeId(number): SimulatedNode(NodeId(number), self) for number in numbers}
         self.producers = [SimulatedProducer(f"producer-{n}", self, 1000 + n) for n in (1, 2)]
         self.readers = [SimulatedReader("reader", self)]
         self.members = [
             SimulatedMember(f"member-{n}", self, self.chance.choice(_GROUPS), instance_id)
             for n, instance_id in ((1, ""), (2, ""), (3, "third" if self.is_restless else ""))
         ]
-        minimum = dict.fromkeys(self.data_uids, self.min_insync)
-        minimum |= dict.fromkeys(self.offsets_uids, 2)
         pages = () if self.is_flushed else self.data_uids
-        self.electorate = Electorate(self.nodes, self.oracle, minimum, frozenset(pages))
+        self.electorate = Electorate(self.nodes, self.oracle, frozenset(pages))
         self.nemesis = Nemesis(self)
 
     # Names
@@ -252,6 +253,8 @@ class World:
         for client in (*self.producers, *self.readers, *self.members):
             client.start()
         self.clocks.start()
+        if self.operator is not None:
+            self.operator.begin()
 
     def _check_leader(self) -> None:
         self.quorum.check_leader()
@@ -269,7 +272,7 @@ class World:
             (_TOPIC_ID, self.topic_name, self.data_uids, (*flush, *config)),
             (_OFFSETS_ID, TopicName(CONSUMER_OFFSETS), self.offsets_uids, ()),
         ):
-            nodes = list(self.nodes)
+            nodes = list(self.nodes)[:3]
             partitions = []
             for index, uid in enumerate(uids):
                 replicas = tuple(nodes[(index + shift) % len(nodes)] for shift in range(3))
@@ -290,6 +293,8 @@ class World:
         for partition in active.image.partitions.values():
             if not partition.is_led or set(partition.isr) != set(partition.replicas):
                 return f"not everybody is in sync: {partition}"
+        if self.operator is not None and (moves := self.operator.missing(active.image)):
+            return moves
         waiting = [producer for producer in self.producers if producer.unacknowledged_count]
         if waiting:
             return f"{waiting} still wait"
@@ -328,11 +333,13 @@ class World:
         """Everything is the same everywhere."""
         for uid in (*self.data_uids, *self.offsets_uids):
             committed = [batch.crc for batch in self.oracle.committed_batches(uid)]
+            replicas = self.image.partitions[uid].replicas
             for node in self.nodes.values():
+                is_replica = node.node_id in replicas
                 theirs = [batch.crc for batch in node.disk.log(uid).batches]
                 check(
-                    theirs[: len(committed)] == committed,
-                    "every replica has everything committed",
+                    theirs[: len(committed)] == (committed if is_replica else []),
+                    "every replica has everything committed, and nobody else anything",
                     "{} has {} of {} batches of {}",
                     node,
                     len(theirs),
