@@ -7,7 +7,8 @@ leader, ELR and epochs from the new ISR. A replica that leaves an ISR below `min
 
 Invariants: the leader is in the ISR and alive; one leader per (uid, leader epoch); whoever is
 elected was in the ISR, else in the ELR, else led last, unless it set its data aside; below the
-minimum, ISR and ELR only lose a replica that lost data; at or above it, the ELR is empty.
+minimum, ISR and ELR only lose a replica that lost data, or that a reassignment can spare; at or
+above it, the ELR is empty.
 
 Source: KIP-966 (eligible leader replicas); Apache Kafka's PartitionChangeBuilder.
 """
