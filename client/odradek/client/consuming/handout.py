@@ -218,6 +218,8 @@ class Handout(Generic[K, V]):
         self._positions.on_given_back(
             taken.partition.name, taken.generation, position, portion.epoch
         )
+        if portion.is_exhausted:
+            return  # what comes back was dropped meanwhile
         lane = self._lanes.get(taken.partition.name)
         if lane is None:
             lane = self._lanes[taken.partition.name] = _Lane(state, taken.generation)
