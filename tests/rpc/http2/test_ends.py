@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import socket
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,7 +18,7 @@ from odradek.rpc.http2.connection import Connection
 from odradek.rpc.http2.events import StreamReset
 from odradek.rpc.http2.frames import ErrorCode, Setting
 from odradek.rpc.http2.streams import ProtocolViolationError
-from tests.rpc.http2.endpoints import DEADLINE_S, OURS, connected, handlers_of
+from tests.rpc.http2.endpoints import DEADLINE_S, OURS, connected, handlers_of, self_signed
 from tests.rpc.http2.peers import GREETING, Blocks, greeted_server, sent
 from tests.rpc.http2.test_hostile import CONVERSE, attacked, calls_of, eventually
 
@@ -120,7 +122,12 @@ async def test_a_call_that_is_cancelled_before_it_began_leaves_nothing() -> None
         assert await eventually(lambda: not wire.connection.streams)
 
 
-async def test_a_reader_that_is_slow_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_hidden", [False, True], ids=["plain", "TLS"])
+async def test_a_reader_that_is_slow_is_not_taken_for_dead(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    is_hidden: bool,  # noqa: FBT001
+) -> None:
     monkeypatch.setattr(server_module, "_KEEPALIVE_S", 0.05)
     monkeypatch.setattr(server_module, "_KEEPALIVE_TIMEOUT_S", 0.05)
     size = 6 << 20
@@ -128,8 +135,15 @@ async def test_a_reader_that_is_slow_is_not_taken_for_dead(monkeypatch: pytest.M
     async def talks(_: Any, context: Any) -> None:
         await context.write(bytes(size))
 
-    async with attacked(talks) as served:
+    async with attacked(talks, tls=self_signed(tmp_path) if is_hidden else None) as served:
         attacker = await served.attacker()
+        if is_hidden:
+            await attacker.hides()
+        assert await eventually(lambda: bool(served.server._wires))
+        (wire,) = served.server._wires
+        assert wire._transport is not None
+        end = wire._transport.get_extra_info("socket")
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
         window = frames.encode_settings({Setting.INITIAL_WINDOW_SIZE: frames.WINDOW_BYTES_MAX})
         more = frames.encode_window_update(0, 1 << 30)
         await attacker.says(frames.PREFACE + window + more + attacker.blocks.opened(1, CONVERSE))

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -37,6 +38,12 @@ class Attacker:
     async def says(self, raw: bytes) -> None:
         self.writer.write(raw)
         await self.writer.drain()
+
+    async def hides(self) -> None:
+        """Speak TLS from here on, to whoever is there."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        await self.writer.start_tls(context)
 
     async def frame(self) -> Frame:
         head = await self.reader.readexactly(frames.HEADER_BYTES)

@@ -10,6 +10,7 @@ not even when asked, is given up.
 
 import asyncio
 import fcntl
+import socket
 import termios
 from collections.abc import Callable
 from struct import Struct
@@ -37,6 +38,8 @@ _WRITE_LOW_BYTES: Final = 1 << 18
 _GREETING_S: Final = 10.0
 _LINGER_S: Final = 1.0
 _INT: Final = Struct("i")
+_ACKNOWLEDGED: Final = Struct("120xQ")
+"""Linux's `tcp_info`, up to the bytes that the peer has acknowledged."""
 _GATHERED_PIECES: Final = 64
 
 
@@ -82,7 +85,7 @@ class Wire(asyncio.Protocol):
         self._holds = 0
         self._heard_s = self.loop.time()
         self._asked_s = 0.0
-        self._unsent_bytes = 0
+        self._taken_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._lingering: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
@@ -288,10 +291,8 @@ class Wire(asyncio.Protocol):
         if not self.greeted.done():
             self.abort(f"{self.peer} does not speak HTTP/2")
             return
-        unsent_bytes = _unsent_bytes(self._transport) if self._serves else 0
-        if unsent_bytes < self._unsent_bytes:
-            self._heard_s = now_s  # it takes what we say, if slowly, and our question last
-        self._unsent_bytes = unsent_bytes
+        if self._serves and self._is_taking():
+            self._heard_s = now_s
         if self._asked_s > self._heard_s:
             self.abort(f"{self.peer} does not answer")
             return
@@ -305,13 +306,19 @@ class Wire(asyncio.Protocol):
                 wait_s = self._keepalive_timeout_s
         self._timer = self.loop.call_later(wait_s, self._look)
 
+    def _is_taking(self) -> bool:
+        """Tell whether the peer takes what waits for it, if slowly, and our question last.
 
-def _unsent_bytes(transport: asyncio.Transport | None) -> int:
-    """Return how much the peer has not taken, in this process and in the kernel."""
-    if transport is None or (end := transport.get_extra_info("socket")) is None:
-        return 0
-    (queued_bytes,) = _INT.unpack(fcntl.ioctl(end.fileno(), termios.TIOCOUTQ, bytes(_INT.size)))
-    return transport.get_write_buffer_size() + int(queued_bytes)
+        Its kernel says so: over TLS, what waits in this process is not all to be seen.
+        """
+        end = None if self._transport is None else self._transport.get_extra_info("socket")
+        if end is None or end.family == socket.AF_UNIX:
+            return False
+        waiting = fcntl.ioctl(end.fileno(), termios.TIOCOUTQ, bytes(_INT.size))
+        info = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKNOWLEDGED.size)
+        before_bytes = self._taken_bytes
+        (self._taken_bytes,) = _ACKNOWLEDGED.unpack(info)
+        return _INT.unpack(waiting) > (0,) and self._taken_bytes > before_bytes
 
 
 def _name(address: Any) -> str:
