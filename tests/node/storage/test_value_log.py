@@ -119,6 +119,18 @@ def test_a_full_disk_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyP
     log.close()
 
 
+def test_a_sector_that_cannot_be_read_is_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = ValueLog(tmp_path, 1000, 1 << 20)
+    place = log.append(b"a" * 100)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", refusing(errno.EIO))
+        with pytest.raises(CorruptMessageError, match="damaged at byte 0"):
+            log.read(place)
+    log.close()
+
+
 def test_a_failed_sync_is_no_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the reason: the kernel forgets which pages it could not write."""
     log = ValueLog(tmp_path, 1000, 1 << 20)

@@ -72,9 +72,14 @@ class SegmentFile:
         """Return what lies at a place.
 
         Raises:
-            CorruptMessageError: It is not what was written there.
+            CorruptMessageError: It is not what was written there, or cannot be read.
         """
-        value = os.pread(self._fd, place.size_bytes, place.position)
+        try:
+            value = os.pread(self._fd, place.size_bytes, place.position)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            value = b""  # a sector is gone: as good as rotten, and mended like it
         if len(value) != place.size_bytes or crc32c(value, 0, 0) != place.crc:
             raise CorruptMessageError(
                 f"segment {self.number} of the value log is damaged at byte {place.position}",
