@@ -1,5 +1,6 @@
 """The store is atomic, ordered and recovers a prefix of what was written."""
 
+import errno
 import os
 import struct
 import time
@@ -201,6 +202,25 @@ def test_a_disk_error_is_fatal(tmp_path: Path) -> None:
         store.sync()
     assert len(failures) == 2
     store._db = store._db._handle
+    store.close()
+
+
+def test_no_room_for_what_was_taken_already_is_fatal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel forgets which pages it could not write: the next sync succeeds."""
+    failures: list[BaseException] = []
+    store = Store(tmp_path, OPTIONS, failures.append)
+    put_patiently(store, 1, 0, os.urandom(100_000))
+
+    def no_room(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", no_room)
+        with pytest.raises(StorageError):
+            store.sync()
+    assert len(failures) == 1
     store.close()
 
 

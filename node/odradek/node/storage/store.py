@@ -472,7 +472,8 @@ def _check_damage(error: Exception) -> None:
 
 
 def _is_full(error: Exception | str) -> bool:
-    return "No space left on device" in str(error)
+    """Whether RocksDB found no room; a sync of the value log that did not is no full disk."""
+    return "No space left on device" in str(error) and not isinstance(error, StorageError)
 
 
 def _full(reason: str) -> StorageFullError:
