@@ -12,7 +12,7 @@ from odradek.node.storage.set_aside import why_condemned
 from odradek.node.storage.store import DamagedStoreError, DamagedTableError, Store
 from odradek.protocol.errors import StorageError
 from odradek.protocol.types import PartitionUid
-from tests.node.storage.batches import append_patiently, batch, opened, read_all, refuse
+from tests.node.storage.batches import append_patiently, batch, opened, read_all, refuse, until
 from tests.powerloss.bit_flips import flip
 from tests.powerloss.tracer import scan
 
@@ -181,5 +181,22 @@ async def test_a_log_whose_index_cannot_be_read_condemns_the_store(
         with pytest.raises(DamagedTableError):
             storage.log(UID)
     assert len(ended) == 1
+    async with opened(tmp_path) as storage:
+        assert storage.recovered.lost_data
+
+
+async def test_room_that_cannot_be_reclaimed_for_damage_condemns_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(tmp_path)
+    ended: list[BaseException] = []
+    async with opened(tmp_path, fatal=ended.append) as storage:
+
+        def rotten(*_: object) -> list[tuple[bytes, bytes]]:
+            raise DamagedTableError("a table of the store is damaged")
+
+        storage.drop(UID)
+        monkeypatch.setattr(storage._store, "scan", rotten)
+        await until(lambda: bool(ended))
     async with opened(tmp_path) as storage:
         assert storage.recovered.lost_data

@@ -364,6 +364,9 @@ class Storage:
                 self.group_commit.is_contended = True
                 try:
                     copied_bytes = await self._blocking.run(self._store.reclaim, garbage_min)
+                except DamagedTableError as error:  # or every start would end here
+                    self.condemn(error)
+                    return
                 finally:
                     self.group_commit.is_contended = False
                 pause_s = max(_TICK_S, copied_bytes / _RECLAIM_BYTES_PER_S)
