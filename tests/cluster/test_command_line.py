@@ -1,6 +1,7 @@
 """The command `odradek` against a real cluster, as a shell uses it."""
 
 import asyncio
+import os
 import signal
 from pathlib import Path
 
@@ -172,6 +173,22 @@ async def test_ctrl_c_leaves_the_group_and_says_so(odradek: Shell, client: Clien
     assert b"Traceback" not in err
     described = (await odradek("groups", "describe", group, "--json")).json
     assert (described["members"], described["offsets"][0]["committed"]) == ([], 1)
+
+
+async def test_ctrl_c_leaves_though_nobody_reads_what_is_shown(
+    cluster: LocalCluster, odradek: Shell, client: Client
+) -> None:
+    topic = await new_topic(client, partitions=1)
+    await odradek("produce", topic, stdin=b"more than a pipe takes\n" * 50_000)
+    reading, writing = os.pipe()
+    live = await asyncio.create_subprocess_exec(
+        *COMMAND, "consume", topic, "-b", cluster.bootstrap, stdout=writing
+    )
+    os.close(writing)
+    assert await asyncio.to_thread(os.read, reading, 10) == b"more than "
+    live.send_signal(signal.SIGINT)
+    assert await asyncio.wait_for(live.wait(), DEADLINE_S) == 130
+    os.close(reading)
 
 
 async def test_ctrl_c_delivers_what_was_read(odradek: Shell, client: Client) -> None:

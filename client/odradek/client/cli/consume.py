@@ -155,7 +155,7 @@ async def _show(consumer: Consumer[bytes, bytes], request: _Request, writing: as
     async for batch in consumer.batches():
         async with writing:
             lines = b"".join([request.render(record) for record in batch])
-            await asyncio.to_thread(output.write_bytes, lines)
+            await output.write_bytes(lines)
 
 
 async def _show_some(
@@ -165,7 +165,7 @@ async def _show_some(
     shown = 0
     async for record in consumer:
         async with writing:
-            await asyncio.to_thread(output.write_bytes, request.render(record))
+            await output.write_bytes(request.render(record))
         shown += 1
         if shown == request.count_max:
             break

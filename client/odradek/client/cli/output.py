@@ -4,11 +4,14 @@ Rich drops colours by itself when NO_COLOR is set or the output is not a termina
 are as wide as they need to be, so that `grep` and `cut` see whole lines.
 """
 
+import asyncio
 import errno
 import json
 import os
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -119,10 +122,28 @@ def progress() -> Progress:
     )
 
 
-def write_bytes(data: bytes) -> None:
-    """Write to standard output at once."""
-    with _standard_output() as out:
-        out.buffer.write(data)
+async def write_bytes(data: bytes) -> None:
+    """Write to standard output at once, in a thread: whoever reads it may dawdle, as `less` does.
+
+    Cancelled, it leaves the thread behind, which keeps neither the loop nor the process from
+    ending: it is a daemon, and holds no lock of standard output, which the interpreter asks for.
+    """
+    written: Future[None] = Future()
+    written.set_running_or_notify_cancel()
+
+    def write() -> None:
+        try:
+            with _standard_output() as out:
+                left = memoryview(data)
+                while left:
+                    left = left[os.write(out.fileno(), left) :]
+        except BaseException as error:  # noqa: BLE001 - raised by whoever waits
+            written.set_exception(error)
+        else:
+            written.set_result(None)
+
+    threading.Thread(target=write, name="line-writer", daemon=True).start()
+    await asyncio.wrap_future(written)
 
 
 def count_of(number: int, noun: str) -> str:
