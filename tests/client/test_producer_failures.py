@@ -62,6 +62,28 @@ async def test_a_full_buffer_gives_up_after_the_delivery_timeout(cluster: FakeCl
         assert node.requests
 
 
+async def test_those_refused_when_their_turn_comes_let_the_next_one_in(
+    cluster: FakeCluster,
+) -> None:
+    topic = cluster.create_topic("t", config={"max.message.bytes": "2000"})
+    node = cluster.nodes[1]
+    async with producing(cluster, buffer_bytes=2048, batch_bytes=2048) as producer:
+        await producer.send("t", b"warm")
+        node.answering.clear()
+        first = [await producer.enqueue("t", bytes(1500)) for _ in range(2)]
+        refused = [asyncio.create_task(producer.send_many("t", [bytes(3000)])) for _ in range(9)]
+        patient = asyncio.create_task(producer.send("t", b"patient"))
+        await node.has_requests(2)
+        node.answering.set()
+        await asyncio.gather(*first)
+        async with asyncio.timeout(5):
+            await patient
+        for each in refused:
+            with pytest.raises(RecordTooLargeError):
+                await each
+    assert len(topic.values()) == 4
+
+
 async def test_cancelling_one_sender_harms_no_other(cluster: FakeCluster) -> None:
     topic = cluster.create_topic("t")
     node = cluster.nodes[1]

@@ -276,19 +276,20 @@ class Appender:
         while position < len(encoded):
             if not self.room.is_free:
                 await self.room.enter(timeout_s=self._options.delivery_timeout_s)
+            try:
                 self._check_still(topic, target)
-            chunk = encoded[position : position + _CHUNK_RECORDS]
-            with self._lock:
-                run = self.intake.append_many(
-                    target, queue, chunk, position, timestamp_ms, self._now_s()
-                )
-            self.room.look()
+                chunk = encoded[position : position + _CHUNK_RECORDS]
+                with self._lock:
+                    run = self.intake.append_many(
+                        target, queue, chunk, position, timestamp_ms, self._now_s()
+                    )
+            finally:
+                self.room.look()
             opened = not runs or runs[-1].batch is not run.batch
             extend_runs(runs, run)
             position += run.count
             if opened:
                 await asyncio.sleep(0)
-                self._check_still(topic, target)
 
     async def fill_keyed(
         self, topic: str | Topic[Any, Any], target: Target, bulk: Bulk, runs: list[Run]
