@@ -11,6 +11,8 @@ from odradek.client import (
     Client,
     DeliveryFailedError,
     DeliveryTimeoutError,
+    Topic,
+    serdes,
 )
 from odradek.protocol.errors import (
     RecordTooLargeError,
@@ -82,6 +84,19 @@ async def test_those_refused_when_their_turn_comes_let_the_next_one_in(
             with pytest.raises(RecordTooLargeError):
                 await each
     assert len(topic.values()) == 4
+
+
+async def test_a_topic_by_many_handles_stays_known(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("odradek.client.producing.appender._TARGETS_MAX", 3)
+    topic = cluster.create_topic("t")
+    async with producing(cluster, buffer_bytes=2048, batch_bytes=2048) as producer:
+        sending = [
+            producer.send(Topic("t", serdes.raw, serdes.raw), bytes(1000)) for _ in range(20)
+        ]
+        await asyncio.gather(*sending)
+    assert len(topic.values()) == 20
 
 
 async def test_cancelling_one_sender_harms_no_other(cluster: FakeCluster) -> None:

@@ -155,7 +155,7 @@ class Producer(Generic[K, V]):
         placed = core.place(target, value, key, partition, headers, timestamp_ms)
         if type(placed) is Delivery:
             return await placed
-        return await (await core.append_slowly(topic, target, placed))
+        return await (await core.append_slowly(target, placed))
 
     @overload
     async def enqueue(
@@ -233,7 +233,7 @@ class Producer(Generic[K, V]):
         placed = core.place(target, value, key, partition, headers, timestamp_ms)
         if type(placed) is Delivery:
             return placed
-        return await core.append_slowly(topic, target, placed)
+        return await core.append_slowly(target, placed)
 
     @overload
     async def send_many(
@@ -300,7 +300,6 @@ class Producer(Generic[K, V]):
         runs: list[Run] = []
         try:
             await core.append_all(
-                topic,
                 target,
                 values,
                 keys=keys,

@@ -292,5 +292,5 @@ class Producer(Generic[K, V]):
         with self._lock:
             placed = core.intake.place(target, value, key, partition, headers, timestamp_ms)
         if not isinstance(placed, asynchronous.Delivery):
-            placed = self._portal.call(core.append_slowly(topic, target, placed))
+            placed = self._portal.call(core.append_slowly(target, placed))
         return Delivery(placed, self._lock, self._portal)

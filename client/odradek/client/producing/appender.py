@@ -183,18 +183,16 @@ class Appender:
             handle: target for handle, target in self.targets.items() if target.topic is not topic
         }
 
-    async def append_slowly(
-        self, topic: str | Topic[Any, Any], target: Target, record: Encoded
-    ) -> Delivery:
+    async def append_slowly(self, target: Target, record: Encoded) -> Delivery:
         """Append where a new batch must be made, room be waited for, or the loop must breathe."""
         if self.ledger.is_quick and (record.queue or target.topic.current).open is None:
-            self._check_still(topic, target)
+            self._check_still(target)
             with self._lock:
                 return self.intake.append_new(target, record, self._now_s())
         if not self.room.is_free:
             await self.room.enter(timeout_s=self._options.delivery_timeout_s)
         try:
-            self._check_still(topic, target)
+            self._check_still(target)
             with self._lock:
                 delivery = self.intake.append(target, record)
                 breathes = not self.ledger.is_quick
@@ -208,15 +206,15 @@ class Appender:
             self.room.on_turn()
         return delivery
 
-    def _check_still(self, topic: str | Topic[Any, Any], target: Target) -> None:
+    def _check_still(self, target: Target) -> None:
         """Raise when the producer was closed or the topic deleted while we waited."""
         self.check()
-        if self.targets.get(topic) is not target:
-            raise self._scope.metadata.unknown_topic(target.topic.info.name)
+        name = target.topic.info.name
+        if self._sender.topics.get(name) is not target.topic:
+            raise self._scope.metadata.unknown_topic(name)
 
     async def append_all(
         self,
-        topic: str | Topic[Any, Any],
         target: Target,
         values: Iterable[object],
         *,
@@ -240,10 +238,9 @@ class Appender:
                 )
                 for value, key in zip(values, every_key, strict=keys is not None)
             ]
-            await self.append_each(topic, target, records, runs)
+            await self.append_each(target, records, runs)
         elif keys is None:
             await self.fill(
-                topic,
                 target,
                 list(values),
                 partition=partition,
@@ -257,11 +254,10 @@ class Appender:
                 partition=partition,
                 timestamp_ms=timestamp_ms,
             )
-            await self.fill_keyed(topic, target, bulk, runs)
+            await self.fill_keyed(target, bulk, runs)
 
     async def fill(
         self,
-        topic: str | Topic[Any, Any],
         target: Target,
         values: list[object],
         *,
@@ -277,7 +273,7 @@ class Appender:
             if not self.room.is_free:
                 await self.room.enter(timeout_s=self._options.delivery_timeout_s)
             try:
-                self._check_still(topic, target)
+                self._check_still(target)
                 chunk = encoded[position : position + _CHUNK_RECORDS]
                 with self._lock:
                     run = self.intake.append_many(
@@ -291,9 +287,7 @@ class Appender:
             if opened:
                 await asyncio.sleep(0)
 
-    async def fill_keyed(
-        self, topic: str | Topic[Any, Any], target: Target, bulk: Bulk, runs: list[Run]
-    ) -> None:
+    async def fill_keyed(self, target: Target, bulk: Bulk, runs: list[Run]) -> None:
         """Append records with keys, to `runs` too: each partition's of a chunk in one go."""
         position, count = 0, len(bulk.queues)
         one_by_one = None in bulk.queues  # whose turn it is depends on those before
@@ -301,7 +295,7 @@ class Appender:
             if not self.room.is_free:
                 await self.room.enter(timeout_s=self._options.delivery_timeout_s)
             try:
-                self._check_still(topic, target)
+                self._check_still(target)
                 if one_by_one := target.topic.may_refuse(bulk.largest_bytes):
                     break
                 with self._lock:
@@ -315,11 +309,10 @@ class Appender:
                 await asyncio.sleep(0)
                 self.room.on_turn()
         rest = map(bulk.record, range(position, count))
-        await self.append_each(topic, target, rest, runs, first=position)
+        await self.append_each(target, rest, runs, first=position)
 
     async def append_each(
         self,
-        topic: str | Topic[Any, Any],
         target: Target,
         records: Iterable[Encoded],
         runs: list[Run],
@@ -333,7 +326,7 @@ class Appender:
                 with self._lock:
                     delivery = self.intake.append(target, record)
             if delivery is None:
-                delivery = await self.append_slowly(topic, target, record)
+                delivery = await self.append_slowly(target, record)
             extend_runs(runs, delivery.as_run(position))
 
     def unwatch(self, runs: list[Run]) -> None:
