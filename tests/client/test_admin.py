@@ -1,12 +1,15 @@
 """The admin face, as far as it does not need a real cluster."""
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from odradek.client import Admin, Client, NewTopic, NodesUnreachableError
+from odradek.client.cluster.connections import unary
 from odradek.protocol.errors import (
     BrokerError,
     GroupIdNotFoundError,
@@ -18,6 +21,7 @@ from odradek.protocol.errors import (
     TopicAlreadyExistsError,
     UnknownTopicOrPartitionError,
 )
+from odradek.rpc.channels import ConnectionLostError
 from odradek.v1.broker_pb2 import (
     OFFSET_SPEC_LATEST,
     ListOffsetsPartition,
@@ -149,6 +153,45 @@ async def test_another_node_answers_when_one_is_dead(cluster: FakeCluster) -> No
     async with Client(cluster.bootstrap) as client:
         await cluster.nodes[1].stop()
         assert (await client.admin.create_topic("t", partitions=1)).name == "t"
+
+
+def lose_the_first(monkeypatch: pytest.MonkeyPatch, *, answer: bool) -> None:
+    """Lose the first answer from now on, or already the call."""
+    calls = itertools.count()
+
+    async def lossy(method: Any, request: Any, *, timeout_s: float) -> Any:
+        is_first = next(calls) == 0
+        if answer or not is_first:
+            answered = await unary(method, request, timeout_s=timeout_s)
+        if is_first:
+            raise ConnectionLostError("lost on the way")
+        return answered
+
+    monkeypatch.setattr("odradek.client.administration.admin_calls.unary", lossy)
+
+
+async def test_a_change_whose_answer_was_lost_is_recognised(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Client(cluster.bootstrap) as client:
+        lose_the_first(monkeypatch, answer=True)
+        assert (await client.admin.create_topic("t", partitions=2)).partitions == 2
+        lose_the_first(monkeypatch, answer=True)
+        await client.admin.delete_topic("t")
+        assert not cluster.topics
+
+
+async def test_a_second_attempt_claims_nothing_that_was_so_before(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.create_topic("t", partitions=2)
+    async with Client(cluster.bootstrap) as client:
+        lose_the_first(monkeypatch, answer=False)
+        with pytest.raises(TopicAlreadyExistsError):
+            await client.admin.create_topic("t", partitions=2, config={"flush": "os"})
+        lose_the_first(monkeypatch, answer=False)
+        with pytest.raises(UnknownTopicOrPartitionError):
+            await client.admin.delete_topic("mistyped")
 
 
 @pytest.mark.parametrize("answers", [True, False])

@@ -3,7 +3,8 @@
 Every call goes to any live node and is retried elsewhere while that can help. Changes return once
 this client's own metadata has them, so that the next call sees them.
 
-Invariant: a change whose outcome was lost on the way is recognised when the retry finds it done.
+Invariant: a change whose outcome was lost on the way is recognised when the retry finds it done; what
+was so before is nobody's change.
 """
 
 from collections.abc import Iterable, Mapping
@@ -90,6 +91,7 @@ class Admin(GroupAdmin, ReplicaAdmin):
         request = admin_pb2.CreateTopicsRequest(
             topics=[_new_topic(topic) for topic in wanted], validate_only=validate_only
         )
+        before = self._scope.metadata.image.topics
         answer, repeated = await self._calls.any_node(
             lambda node: node.admin.CreateTopics, request, what="create topics"
         )
@@ -99,7 +101,8 @@ class Admin(GroupAdmin, ReplicaAdmin):
         errors = []
         for topic, result in zip(wanted, answer.topics, strict=True):
             error = error_from_proto(result.error) if result.HasField("error") else None
-            if repeated and isinstance(error, TopicAlreadyExistsError):
+            was_there = topic.name in before
+            if repeated and not was_there and isinstance(error, TopicAlreadyExistsError):
                 made = await self._made_earlier(topic)
                 if made is not None:
                     created.append(made)
@@ -125,12 +128,13 @@ class Admin(GroupAdmin, ReplicaAdmin):
             UnknownTopicOrPartitionError: With near names.
         """
         request = admin_pb2.DeleteTopicsRequest(topics=[admin_pb2.TopicRef(name=name)])
+        was_there = name in self._scope.metadata.image.topics
         answer, repeated = await self._calls.any_node(
             lambda node: node.admin.DeleteTopics, request, what="delete a topic"
         )
         for result in answer.topics:
             error = error_from_proto(result.error) if result.HasField("error") else None
-            if repeated and isinstance(error, UnknownTopicOrPartitionError):
+            if repeated and was_there and isinstance(error, UnknownTopicOrPartitionError):
                 continue
             raise_first([error] if error else [])
         await self._calls.see(answer.version)
