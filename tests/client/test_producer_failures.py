@@ -14,6 +14,7 @@ from odradek.client import (
     Topic,
     serdes,
 )
+from odradek.client.cluster.image import TopicInfo
 from odradek.protocol.errors import (
     RecordTooLargeError,
     UnknownTopicOrPartitionError,
@@ -97,6 +98,23 @@ async def test_a_topic_by_many_handles_stays_known(
         ]
         await asyncio.gather(*sending)
     assert len(topic.values()) == 20
+
+
+async def test_first_sends_that_look_the_topic_up_at_once_all_go(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = cluster.create_topic("t")
+    async with producing(cluster) as producer:
+        metadata = producer._core._scope.metadata
+        know = metadata.topic
+
+        async def ask(name: str, *, timeout_s: float) -> TopicInfo:
+            await asyncio.sleep(0)
+            return await know(name, timeout_s=timeout_s)
+
+        monkeypatch.setattr(metadata, "topic", ask)
+        await asyncio.gather(*(producer.send_many("t", [bytes(1000)] * 3000) for _ in range(2)))
+    assert len(topic.values()) == 6000
 
 
 async def test_cancelling_one_sender_harms_no_other(cluster: FakeCluster) -> None:

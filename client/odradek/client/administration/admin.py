@@ -3,8 +3,8 @@
 Every call goes to any live node and is retried elsewhere while that can help. Changes return once
 this client's own metadata has them, so that the next call sees them.
 
-Invariant: a change whose outcome was lost on the way is recognised when the retry finds it done; what
-was so before is nobody's change.
+Invariant: a change whose outcome was lost on the way is recognised when the retry finds it done;
+nothing is taken for one that was so before.
 """
 
 from collections.abc import Iterable, Mapping
