@@ -250,7 +250,9 @@ async def test_state_survives_snapshots_and_restarts(base: Path) -> None:
             assert len(group.machines[0].commands) == 50 * start
             for _ in range(50):
                 await leader.propose(b"x", timeout_s=DEADLINE_S)
-            assert leader.status().snapshot_index > 0
+            async with asyncio.timeout(DEADLINE_S):
+                while leader.status().snapshot_index == 0:  # written in the background
+                    await leader.barrier(timeout_s=DEADLINE_S)
 
 
 async def test_an_empty_directory_is_refused_and_nothing_is_left_running(base: Path) -> None:
