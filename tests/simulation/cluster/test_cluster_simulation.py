@@ -14,6 +14,7 @@ SEEDS_MAX = 60
 _LATE_REGISTRATION = "the late registration of a dead process replaced its successor's"
 _LATE_TALE = "a late registration told of a loss that had been made good since"
 _OLD_LINK = "the simulator: an older link overtook a newer one"
+_TURNED = "the simulator: a move may turn round when the node it goes to is drained"
 _STEPS = "the simulator: several steps of one command were looked at as one"
 ONCE_BROKEN = {
     101: "members read no faster after the faults than during them, and had not caught up in time",
@@ -21,6 +22,7 @@ ONCE_BROKEN = {
     940: _LATE_TALE,
     719: "a coordinator told a member of its former membership: an answer before its image",
     **dict.fromkeys((259, 982, 1066), _OLD_LINK),
+    **dict.fromkeys((888, 1118, 1133, 1153, 1678), _TURNED),
     **dict.fromkeys((736, 899, 1400, 1531, 1644), _STEPS),
 }
 """Seeds that found something, and what it was."""
