@@ -22,7 +22,7 @@ ONCE_BROKEN = {
     940: _LATE_TALE,
     719: "a coordinator told a member of its former membership: an answer before its image",
     **dict.fromkeys((259, 982, 1066), _OLD_LINK),
-    **dict.fromkeys((888, 1118, 1133, 1153, 1678), _TURNED),
+    **dict.fromkeys((888, 1118, 1133, 1153, 1678, 1908), _TURNED),
     **dict.fromkeys((736, 899, 1400, 1531, 1644), _STEPS),
 }
 """Seeds that found something, and what it was."""
