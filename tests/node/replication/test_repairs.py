@@ -8,7 +8,7 @@ import pytest
 from odradek.node.storage.repair import repair_batch
 from odradek.protocol.errors import CorruptMessageError, InvalidRecordError
 from odradek.protocol.types import FIRST_OFFSET, Offset
-from odradek.v1 import metadata_pb2
+from odradek.v1 import broker_pb2, metadata_pb2
 from tests.node.replication.test_streams import three_nodes
 from tests.node.running import SMALL, FetchClient, ProduceClient, batch
 
@@ -62,6 +62,31 @@ async def test_a_damaged_batch_comes_back_from_another_replica(tmp_path: Path) -
         theirs = await cluster.replica(3, topic).log.read(FIRST_OFFSET, 1 << 20)
         assert await ours.log.read(FIRST_OFFSET, 1 << 20) == theirs
         assert ours.is_leader, "nobody else noticed"
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        broker_pb2.ListOffsetsPartition(timestamp_ms=3_000),
+        broker_pb2.ListOffsetsPartition(spec=broker_pb2.OFFSET_SPEC_MAX_TIMESTAMP),
+    ],
+)
+async def test_a_time_in_a_damaged_batch_is_found(
+    tmp_path: Path, question: broker_pb2.ListOffsetsPartition
+) -> None:
+    async with three_nodes(tmp_path, UNCACHED) as cluster:
+        topic = cluster.controller.add_topic("t", replicas=(1, 2))
+        await cluster.known()
+        produce = ProduceClient(cluster.nodes[1].channel)
+        for number in range(4):
+            value = b"damaged" * 1000 if number == 3 else b"whole"
+            sent = batch(value=value, timestamp_ms=number * 1_000)
+            assert (await produce.produce(topic, sent)).error.code == 0
+        rot(tmp_path / "node-1", b"damaged")
+        question.topic_id, question.current_leader_epoch = topic.topic_id, -1
+        asked = broker_pb2.ListOffsetsRequest(partitions=[question])
+        (found,) = (await cluster.nodes[1].broker.ListOffsets(asked)).partitions
+        assert (found.error.code, found.offset, found.timestamp_ms) == (0, 3, 3_000)
 
 
 async def test_damage_on_every_replica_is_told_and_never_served(tmp_path: Path) -> None:

@@ -121,14 +121,14 @@ class BrokerServicer:
         self, replica: PartitionReplica, question: pb.ListOffsetsPartition
     ) -> TimestampOffset | None:
         if question.spec == pb.OFFSET_SPEC_MAX_TIMESTAMP:
-            return await replica.log.max_timestamp()
+            return await replica.max_timestamp()
         if question.spec != pb.OFFSET_SPEC_UNSPECIFIED or question.timestamp_ms < 0:
             raise InvalidRequestError(
                 f"offset spec {question.spec} at {question.timestamp_ms} ms asks for nothing known",
                 field="spec" if question.spec else "timestamp_ms",
                 value=question.spec or question.timestamp_ms,
             )
-        return await replica.log.offset_for_timestamp(question.timestamp_ms)
+        return await replica.offset_for_timestamp(question.timestamp_ms)
 
     async def offsets_for_leader_epoch(
         self, request: pb.OffsetsForLeaderEpochRequest, context: Any

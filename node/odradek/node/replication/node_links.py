@@ -27,9 +27,10 @@ from odradek.node.replication.repairs import Repairs
 from odradek.node.replication.replicas import Replicas
 from odradek.node.replication.session import Announcement
 from odradek.node.replication.throttle import Throttle
+from odradek.node.storage.log_reader import Damage
 from odradek.node.storage.store import DamagedTableError
 from odradek.protocol.errors import InvalidRequestError, StaleBrokerEpochError
-from odradek.protocol.types import Incarnation, NodeId, Offset
+from odradek.protocol.types import Incarnation, NodeId
 from odradek.v1 import replica_pb2 as pb
 
 _log = structlog.get_logger()
@@ -240,5 +241,5 @@ class NodeLinks:
     async def confirm_leadership(self, replica: PartitionReplica) -> None:  # noqa: D102
         await self._confirmations.confirm(replica)
 
-    async def repair(self, replica: PartitionReplica, begin: Offset, bytes_max: int) -> bool:  # noqa: D102
-        return await self._repairs.repair(replica, begin, bytes_max)
+    async def repair(self, replica: PartitionReplica, damage: Damage, bytes_max: int) -> bool:  # noqa: D102
+        return await self._repairs.repair(replica, damage, bytes_max)

@@ -13,8 +13,9 @@ Source: Kafka's Partition and DelayedProduce; SEMANTICS.md.
 """
 
 import time
-from collections.abc import Awaitable
-from typing import Final
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final, TypeVar
 
 from odradek.node import metrics
 from odradek.node.cluster.image import PartitionState, TopicState, not_leader
@@ -26,9 +27,10 @@ from odradek.node.replication.leading import Leading
 from odradek.node.replication.surroundings import ReplicaSurroundings
 from odradek.node.replication.waiting import AckQueue, FutureWaiter, Pending, Reader, Waiter
 from odradek.node.storage.log import Appended, PartitionLog
+from odradek.node.storage.log_reader import DamagedBatchError, TimestampOffset
+from odradek.node.storage.store import DamagedTableError
 from odradek.protocol.errors import (
     BrokerError,
-    CorruptMessageError,
     NotEnoughReplicasError,
     StorageFullError,
     ThrottledError,
@@ -37,6 +39,8 @@ from odradek.protocol.hot import Acks, Buffer
 from odradek.protocol.record_batch import BatchHeader
 from odradek.protocol.topic_config import Flush, TimestampType, TopicConfig, parse_topic_config
 from odradek.protocol.types import FIRST_OFFSET, NO_NODE, LeaderEpoch, Offset
+
+T = TypeVar("T")
 
 UNCOMMITTED_BYTES_MAX: Final = 16 << 20
 _REPEAT_BYTES: Final = 1024  # what a waiting repeat, of which nothing is appended, costs at most
@@ -341,14 +345,25 @@ class PartitionReplica:
 
         Raises:
             OffsetOutOfRangeError: Below the log start or beyond the log end.
-            CorruptMessageError: A batch is damaged on disk, and no other replica could help.
+            DamagedBatchError, DamagedTableError: And no other replica could help.
         """
+        return await self._repairing(partial(self.log.read, offset, bytes_max, end), bytes_max)
+
+    async def offset_for_timestamp(self, timestamp_ms: int) -> TimestampOffset | None:
+        """Find a time, as `PartitionLog.offset_for_timestamp`; repairs and raises as `read`."""
+        return await self._repairing(partial(self.log.offset_for_timestamp, timestamp_ms))
+
+    async def max_timestamp(self) -> TimestampOffset | None:
+        """Find the latest time, as `PartitionLog.max_timestamp`; repairs and raises as `read`."""
+        return await self._repairing(self.log.max_timestamp)
+
+    async def _repairing(self, look: Callable[[], Awaitable[T]], bytes_max: int = 1) -> T:
         try:
-            return await self.log.read(offset, bytes_max, end)
-        except CorruptMessageError:
-            if not await self._links.repair(self, offset, bytes_max):
+            return await look()
+        except (DamagedBatchError, DamagedTableError) as damage:
+            if not await self._links.repair(self, damage, bytes_max):
                 raise
-        return await self.log.read(offset, bytes_max, end)
+        return await look()
 
     # For the coordinators on this node
 

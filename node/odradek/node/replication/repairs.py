@@ -21,6 +21,7 @@ import structlog
 
 from odradek.node.replication.partition import PartitionReplica
 from odradek.node.replication.peers import Peers
+from odradek.node.storage.log_reader import Damage
 from odradek.node.storage.repair import repair_batch
 from odradek.node.storage.store import DamagedTableError
 from odradek.protocol.errors import BrokerError, CorruptMessageError
@@ -52,16 +53,18 @@ class Repairs:
         self._table_damaged = table_damaged
         self._under_way: dict[PartitionUid, asyncio.Lock] = {}
 
-    async def repair(self, replica: PartitionReplica, begin: Offset, bytes_max: int) -> bool:
-        """Put right what is damaged among so many bytes of batches from an offset on.
+    async def repair(self, replica: PartitionReplica, damage: Damage, bytes_max: int) -> bool:
+        """Put right damaged batches, and what else is damaged in so many bytes from there on.
 
         Returns:
             Whether all of it can be read now.
         """
         lock = self._under_way.setdefault(replica.uid, asyncio.Lock())
         try:
+            if isinstance(damage, DamagedTableError):
+                raise damage
             async with asyncio.timeout(_TIMEOUT_S), lock:
-                return await self._repair(replica, begin, bytes_max)
+                return await self._repair(replica, damage.offset, bytes_max)
         except TimeoutError:
             return False
         except DamagedTableError as error:

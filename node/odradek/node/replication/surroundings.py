@@ -8,8 +8,9 @@ from odradek.node.replication.follower import Ack
 from odradek.node.replication.isr import ProposeIsr
 from odradek.node.replication.leader import Diverging, Incarnations, Refused
 from odradek.node.replication.session import Announcement
+from odradek.node.storage.log_reader import Damage
 from odradek.protocol.errors import BrokerError
-from odradek.protocol.types import NodeId, Offset
+from odradek.protocol.types import NodeId
 
 if TYPE_CHECKING:
     from odradek.node.replication.partition import PartitionReplica
@@ -52,7 +53,7 @@ class Links(Protocol):
             NotLeaderOrFollowerError: One does, or cannot be asked.
         """
 
-    async def repair(self, replica: "PartitionReplica", begin: Offset, bytes_max: int) -> bool:
+    async def repair(self, replica: "PartitionReplica", damage: Damage, bytes_max: int) -> bool:
         """Put right damaged batches with what another replica has; return whether it did."""
 
 
@@ -82,9 +83,9 @@ class Alone:
     async def confirm_leadership(self, replica: "PartitionReplica") -> None:
         """Nobody objects."""
 
-    async def repair(self, replica: "PartitionReplica", begin: Offset, bytes_max: int) -> bool:
+    async def repair(self, replica: "PartitionReplica", damage: Damage, bytes_max: int) -> bool:
         """Nobody has another copy."""
-        del replica, begin, bytes_max
+        del replica, damage, bytes_max
         return False
 
 

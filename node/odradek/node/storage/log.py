@@ -232,7 +232,7 @@ class PartitionLog:
 
         Raises:
             OffsetOutOfRangeError: Below the log start or beyond the log end.
-            CorruptMessageError: A batch is damaged on disk; names partition uid and offset.
+            DamagedBatchError, DamagedTableError: Bits have rotted on disk.
         """
         cached = self.read_cached(offset, bytes_max, end_offset)
         if cached is not None:
@@ -241,7 +241,7 @@ class PartitionLog:
         return await self._blocking.run(self._reader.read, offset, end, bytes_max)
 
     async def offset_for_timestamp(self, timestamp_ms: int) -> TimestampOffset | None:
-        """Return the first record, by offset, with at least this timestamp (ListOffsets)."""
+        """Return the first record, by offset, with at least this timestamp; raises as `read`."""
         if timestamp_ms > self._max_timestamp:
             return None
         return await self._blocking.run(
@@ -249,7 +249,7 @@ class PartitionLog:
         )
 
     async def max_timestamp(self) -> TimestampOffset | None:
-        """Return the first record with the largest timestamp (ListOffsets -3)."""
+        """Return the first record with the largest timestamp; raises as `read`."""
         return await self._blocking.run(
             self._reader.find_max_timestamp, self.log_start_offset, self.log_end_offset
         )

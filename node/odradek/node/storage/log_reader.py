@@ -8,15 +8,29 @@ Invariant: no batch leaves here whose CRC does not hold.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from odradek.node.storage.index import IndexEntry
 from odradek.node.storage.keys import Kind, offset_range, partition_prefix
-from odradek.node.storage.store import Store
+from odradek.node.storage.store import DamagedTableError, Store
 from odradek.protocol.errors import CorruptMessageError
 from odradek.protocol.record_batch import decode, verify
-from odradek.protocol.types import LeaderEpoch, Offset, PartitionUid
+from odradek.protocol.types import FIRST_OFFSET, LeaderEpoch, Offset, PartitionUid
 
 _ENTRIES_PER_SCAN = 4096
+
+
+class DamagedBatchError(CorruptMessageError):
+    """Bits have rotted in a batch.
+
+    Attributes:
+        offset: What was looked for is damaged from here on, if not before.
+    """
+
+    offset = FIRST_OFFSET
+
+
+Damage: TypeAlias = DamagedBatchError | DamagedTableError
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +93,7 @@ class LogReader:
             bytes_max: Enough.
 
         Raises:
-            CorruptMessageError: A batch is damaged on disk; names the partition and the offset.
+            DamagedBatchError, DamagedTableError: Named are the partition and the offset.
         """
         try:
             entry = self.last_entry(Offset(offset + 1))
@@ -98,13 +112,13 @@ class LogReader:
             offset = header.next_offset
         return batches
 
-    def _damaged(self, offset: Offset, error: CorruptMessageError) -> CorruptMessageError:
-        return type(error)(
-            f"partition uid {self._uid}, offset {offset}: {error.message}",
-            field=error.field,
-            value=error.value,
-            limit=error.limit,
-        )
+    def _damaged(self, offset: Offset, error: CorruptMessageError) -> Damage:
+        message = f"partition uid {self._uid}, offset {offset}: {error.message}"
+        if isinstance(error, DamagedTableError):
+            return DamagedTableError(message)
+        told = DamagedBatchError(message, field=error.field, value=error.value, limit=error.limit)
+        told.offset = offset
+        return told
 
     def find_timestamp(
         self, timestamp_ms: int, log_start: Offset, log_end: Offset
@@ -112,7 +126,7 @@ class LogReader:
         """Return the first record, by offset, with at least this timestamp.
 
         Raises:
-            CorruptMessageError: The batch that holds it is damaged on disk.
+            DamagedBatchError, DamagedTableError: As `read`.
         """
         first = self._first_offset_reaching(timestamp_ms, log_start, log_end)
         for entry in self.entries(first):
@@ -127,7 +141,7 @@ class LogReader:
         """Return the first record with the largest timestamp of the log.
 
         Raises:
-            CorruptMessageError: The batch that holds it is damaged on disk.
+            DamagedBatchError, DamagedTableError: As `read`.
         """
         last = self.last_entry()
         if last is None:
@@ -156,9 +170,7 @@ class LogReader:
         self, entry: IndexEntry, timestamp_ms: int, log_start: Offset
     ) -> TimestampOffset | None:
         header = entry.header
-        batches = self._store.read_batches(
-            self._uid, header.base_offset, header.next_offset, bytes_max=0
-        )
+        batches = self.read(header.base_offset, header.next_offset, bytes_max=0)
         for record in decode(batches[0]) if batches else ():
             if record.offset >= log_start and (record.timestamp or 0) >= timestamp_ms:
                 return TimestampOffset(
